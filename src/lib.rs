@@ -32,3 +32,5 @@ pub mod wire;
 
 pub mod error;
 
+pub mod config;
+

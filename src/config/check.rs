@@ -1,0 +1,451 @@
+//! The file becomes a [`Config`]: one reader per section, then what only whole configurations can get wrong.
+//!
+//! Every reader says for each of its keys what is allowed and what holds without it. A database's `pool` and `routing`
+//! are read by the readers of `[pool]` and `[routing]`, with those as their defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::raw::{Report, Section, quoted};
+use super::{
+    Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
+    Log, LogFormat, Monitor, Pool, PoolMode, Reads, Routing, Secret, ServerAddress, ServerTls, TlsMode,
+    UnixListen, User, userlist, values,
+};
+
+/// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
+/// `workers = 0` means.
+///
+/// # Errors
+/// Everything that is wrong: each mistake names its key, what it got (never a secret) and what is allowed.
+pub fn parse(text: &str, read_file: ReadFile<'_>, cores: usize) -> Result<Config, Vec<ConfigError>> {
+    let read = Report::read(text, |root| config(root, read_file, cores))?;
+    if read.errors.is_empty() { Ok(read.value) } else { Err(read.errors) }
+}
+
+/// How files are read that the configuration names.
+pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+
+/// What is allowed for each key, by its path in [`super::keys::KEYS`].
+pub(super) fn allowed() -> BTreeMap<String, String> {
+    let probe = "databases.NAME.servers = []\nusers.NAME.password = \"\"";
+    let nothing = |_: &Path| Ok(String::new());
+    Report::read(probe, |root| config(root, &nothing, 1)).map(|read| read.allowed).unwrap_or_default()
+}
+
+fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> Config {
+    let drain_timeout = root.duration("drain_timeout", seconds(30));
+    let listen = root.within("listen", |section| listen(section, read_file, cores));
+    let http = root.within("http", |section| Http::read(section));
+    let auth = root.within("auth", auth);
+    let users = users(root, &auth, read_file);
+    let admin = root.within("admin", |section| admin(section, &users));
+    let pool_defaults = root.within("pool", |section| pool(section, &DEFAULT_POOL));
+    let routing_defaults = root.within("routing", |section| routing(section, &DEFAULT_ROUTING));
+    let monitor = root.within("monitor", monitor);
+    let log = root.within("log", log);
+    let mut databases = root.within("databases", |section| {
+        databases(section, &Defaults { pool: pool_defaults, routing: routing_defaults, read_file })
+    });
+    if databases.is_empty() {
+        root.refuse("databases", "missing; at least one section [databases.NAME] with its servers is needed");
+    }
+    let any_database = databases.remove("*");
+    certificates_have_tls(root, &auth, &listen);
+    Config { listen, http, auth, users, admin, databases, any_database, monitor, log, drain_timeout }
+}
+
+// [listen]
+
+fn listen(section: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> Listen {
+    let addresses = section.list("address", values::LISTEN_ADDRESS, values::listen_address);
+    let addresses = addresses.unwrap_or_else(|| vec![([127, 0, 0, 1], 6432).into()]);
+    let unix = unix(section);
+    if section.is_empty_list("address") && !section.has("unix_directory") {
+        section.refuse("address", "got an empty list; allowed only together with unix_directory");
+    }
+    if let Some(twice) =
+        addresses.iter().find(|a| a.port() != 0 && addresses.iter().filter(|b| a == b).count() > 1)
+    {
+        section.refuse("address", &format!("\"{twice}\" stands there twice"));
+    }
+    let workers = section.count("workers", 0..=1024, 0);
+    Listen {
+        addresses,
+        unix,
+        max_clients: section.count("max_clients", 1..=1_000_000, 10_000),
+        workers: if workers == 0 { cores.max(1) } else { workers },
+        login_timeout: section.duration("login_timeout", seconds(60)),
+        client_idle_timeout: section.limit("client_idle_timeout", None),
+        tls: client_tls(section, read_file),
+        max_message: section.size("max_message", 64 << 10..=1 << 30, 64 << 20),
+    }
+}
+
+fn unix(section: &mut Section<'_, '_>) -> Option<UnixListen> {
+    let port = section.port("unix_port", 6432);
+    let mode =
+        section.text("unix_mode", "permissions in octal, as a string such as \"0770\"", values::permissions);
+    let directory = section.path("unix_directory")?;
+    if directory.as_os_str().len() + 1 + values::socket_file(port).len() > values::MAX_SOCKET_PATH {
+        let most = values::MAX_SOCKET_PATH;
+        section.refuse("unix_directory", &format!("too long: the socket's whole path may have {most} bytes"));
+    }
+    Some(UnixListen { directory, port, mode: mode.unwrap_or(0o777) })
+}
+
+fn client_tls(section: &mut Section<'_, '_>, read_file: ReadFile<'_>) -> ClientTls {
+    let mode = section.word("tls", TLS_MODES, TlsMode::Disable);
+    let cert_file = file(section, "tls_cert", read_file);
+    let key_file = file(section, "tls_key", read_file);
+    let ca_file = file(section, "tls_ca", read_file);
+    let word = tls_word(mode);
+    if mode != TlsMode::Disable {
+        needed(section, "tls_cert", &format!("tls = \"{word}\" needs a certificate"));
+        needed(section, "tls_key", &format!("tls = \"{word}\" needs a private key"));
+    }
+    if verifies(mode) {
+        needed(section, "tls_ca", &format!("tls = \"{word}\" needs the authorities of client certificates"));
+    }
+    ClientTls { mode, cert_file, key_file, ca_file }
+}
+
+const TLS_MODES: &[(&str, TlsMode)] = &[
+    ("disable", TlsMode::Disable),
+    ("prefer", TlsMode::Prefer),
+    ("require", TlsMode::Require),
+    ("verify-ca", TlsMode::VerifyCa),
+    ("verify-full", TlsMode::VerifyFull),
+];
+
+fn tls_word(mode: TlsMode) -> &'static str {
+    TLS_MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word)
+}
+
+fn verifies(mode: TlsMode) -> bool {
+    matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull)
+}
+
+fn needed(section: &mut Section<'_, '_>, key: &str, why: &str) {
+    if !section.has(key) {
+        section.refuse(key, &format!("missing; {why} (a path to a PEM file)"));
+    }
+}
+
+/// A file that must be readable now, rather than at the first connection that needs it.
+fn file(section: &mut Section<'_, '_>, key: &str, read_file: ReadFile<'_>) -> Option<PathBuf> {
+    let path = section.path(key)?;
+    match read_file(&path) {
+        Ok(_) => (),
+        // A comment in another encoding does not make a PEM file unusable.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => (),
+        Err(error) => section.refuse(key, &format!("cannot read {}: {error}", path.display())),
+    }
+    Some(path)
+}
+
+// [http], [auth], [users], [admin]
+
+impl Http {
+    fn read(section: &mut Section<'_, '_>) -> Option<Http> {
+        let address = section.text("address", values::LISTEN_ADDRESS, values::listen_address);
+        address.map(|address| Http { address })
+    }
+}
+
+fn auth(section: &mut Section<'_, '_>) -> Auth {
+    let methods = [
+        ("trust", AuthMethod::Trust),
+        ("md5", AuthMethod::Md5),
+        ("scram-sha-256", AuthMethod::ScramSha256),
+        ("password", AuthMethod::Password),
+        ("cert", AuthMethod::Cert),
+    ];
+    Auth {
+        method: section.word("method", &methods, AuthMethod::ScramSha256),
+        auth_file: section.path("auth_file"),
+    }
+}
+
+fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> BTreeMap<String, User> {
+    let mut users = BTreeMap::new();
+    root.within("users", |section| {
+        section.each(|name, section| {
+            let secret = section.secret("password");
+            if auth.method == AuthMethod::ScramSha256 && matches!(secret, Some(Secret::Md5(_))) {
+                section.refuse("password", MD5_CANNOT_SCRAM);
+            }
+            users.insert(name.to_owned(), User { secret });
+        });
+    });
+    for (name, user) in users_of_file(root, auth, read_file) {
+        if users.contains_key(&name) {
+            continue;
+        }
+        if auth.method == AuthMethod::ScramSha256 && matches!(user.secret, Some(Secret::Md5(_))) {
+            root.refuse("auth.auth_file", &format!("user \"{name}\": {MD5_CANNOT_SCRAM}"));
+        }
+        users.insert(name, user);
+    }
+    users
+}
+
+const MD5_CANNOT_SCRAM: &str = "got an md5 hash, which cannot serve auth.method = \"scram-sha-256\"; allowed: a \
+                                password, \"SCRAM-SHA-256$...\", or auth.method = \"md5\"";
+
+fn users_of_file(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> BTreeMap<String, User> {
+    let Some(path) = &auth.auth_file else { return BTreeMap::new() };
+    match read_file(path) {
+        Ok(text) => {
+            let (users, errors) = userlist::parse(&text);
+            for error in errors {
+                root.refuse("auth.auth_file", &format!("{}, {error}", path.display()));
+            }
+            users
+        }
+        Err(error) => {
+            root.refuse("auth.auth_file", &format!("cannot read {}: {error}", path.display()));
+            BTreeMap::new()
+        }
+    }
+}
+
+fn admin(section: &mut Section<'_, '_>, users: &BTreeMap<String, User>) -> Admin {
+    let mut names = |key: &str| {
+        let known = |name: &str| users.contains_key(name).then(|| name.to_owned());
+        section.list(key, "a user of [users] or auth_file", known).unwrap_or_default()
+    };
+    Admin { users: names("users"), stats_users: names("stats_users") }
+}
+
+fn certificates_have_tls(root: &mut Section<'_, '_>, auth: &Auth, listen: &Listen) {
+    if auth.method == AuthMethod::Cert && !verifies(listen.tls.mode) {
+        let got = tls_word(listen.tls.mode);
+        root.refuse(
+            "auth.method",
+            &format!("got \"cert\" with listen.tls = \"{got}\"; it needs listen.tls = \"verify-ca\" or \"verify-full\""),
+        );
+    }
+}
+
+// [pool], [routing]
+
+const DEFAULT_POOL: Pool = Pool {
+    mode: PoolMode::Transaction,
+    size: 20,
+    checkout_timeout: seconds(10),
+    max_waiting: 10_000,
+    idle_timeout: Some(seconds(10 * 60)),
+    lifetime: Some(seconds(60 * 60)),
+    connect_timeout: seconds(5),
+    max_logins: 4,
+    prepared_statements: 200,
+    idle_transaction_timeout: None,
+    query_timeout: None,
+};
+
+fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
+    let modes =
+        [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement].map(|mode| (mode.as_str(), mode));
+    Pool {
+        mode: section.word("mode", &modes, default.mode),
+        size: section.count("size", 1..=10_000, default.size),
+        checkout_timeout: section.duration("checkout_timeout", default.checkout_timeout),
+        max_waiting: section.count("max_waiting", 1..=1_000_000, default.max_waiting),
+        idle_timeout: section.limit("idle_timeout", default.idle_timeout),
+        lifetime: section.limit("lifetime", default.lifetime),
+        connect_timeout: section.duration("connect_timeout", default.connect_timeout),
+        max_logins: section.count("max_logins", 1..=1000, default.max_logins),
+        prepared_statements: section.count("prepared_statements", 1..=100_000, default.prepared_statements),
+        idle_transaction_timeout: section.limit("idle_transaction_timeout", default.idle_transaction_timeout),
+        query_timeout: section.limit("query_timeout", default.query_timeout),
+    }
+}
+
+const DEFAULT_ROUTING: Routing = Routing {
+    reads: Reads::Replicas,
+    consistency: Consistency::Sticky,
+    sticky_window: seconds(2),
+    max_lag: seconds(10),
+    balance: Balance::LeastConnections,
+    weights: Vec::new(),
+};
+
+fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
+    let reads = [("replicas", Reads::Replicas), ("primary", Reads::Primary)];
+    let consistency = [
+        ("sticky", Consistency::Sticky),
+        ("eventual", Consistency::Eventual),
+        ("primary", Consistency::Primary),
+    ];
+    let balance = [
+        ("least_connections", Balance::LeastConnections),
+        ("round_robin", Balance::RoundRobin),
+        ("weighted", Balance::Weighted),
+    ];
+    Routing {
+        reads: section.word("reads", &reads, default.reads),
+        consistency: section.word("consistency", &consistency, default.consistency),
+        sticky_window: section.duration("sticky_window", default.sticky_window),
+        max_lag: section.duration("max_lag", default.max_lag),
+        balance: section.word("balance", &balance, default.balance),
+        weights: Vec::new(),
+    }
+}
+
+// [databases.*]
+
+struct Defaults<'a> {
+    pool: Pool,
+    routing: Routing,
+    read_file: ReadFile<'a>,
+}
+
+fn databases(section: &mut Section<'_, '_>, defaults: &Defaults<'_>) -> BTreeMap<String, Arc<Database>> {
+    let mut databases = BTreeMap::new();
+    section.each(|name, section| {
+        databases.insert(name.to_owned(), Arc::new(database(name, section, defaults)));
+    });
+    for name in VIRTUAL_DATABASES.iter().filter(|name| databases.contains_key(**name)) {
+        section.refuse(name, "the name belongs to the virtual database; allowed: any other name");
+    }
+    if databases.contains_key("") {
+        section.refuse(&quoted(""), "the name is empty; allowed: a name, or \"*\" for any other database");
+    }
+    databases
+}
+
+/// The names of the virtual database.
+const VIRTUAL_DATABASES: [&str; 2] = ["pglagoon", "pgbouncer"];
+
+fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) -> Database {
+    let servers = servers(section);
+    let pool = section.within("pool", |section| pool(section, &defaults.pool));
+    let routing = section.within("routing", |section| {
+        let routing = routing(section, &defaults.routing);
+        let weights = weights(section, routing.balance, servers.len());
+        Routing { weights, ..routing }
+    });
+    Database {
+        name: name.to_owned(),
+        servers,
+        server_database: section.text("database", "a name", name_text),
+        server_user: section.text("server_user", "a name", name_text),
+        server_password: section.login_secret("server_password"),
+        server_tls: server_tls(section, defaults.read_file),
+        pool,
+        routing,
+    }
+}
+
+fn servers(section: &mut Section<'_, '_>) -> Vec<ServerAddress> {
+    let servers = match section.list("servers", values::SERVER_ADDRESS, values::server_address) {
+        Some(servers) => servers,
+        None if section.has("servers") => return Vec::new(),
+        None => {
+            let allowed = values::SERVER_ADDRESS;
+            section.refuse(
+                "servers",
+                &format!("missing; a list with at least one server is needed, each {allowed}"),
+            );
+            return Vec::new();
+        }
+    };
+    if servers.is_empty() && section.is_empty_list("servers") {
+        section.refuse("servers", "got an empty list; allowed: at least one server");
+    }
+    let mut seen = BTreeSet::new();
+    for server in servers.iter().filter(|server| !seen.insert(*server)) {
+        section.refuse("servers", &format!("\"{server}\" stands there twice"));
+    }
+    servers
+}
+
+fn weights(section: &mut Section<'_, '_>, balance: Balance, servers: usize) -> Vec<u32> {
+    let weights = section.counts("weights", 1..=1000);
+    match (&weights, balance) {
+        (Some(weights), Balance::Weighted) if weights.len() != servers => {
+            let got = weights.len();
+            section.refuse(
+                "weights",
+                &format!("got {got} weights for {servers} servers; allowed: one for each"),
+            );
+        }
+        (None, Balance::Weighted) if !section.has("weights") => {
+            section.refuse("weights", "missing; balance = \"weighted\" needs one weight for each server");
+        }
+        (Some(_), Balance::LeastConnections | Balance::RoundRobin) => {
+            section.refuse("weights", "only allowed with balance = \"weighted\"");
+        }
+        _ => (),
+    }
+    weights.unwrap_or_default()
+}
+
+fn name_text(text: &str) -> Option<String> {
+    (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned())
+}
+
+fn server_tls(section: &mut Section<'_, '_>, read_file: ReadFile<'_>) -> ServerTls {
+    let mode = section.word("server_tls", TLS_MODES, TlsMode::Prefer);
+    let tls = ServerTls {
+        mode,
+        ca_file: file(section, "server_tls_ca", read_file),
+        cert_file: file(section, "server_tls_cert", read_file),
+        key_file: file(section, "server_tls_key", read_file),
+    };
+    if verifies(mode) {
+        let why = format!("server_tls = \"{}\" needs the authorities of server certificates", tls_word(mode));
+        needed(section, "server_tls_ca", &why);
+    }
+    if section.has("server_tls_cert") {
+        needed(section, "server_tls_key", "server_tls_cert needs its private key");
+    }
+    if section.has("server_tls_key") {
+        needed(section, "server_tls_cert", "server_tls_key needs its certificate");
+    }
+    tls
+}
+
+// [monitor], [log]
+
+fn monitor(section: &mut Section<'_, '_>) -> Monitor {
+    let monitor = Monitor {
+        interval: section.duration("interval", seconds(1)),
+        timeout: section.duration("timeout", seconds(2)),
+        user: section.text("user", "a name", name_text),
+        password: section.login_secret("password"),
+        database: section.text("database", "a name", name_text),
+    };
+    if section.has("password") && !section.has("user") {
+        section.refuse("password", "whose? It needs monitor.user");
+    }
+    monitor
+}
+
+fn log(section: &mut Section<'_, '_>) -> Log {
+    let filter = |text: &str| {
+        let good = !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok();
+        good.then(|| text.to_owned())
+    };
+    let allowed = "a level (error | warn | info | debug | trace), or levels by part, such as \
+                   \"info,pglagoon::cluster=debug\"";
+    Log {
+        filter: section.text("filter", allowed, filter).unwrap_or_else(|| "info".to_owned()),
+        format: section.word(
+            "format",
+            &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            LogFormat::Text,
+        ),
+    }
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! What a reload changes: two configurations compared by what they mean, not by how they are written.
+
+use std::collections::BTreeMap;
+
+use super::{Config, Database, Listen};
+
+/// The differences between the running configuration and a new one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// What only a restart can change: until then the old value holds.
+    pub restart: Vec<Restart>,
+    /// Databases that are new.
+    pub databases_added: Vec<String>,
+    /// Databases that are gone: their clients must go.
+    pub databases_removed: Vec<String>,
+    /// Databases whose server connections are no longer the right ones: other servers, name, login or TLS.
+    pub databases_reconnected: Vec<String>,
+    /// Databases whose pooling or routing settings changed; their connections stay.
+    pub databases_resettled: Vec<String>,
+    /// Users that are new.
+    pub users_added: Vec<String>,
+    /// Users that are gone.
+    pub users_removed: Vec<String>,
+    /// Users with another secret: the next login is checked against it.
+    pub users_changed: Vec<String>,
+    /// Other keys that take effect at once.
+    pub settings: Vec<&'static str>,
+}
+
+/// A key that only a restart can change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restart {
+    /// Its path.
+    pub key: &'static str,
+    /// A sentence for people: from what to what, and that it needs a restart.
+    pub sentence: String,
+}
+
+impl Changes {
+    /// What changes from `old` to `new`. The wildcard's name is `*`.
+    pub fn between(old: &Config, new: &Config) -> Changes {
+        let mut changes =
+            Changes { restart: restarts(old, new), settings: settings(old, new), ..Changes::default() };
+        changes.databases(&by_name(old), &by_name(new));
+        let users = compared(&old.users, &new.users);
+        (changes.users_added, changes.users_removed, changes.users_changed) =
+            (users.added, users.removed, users.changed);
+        changes
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Changes::default()
+    }
+
+    fn databases(&mut self, old: &BTreeMap<String, &Database>, new: &BTreeMap<String, &Database>) {
+        let databases = compared(old, new);
+        (self.databases_added, self.databases_removed) = (databases.added, databases.removed);
+        for name in databases.changed {
+            if same_connections(old[&name], new[&name]) {
+                self.databases_resettled.push(name);
+            } else {
+                self.databases_reconnected.push(name);
+            }
+        }
+    }
+}
+
+/// Whether server connections of the one serve the other.
+fn same_connections(old: &Database, new: &Database) -> bool {
+    let Database { pool, routing, name, .. } = old;
+    *old == Database { pool: pool.clone(), routing: routing.clone(), name: name.clone(), ..new.clone() }
+}
+
+fn by_name(config: &Config) -> BTreeMap<String, &Database> {
+    let databases = config.databases.values().chain(&config.any_database);
+    databases.map(|database| (database.name.clone(), &**database)).collect()
+}
+
+struct Compared {
+    added: Vec<String>,
+    removed: Vec<String>,
+    changed: Vec<String>,
+}
+
+fn compared<T: PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -> Compared {
+    let only_in = |one: &BTreeMap<String, T>, other: &BTreeMap<String, T>| {
+        one.keys().filter(|name| !other.contains_key(*name)).cloned().collect()
+    };
+    let changed = |name: &&String| new.get(*name).is_some_and(|value| *value != old[*name]);
+    Compared {
+        added: only_in(new, old),
+        removed: only_in(old, new),
+        changed: old.keys().filter(changed).cloned().collect(),
+    }
+}
+
+fn restarts(old: &Config, new: &Config) -> Vec<Restart> {
+    let mut restarts = Vec::new();
+    let mut compare = |key: &'static str, old: String, new: String| {
+        if old != new {
+            let sentence = format!("{key} changes from {old} to {new} only with a restart");
+            restarts.push(Restart { key, sentence });
+        }
+    };
+    compare("listen.address", addresses(&old.listen), addresses(&new.listen));
+    compare("listen.unix_directory", unix(&old.listen), unix(&new.listen));
+    compare("listen.workers", old.listen.workers.to_string(), new.listen.workers.to_string());
+    compare("http.address", http(old), http(new));
+    compare("log.filter", old.log.filter.clone(), new.log.filter.clone());
+    compare(
+        "log.format",
+        format!("{:?}", old.log.format).to_lowercase(),
+        format!("{:?}", new.log.format).to_lowercase(),
+    );
+    restarts
+}
+
+fn addresses(listen: &Listen) -> String {
+    listen.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn unix(listen: &Listen) -> String {
+    match &listen.unix {
+        Some(unix) => format!("{}:{} ({:04o})", unix.directory.display(), unix.port, unix.mode),
+        None => "none".to_owned(),
+    }
+}
+
+fn http(config: &Config) -> String {
+    config.http.as_ref().map_or("none".to_owned(), |http| http.address.to_string())
+}
+
+fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (was, is) = (&old.listen, &new.listen);
+    let compared = [
+        ("listen.max_clients", was.max_clients != is.max_clients),
+        ("listen.login_timeout", was.login_timeout != is.login_timeout),
+        ("listen.client_idle_timeout", was.client_idle_timeout != is.client_idle_timeout),
+        ("listen.tls", was.tls != is.tls),
+        ("listen.max_message", was.max_message != is.max_message),
+        ("auth", old.auth != new.auth),
+        ("admin", old.admin != new.admin),
+        ("monitor", old.monitor != new.monitor),
+        ("drain_timeout", old.drain_timeout != new.drain_timeout),
+    ];
+    compared.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    const BASE: &str = "users.app.password = 'secret'\ndatabases.app.servers = ['127.0.0.1:5432']\n\
+                        databases.'*'.servers = ['127.0.0.1:5432']\n";
+
+    fn config(text: &str) -> Config {
+        parse(text, &|_| Ok(String::new()), 2).expect("good")
+    }
+
+    fn after(more: &str) -> Changes {
+        Changes::between(&config(BASE), &config(&format!("{BASE}{more}")))
+    }
+
+    #[test]
+    fn the_same_meaning_is_no_change() {
+        let spelled_out = "listen.workers = 2\npool.size = 20\ndatabases.app.pool.lifetime = '60min'\n";
+        assert!(after(spelled_out).is_empty());
+    }
+
+    #[test]
+    fn a_default_changes_the_databases_that_use_it() {
+        let changes = after("pool.size = 30\ndatabases.app.pool.size = 20");
+        assert_eq!(changes.databases_resettled, ["*"]);
+        assert!(changes.databases_reconnected.is_empty());
+    }
+
+    #[test]
+    fn other_servers_and_logins_need_other_connections() {
+        for more in ["server_user = 'x'", "server_password = 'x'", "server_tls = 'require'", "database = 'x'"]
+        {
+            let changes = after(&format!("databases.app.{more}\ndatabases.app.pool.size = 1"));
+            assert_eq!(changes.databases_reconnected, ["app"], "{more}");
+            assert!(changes.databases_resettled.is_empty());
+        }
+    }
+
+    #[test]
+    fn databases_and_users_come_and_go() {
+        let new = "users.new.password = 'x'\nusers.app.password = 'other'\ndatabases.new.servers = 'localhost'\n\
+                   databases.'*'.servers = 'localhost'\n";
+        let changes = Changes::between(&config(BASE), &config(new));
+        assert_eq!(changes.databases_added, ["new"]);
+        assert_eq!(changes.databases_removed, ["app"]);
+        assert_eq!(changes.databases_reconnected, ["*"]);
+        assert_eq!(
+            (changes.users_added, changes.users_changed),
+            (vec!["new".to_owned()], vec!["app".to_owned()])
+        );
+        assert!(Changes::between(&config(new), &config(BASE)).users_removed == ["new"]);
+    }
+
+    #[test]
+    fn addresses_and_workers_need_a_restart() {
+        let changes =
+            after("listen.address = '127.0.0.1:7000'\nlisten.workers = 3\nhttp.address = '127.0.0.1:9632'");
+        let keys: Vec<_> = changes.restart.iter().map(|restart| restart.key).collect();
+        assert_eq!(keys, ["listen.address", "listen.workers", "http.address"]);
+        let sentence = "listen.address changes from 127.0.0.1:6432 to 127.0.0.1:7000 only with a restart";
+        assert_eq!(changes.restart[0].sentence, sentence);
+        assert!(changes.settings.is_empty());
+    }
+
+    #[test]
+    fn settings_change_at_once() {
+        assert_eq!(after("drain_timeout = '1s'\nadmin.users = ['app']").settings, ["admin", "drain_timeout"]);
+    }
+}

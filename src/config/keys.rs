@@ -1,0 +1,447 @@
+//! The table of all keys: what `config/reference.toml` is made of, and where unknown keys find their neighbours.
+//!
+//! What a key allows is not here: its reader in `check.rs` says that, and the reference prints what the reader says.
+//! Tests hold the table, the readers and the file together: each key is read, each default is the reader's.
+
+use std::fmt::Write;
+
+use super::check;
+
+/// A key of the file.
+pub struct Key {
+    /// Its path; `NAME` stands for the name of a user or a database.
+    pub path: &'static str,
+    /// What holds without it.
+    pub preset: Preset,
+    /// What it is for.
+    pub doc: &'static str,
+}
+
+/// What holds when a key is not given. All in TOML.
+pub enum Preset {
+    /// This value.
+    Value(&'static str),
+    /// Nothing; this would be an example.
+    Unset(&'static str),
+    /// It must be given; this is an example.
+    Required(&'static str),
+}
+
+impl Preset {
+    /// The default or the example.
+    pub fn toml(&self) -> &'static str {
+        match self {
+            Preset::Value(text) | Preset::Unset(text) | Preset::Required(text) => text,
+        }
+    }
+}
+
+use Preset::{Required, Unset, Value};
+
+/// Every key, in the order of the reference. The keys of `pool` and `routing` may also stand in a database.
+pub const KEYS: &[Key] = &[
+    key("drain_timeout", Value("\"30s\""), "At SIGTERM: how long running transactions may take to end."),
+    key(
+        "listen.address",
+        Value("[\"127.0.0.1:6432\"]"),
+        "Where clients connect over TCP. An empty list: only over the Unix-domain socket.",
+    ),
+    key(
+        "listen.unix_directory",
+        Unset("\"/run/pglagoon\""),
+        "Clients may also connect over a Unix-domain socket in this directory, which must exist.",
+    ),
+    key("listen.unix_port", Value("6432"), "The port in the socket file's name: .s.PGSQL.6432."),
+    key("listen.unix_mode", Value("\"0777\""), "Who may connect to the socket: its permissions."),
+    key(
+        "listen.max_clients",
+        Value("10000"),
+        "Client connections at once, over all addresses. More are refused with SQLSTATE 53300.",
+    ),
+    key("listen.workers", Value("0"), "Worker threads. 0: one per core."),
+    key("listen.login_timeout", Value("\"60s\""), "Time from connecting to a finished login."),
+    key(
+        "listen.client_idle_timeout",
+        Value("\"off\""),
+        "A client that is idle for so long outside a transaction is disconnected.",
+    ),
+    key(
+        "listen.tls",
+        Value("\"disable\""),
+        "TLS towards clients. prefer: offered. require: no connection without it. verify-ca: and a certificate of an \
+         authority in tls_ca. verify-full: and its common name is the user's name.",
+    ),
+    key(
+        "listen.tls_cert",
+        Unset("\"server.crt\""),
+        "Our certificate chain, PEM. Needed unless tls is disable.",
+    ),
+    key("listen.tls_key", Unset("\"server.key\""), "Our private key, PEM. Needed unless tls is disable."),
+    key(
+        "listen.tls_ca",
+        Unset("\"ca.crt\""),
+        "Authorities for client certificates, PEM. Needed for verify-ca and verify-full.",
+    ),
+    key(
+        "listen.max_message",
+        Value("\"64MiB\""),
+        "The largest message that must be held whole: a query's text, a Parse. Rows, COPY data and parameters stream, \
+         and have no limit but the protocol's.",
+    ),
+    key(
+        "http.address",
+        Unset("\"127.0.0.1:9632\""),
+        "Where /metrics, /health and /ready are served over HTTP.",
+    ),
+    key(
+        "auth.method",
+        Value("\"scram-sha-256\""),
+        "How clients prove who they are. md5: users with a SCRAM verifier are asked for SCRAM. cert: a certificate \
+         whose common name is the user's name, which needs listen.tls verify-ca or verify-full. trust: they need not.",
+    ),
+    key(
+        "auth.auth_file",
+        Unset("\"userlist.txt\""),
+        "More users, in the format of PgBouncer's userlist.txt. Where both name a user, [users] counts.",
+    ),
+    key(
+        "users.NAME.password",
+        Unset("\"secret\""),
+        "The user's password. A SCRAM verifier also serves to log in to servers that hold the same one. Without any, \
+         the user can log in only where the method asks for no password.",
+    ),
+    key(
+        "admin.users",
+        Value("[]"),
+        "Users that may open the virtual database \"pglagoon\" (alias \"pgbouncer\") and use every command.",
+    ),
+    key("admin.stats_users", Value("[]"), "Users that may open it and use SHOW."),
+    key(
+        "pool.mode",
+        Value("\"transaction\""),
+        "When a server connection goes back to the pool: when its client leaves, after each transaction, or after each \
+         statement (transaction blocks are then refused).",
+    ),
+    key("pool.size", Value("20"), "Server connections per database, user and server."),
+    key(
+        "pool.checkout_timeout",
+        Value("\"10s\""),
+        "How long a client waits for a server connection before it gets an error.",
+    ),
+    key("pool.max_waiting", Value("10000"), "Clients that may wait for one pool. More get an error at once."),
+    key("pool.idle_timeout", Value("\"10min\""), "A server connection that is idle for so long is closed."),
+    key(
+        "pool.lifetime",
+        Value("\"1h\""),
+        "A server connection that is so old is closed when it is free, spread over a tenth of the time.",
+    ),
+    key("pool.connect_timeout", Value("\"5s\""), "Time for connecting and logging in to a server."),
+    key("pool.max_logins", Value("4"), "Logins to one server under way at once, per pool."),
+    key("pool.prepared_statements", Value("200"), "Prepared statements kept on one server connection."),
+    key(
+        "pool.idle_transaction_timeout",
+        Value("\"off\""),
+        "A client that is idle for so long inside a transaction is disconnected.",
+    ),
+    key(
+        "pool.query_timeout",
+        Value("\"off\""),
+        "A client whose query runs for so long is disconnected, and the query cancelled.",
+    ),
+    key("routing.reads", Value("\"replicas\""), "Where proven reads go. primary: no splitting."),
+    key(
+        "routing.consistency",
+        Value("\"sticky\""),
+        "What a read may return. sticky: a client's reads stay on the primary for sticky_window after its last write. \
+         eventual: any healthy replica within max_lag. primary: reads go to the primary.",
+    ),
+    key("routing.sticky_window", Value("\"2s\""), "For sticky: that time."),
+    key("routing.max_lag", Value("\"10s\""), "A replica that is further behind takes no reads."),
+    key(
+        "routing.balance",
+        Value("\"least_connections\""),
+        "How a replica is chosen: the one with the fewest connections in use, each in turn, or in turn by weight.",
+    ),
+    key("monitor.interval", Value("\"1s\""), "Time between two probes of a server."),
+    key("monitor.timeout", Value("\"2s\""), "How long a probe may take."),
+    key(
+        "monitor.user",
+        Unset("\"pglagoon\""),
+        "The user for probes. Without: one that can log in to the database.",
+    ),
+    key("monitor.password", Unset("\"secret\""), "That user's password."),
+    key(
+        "monitor.database",
+        Unset("\"postgres\""),
+        "The database for probes. Without: the one that is probed for.",
+    ),
+    key(
+        "log.filter",
+        Value("\"info\""),
+        "What is logged: a level, or levels by part: \"info,pglagoon::cluster=debug\".",
+    ),
+    key("log.format", Value("\"text\""), "The shape of a line: for people, or for machines."),
+    key(
+        "databases.NAME.servers",
+        Required("[\"127.0.0.1:5432\"]"),
+        "Its servers. Which one is the primary is found out.",
+    ),
+    key(
+        "databases.NAME.database",
+        Unset("\"app\""),
+        "Its name on the servers. Without: the name that the client asked for.",
+    ),
+    key(
+        "databases.NAME.server_user",
+        Unset("\"app\""),
+        "Log in to servers as this user. Without: as the client's.",
+    ),
+    key(
+        "databases.NAME.server_password",
+        Unset("\"secret\""),
+        "The password of server_user, or of every user if there is none. Without: the client's.",
+    ),
+    key(
+        "databases.NAME.server_tls",
+        Value("\"prefer\""),
+        "TLS towards servers, as libpq's sslmode. Unix-domain sockets never use it.",
+    ),
+    key(
+        "databases.NAME.server_tls_ca",
+        Unset("\"ca.crt\""),
+        "Authorities for server certificates, PEM. Needed for verify-ca and verify-full.",
+    ),
+    key(
+        "databases.NAME.server_tls_cert",
+        Unset("\"client.crt\""),
+        "Our certificate chain for servers that ask for one, PEM.",
+    ),
+    key("databases.NAME.server_tls_key", Unset("\"client.key\""), "Its private key, PEM."),
+    key(
+        "databases.NAME.routing.weights",
+        Unset("[1]"),
+        "One weight per server, in the order of servers. Only with routing.balance = \"weighted\", which needs it.",
+    ),
+];
+
+const fn key(path: &'static str, preset: Preset, doc: &'static str) -> Key {
+    Key { path, preset, doc }
+}
+
+/// The sections whose keys a database may override.
+const OVERRIDABLE: [&str; 2] = ["pool.", "routing."];
+
+/// Every path that a file may hold, with `NAME` for names.
+pub fn paths() -> impl Iterator<Item = String> {
+    let overridable = |key: &&Key| OVERRIDABLE.iter().any(|section| key.path.starts_with(section));
+    let in_databases = KEYS.iter().filter(overridable).map(|key| format!("databases.NAME.{}", key.path));
+    KEYS.iter().map(|key| key.path.to_owned()).chain(in_databases)
+}
+
+/// The known key that somebody may have meant by `unknown` in `section` (with `NAME` for names), as the user may write
+/// it there; or, if that is in another section, its whole path.
+pub(super) fn nearest(section: &str, unknown: &str) -> Option<String> {
+    let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
+    let mut here: Vec<String> = Vec::new();
+    for path in paths() {
+        let Some(rest) = path.strip_prefix(&prefix) else { continue };
+        here.push(rest.to_owned());
+        here.extend(rest.split_once('.').map(|(subsection, _)| subsection.to_owned()));
+    }
+    let most = (unknown.len() / 3).clamp(1, 3);
+    let near = here.iter().map(|key| (distance(&flat(key), &flat(unknown)), key));
+    let best = near.filter(|(distance, key)| *distance <= most && !key.contains("NAME")).min();
+    best.map(|(_, key)| key.clone()).or_else(|| elsewhere(unknown))
+}
+
+fn elsewhere(unknown: &str) -> Option<String> {
+    let same = |key: &&Key| key.path.rsplit('.').next() == Some(unknown) || flat(key.path) == flat(unknown);
+    KEYS.iter().find(same).map(|key| key.path.to_owned())
+}
+
+/// Dots, dashes and capitals are how people miss a key most often.
+fn flat(key: &str) -> String {
+    key.to_ascii_lowercase().replace(['.', '-'], "_")
+}
+
+/// Levenshtein's distance.
+fn distance(left: &str, right: &str) -> usize {
+    if left.len().abs_diff(right.len()) > 4 {
+        return usize::MAX;
+    }
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            let substitution = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substitution.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+/// The text of `config/reference.toml`.
+pub fn reference() -> String {
+    let allowed = check::allowed();
+    let mut text = REFERENCE_HEAD.to_owned();
+    let mut section = "";
+    for key in KEYS {
+        let (parent, name) = match key.path {
+            "databases.NAME.routing.weights" => ("databases.NAME", "routing.weights"),
+            path => path.rsplit_once('.').unwrap_or(("", path)),
+        };
+        if parent != section {
+            section = parent;
+            let _ = writeln!(text, "{}[{}]", section_head(parent), parent.replace("NAME", "app"));
+        }
+        wrapped(&mut text, key.doc);
+        wrapped(&mut text, &format!("Allowed: {}.", allowed.get(key.path).map_or("", String::as_str)));
+        let _ = match key.preset {
+            Value(value) => writeln!(text, "{name} = {value}\n"),
+            Required(example) => writeln!(text, "{name} = {example}    # must be given\n"),
+            Unset(example) => writeln!(text, "# {name} = {example}    # not set by default\n"),
+        };
+    }
+    text.push_str("# The keys of [pool] and [routing], with the value of those sections as their default:\n");
+    for key in KEYS.iter().filter(|key| OVERRIDABLE.iter().any(|section| key.path.starts_with(section))) {
+        let _ = writeln!(text, "# {} = {}", key.path, key.preset.toml());
+    }
+    text.push_str(REFERENCE_TAIL);
+    text
+}
+
+const REFERENCE_HEAD: &str = "\
+# Every key of pglagoon's configuration, with its default. What begins with `# KEY =` is not set by default; the value
+# is then an example. Unknown keys are refused.
+#
+# Times have a unit: ms, s, min, h, d. Sizes too: B, KiB, MiB, GiB. No number means \"off\": the word \"off\" does.
+# A relative path starts at the folder of the configuration file.
+#
+# This file is made from the source; a test keeps it so.
+
+";
+
+const REFERENCE_TAIL: &str = "
+# Any other database, under its own name. It has the same keys.
+# [databases.\"*\"]
+# servers = [\"127.0.0.1:5432\"]
+";
+
+fn section_head(section: &str) -> &'static str {
+    match section {
+        "users.NAME" => "# A user; as many of these sections as there are users.\n",
+        "pool" | "routing" => "# Defaults for every database.\n",
+        "monitor" => "# How pglagoon looks after its servers.\n",
+        "databases.NAME" => "# A database by the name that clients ask for; at least one such section.\n",
+        _ => "",
+    }
+}
+
+/// A comment in lines of at most 100 characters.
+fn wrapped(text: &mut String, comment: &str) {
+    let mut line = String::from("#");
+    for word in comment.split(' ') {
+        if line.len() + 1 + word.len() > 100 {
+            let _ = writeln!(text, "{line}");
+            line = String::from("#");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, ConfigError, parse};
+
+    const MINIMAL: &str = include_str!("../../config/minimal.toml");
+    const REFERENCE: &str = include_str!("../../config/reference.toml");
+
+    fn read(text: &str) -> Result<Config, Vec<ConfigError>> {
+        parse(text, &|_| Ok(String::new()), 4)
+    }
+
+    const SERVERS: &str = "databases.app.servers = [\"127.0.0.1:5432\"]\n";
+
+    /// A file with one key set, and with what that key needs beside it.
+    fn with(path: &str, value: &str) -> String {
+        let path = path.replace("NAME", "app");
+        let beside = match path.as_str() {
+            "databases.app.server_tls_cert" => "databases.app.server_tls_key = 'client.key'",
+            "databases.app.server_tls_key" => "databases.app.server_tls_cert = 'client.crt'",
+            "databases.app.routing.weights" => "databases.app.routing.balance = 'weighted'",
+            "monitor.password" => "monitor.user = 'pglagoon'",
+            _ => "",
+        };
+        let servers = if path == "databases.app.servers" { "" } else { SERVERS };
+        format!("{path} = {value}\n{beside}\n{servers}")
+    }
+
+    #[test]
+    fn the_reference_is_made_from_the_table() {
+        let again = "make it again: cargo test --lib write_reference -- --ignored";
+        assert!(REFERENCE == reference(), "{again}");
+    }
+
+    #[test]
+    fn both_files_are_good() {
+        let reference = read(REFERENCE).expect("reference.toml");
+        let minimal = read(MINIMAL).expect("minimal.toml");
+        assert_eq!(reference.listen, minimal.listen);
+        assert_eq!(reference.monitor, minimal.monitor);
+        assert_eq!(reference.databases["app"].pool, minimal.databases["app"].pool);
+        assert_eq!(reference.databases["app"].routing, minimal.databases["app"].routing);
+    }
+
+    #[test]
+    fn every_key_of_the_table_is_read_and_every_key_that_is_read_is_in_the_table() {
+        let read: Vec<String> = check::allowed().into_keys().collect();
+        let mut table: Vec<String> = paths().collect();
+        table.sort();
+        assert_eq!(table, read);
+    }
+
+    #[test]
+    fn every_default_in_the_table_is_what_holds_without_the_key() {
+        let without = read(SERVERS).expect("good");
+        for key in KEYS {
+            let text = with(key.path, key.preset.toml());
+            let config = read(&text).unwrap_or_else(|errors| panic!("{}: {errors:?}", key.path));
+            match key.preset {
+                Value(_) | Required(_) => assert_eq!(config, without, "{}", key.path),
+                Unset(_) => assert_ne!(config, without, "{} has no effect", key.path),
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_pool_and_of_routing_can_be_set_in_a_database() {
+        for key in KEYS.iter().filter(|key| OVERRIDABLE.iter().any(|section| key.path.starts_with(section))) {
+            read(&with(&format!("databases.NAME.{}", key.path), key.preset.toml())).expect(key.path);
+        }
+    }
+
+    #[test]
+    fn near_misses_find_their_key() {
+        let expected = [
+            ("", "listn", Some("listen")),
+            ("", "drain-timeout", Some("drain_timeout")),
+            ("listen", "max_client", Some("max_clients")),
+            ("listen", "adress", Some("address")),
+            ("databases.NAME", "pool_size", Some("pool.size")),
+            ("databases.NAME", "server", Some("servers")),
+            ("databases.NAME.pool", "checkout_timout", Some("checkout_timeout")),
+            ("pool", "max_clients", Some("listen.max_clients")),
+            ("", "pool_mode", Some("pool.mode")),
+            ("listen", "xyzzy", None),
+        ];
+        for (section, unknown, known) in expected {
+            assert_eq!(nearest(section, unknown).as_deref(), known, "{section} {unknown}");
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Configuration: a TOML file becomes a [`Config`], or a list of errors that each name their key. Pure.
+//!
+//! ```text
+//! text --raw: sections, all mistakes--> check: readers of each key -> Config --warnings--> what is worth saying
+//! auth_file --userlist----------------^                               Config, Config --diff--> what a reload changes
+//! ```
+//! `keys.rs` is the table of all keys, from which `config/reference.toml` is made. After [`parse`] there is nothing left
+//! to validate: durations, sizes, counts, secrets and addresses are parsed, and no number means "off".
+
+mod check;
+pub mod diff;
+pub mod keys;
+mod load;
+mod raw;
+pub mod userlist;
+pub mod values;
+mod warnings;
+
+pub use check::parse;
+pub use diff::Changes;
+pub use load::load;
+pub use raw::{ConfigError, Place};
+pub use warnings::warnings;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where and how clients connect.
+    pub listen: Listen,
+    /// The HTTP endpoints, if any.
+    pub http: Option<Http>,
+    /// How clients prove who they are.
+    pub auth: Auth,
+    /// Users by name, from `[users.*]` and `auth_file` (the file loses where both name one).
+    pub users: BTreeMap<String, User>,
+    /// Who may open the virtual database.
+    pub admin: Admin,
+    /// Databases by the name that clients ask for, without the wildcard.
+    pub databases: BTreeMap<String, Arc<Database>>,
+    /// `[databases."*"]`: any other name.
+    pub any_database: Option<Arc<Database>>,
+    /// How pglagoon looks after its servers.
+    pub monitor: Monitor,
+    /// What is logged, and how.
+    pub log: Log,
+    /// How long running transactions may take to end at SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// TCP addresses.
+    pub addresses: Vec<SocketAddr>,
+    /// Unix-domain socket: its directory and the port that names the file (`DIR/.s.PGSQL.PORT`).
+    pub unix: Option<UnixListen>,
+    /// Client connections at once, over all addresses; more are refused with 53300.
+    pub max_clients: usize,
+    /// Worker threads, already resolved: at least one.
+    pub workers: usize,
+    /// Time from accept to a finished login.
+    pub login_timeout: Duration,
+    /// Idle time after which a client outside a transaction is disconnected, if ever.
+    pub client_idle_timeout: Option<Duration>,
+    /// TLS towards clients.
+    pub tls: ClientTls,
+    /// The largest message that must be held whole (startup, Query, Parse), in bytes. Larger ones of other kinds stream.
+    pub max_message: usize,
+}
+
+/// A Unix-domain listening socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixListen {
+    /// The directory of the socket file.
+    pub directory: PathBuf,
+    /// The port in the file's name.
+    pub port: u16,
+    /// The file's permission bits.
+    pub mode: u32,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTls {
+    /// `Disable`, `Prefer` (offered), `Require`, `VerifyCa` or `VerifyFull` (client certificates; full: CN is the user).
+    pub mode: TlsMode,
+    /// Certificate chain, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Private key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// Authorities for client certificates, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// TLS towards servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    /// What is asked of the server, as libpq's `sslmode`.
+    pub mode: TlsMode,
+    /// Authorities for server certificates, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate chain, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Our private key, PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+/// As libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never TLS.
+    Disable,
+    /// TLS where the other side has it.
+    Prefer,
+    /// TLS or no connection; the certificate is not checked.
+    Require,
+    /// TLS with a certificate of a known authority.
+    VerifyCa,
+    /// As `VerifyCa`, and the name must fit.
+    VerifyFull,
+}
+
+/// The HTTP listener for `/metrics`, `/health` and `/ready`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// The method asked of every client.
+    pub method: AuthMethod,
+    /// PgBouncer's userlist.txt, if any.
+    pub auth_file: Option<PathBuf>,
+}
+
+/// The authentication methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Any known user name is believed.
+    Trust,
+    /// MD5 challenge; users with a SCRAM verifier are asked for SCRAM instead.
+    Md5,
+    /// SCRAM-SHA-256; needs a plain password or a verifier.
+    ScramSha256,
+    /// The password in clear text.
+    Password,
+    /// A client certificate whose CN is the user name.
+    Cert,
+}
+
+/// A user that may log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// What the user's password is checked against; `None` never matches (but `trust` and `cert` need none).
+    pub secret: Option<Secret>,
+}
+
+/// A stored password. `Debug` never shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// The password itself: serves every method and every server.
+    Plain(String),
+    /// `md5` + hex of md5(password + user): the 32 hex digits, lower case.
+    Md5(String),
+    /// A SCRAM-SHA-256 verifier as PostgreSQL stores it.
+    Scram(ScramVerifier),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Secret::Plain(_) => "Secret(plain)",
+            Secret::Md5(_) => "Secret(md5)",
+            Secret::Scram(_) => "Secret(scram-sha-256)",
+        })
+    }
+}
+
+/// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, decoded.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ScramVerifier {
+    /// PBKDF2 rounds.
+    pub iterations: u32,
+    /// The salt, raw.
+    pub salt: Vec<u8>,
+    /// H(ClientKey).
+    pub stored_key: [u8; 32],
+    /// HMAC(SaltedPassword, "Server Key").
+    pub server_key: [u8; 32],
+}
+
+/// Who may open the virtual database `pglagoon` (alias `pgbouncer`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Admin {
+    /// May use every command.
+    pub users: Vec<String>,
+    /// May use SHOW only.
+    pub stats_users: Vec<String>,
+}
+
+/// One database (or the wildcard), with every default of `[pool]` and `[routing]` already applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    /// The name of its section: `app`, or `*`.
+    pub name: String,
+    /// Its servers, at least one, in the order of the file.
+    pub servers: Vec<ServerAddress>,
+    /// The database's name on the servers; `None`: the name that the client asked for.
+    pub server_database: Option<String>,
+    /// Log in to servers as this user instead of the client's.
+    pub server_user: Option<String>,
+    /// The password of `server_user` (or of every user of this database).
+    pub server_password: Option<Secret>,
+    /// TLS towards this database's servers.
+    pub server_tls: ServerTls,
+    /// Pooling.
+    pub pool: Pool,
+    /// Routing.
+    pub routing: Routing,
+}
+
+/// Where a PostgreSQL server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServerAddress {
+    /// Host name or address, and port.
+    Tcp {
+        /// Host name or IP address (IPv6 without brackets).
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// Directory of the Unix socket, and the port that names its file.
+    Unix {
+        /// The directory.
+        directory: PathBuf,
+        /// The port in the file's name.
+        port: u16,
+    },
+}
+
+impl ServerAddress {
+    /// The host as SHOW and metrics print it: a host name, an address, or the socket's directory.
+    pub fn host(&self) -> String {
+        match self {
+            ServerAddress::Tcp { host, .. } => host.clone(),
+            ServerAddress::Unix { directory, .. } => directory.display().to_string(),
+        }
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        match self {
+            ServerAddress::Tcp { port, .. } | ServerAddress::Unix { port, .. } => *port,
+        }
+    }
+}
+
+impl std::fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ServerAddress::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            ServerAddress::Tcp { host, port } => write!(f, "{host}:{port}"),
+            ServerAddress::Unix { directory, port } => write!(f, "{}:{port}", directory.display()),
+        }
+    }
+}
+
+/// Pooling settings of one database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// When a server connection goes back to the pool.
+    pub mode: PoolMode,
+    /// Server connections per database, user and server: at least one.
+    pub size: usize,
+    /// How long a client waits for a server connection.
+    pub checkout_timeout: Duration,
+    /// Clients that may wait for one pool; more are refused at once.
+    pub max_waiting: usize,
+    /// An idle server connection is closed after this, if ever.
+    pub idle_timeout: Option<Duration>,
+    /// A server connection is not used again after this (staggered by up to a tenth), if ever.
+    pub lifetime: Option<Duration>,
+    /// Time for connecting and logging in to a server.
+    pub connect_timeout: Duration,
+    /// Logins to one server under way at once, per pool.
+    pub max_logins: usize,
+    /// Prepared statements kept on one server connection.
+    pub prepared_statements: usize,
+    /// How long a transaction may sit idle before its client is disconnected, if ever.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// How long one query may run before its client is disconnected, if ever.
+    pub query_timeout: Option<Duration>,
+}
+
+/// When a server connection goes back to the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// When the client disconnects.
+    Session,
+    /// After each transaction.
+    Transaction,
+    /// After each statement; transaction blocks are refused.
+    Statement,
+}
+
+impl PoolMode {
+    /// The word in the configuration and in SHOW.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+            PoolMode::Statement => "statement",
+        }
+    }
+}
+
+/// Routing settings of one database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing {
+    /// Where proven reads go.
+    pub reads: Reads,
+    /// What a read may return after a write.
+    pub consistency: Consistency,
+    /// For `sticky`: how long after a client's write its reads stay on the primary.
+    pub sticky_window: Duration,
+    /// A replica further behind than this takes no reads.
+    pub max_lag: Duration,
+    /// How a replica is chosen.
+    pub balance: Balance,
+    /// Weights of servers by their place in `servers`; only for `Balance::Weighted`; same length as `servers`.
+    pub weights: Vec<u32>,
+}
+
+/// Where proven reads go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// To replicas, as `consistency` allows.
+    Replicas,
+    /// To the primary: no splitting.
+    Primary,
+}
+
+/// What a read may return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// Reads stay on the primary for `sticky_window` after the client's last write.
+    Sticky,
+    /// Any healthy replica within `max_lag`.
+    Eventual,
+    /// The primary always.
+    Primary,
+}
+
+/// How a replica is chosen among those that may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The one with the fewest connections in use (ties in turn).
+    LeastConnections,
+    /// In turn.
+    RoundRobin,
+    /// In turn, in proportion to the weights.
+    Weighted,
+}
+
+/// How pglagoon looks after its servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitor {
+    /// Time between two probes of a server.
+    pub interval: Duration,
+    /// How long a probe may take.
+    pub timeout: Duration,
+    /// The user for probes; `None`: a user that can log in to the database.
+    pub user: Option<String>,
+    /// That user's password.
+    pub password: Option<Secret>,
+    /// The database for probes; `None`: the one that is probed for.
+    pub database: Option<String>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A `tracing` filter: `info`, `pglagoon=debug` ...
+    pub filter: String,
+    /// The shape of a line.
+    pub format: LogFormat,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
