@@ -34,3 +34,7 @@ pub mod error;
 
 pub mod config;
 
+pub mod sql;
+
+pub mod catalog;
+

@@ -1,0 +1,544 @@
+//! Exact readers of what a text says about settings and prepared statements.
+//!
+//! Used rarely: only when a [`Statement`](super::Statement) has the effect. Here literals count, so nothing is cached.
+//! Whatever is not understood to the letter is `None`, and then the values are as good as hidden.
+
+use super::lexer::{Kind, Lexer, Token};
+use super::words;
+
+/// What a text does to one setting of its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SettingChange {
+    /// It gets a value.
+    Set {
+        /// In lower case, as PostgreSQL compares names of settings.
+        name: String,
+        /// An expression list that means the same behind `SET name TO`, whatever the session's settings are.
+        value: String,
+    },
+    /// It goes back to what the session started with.
+    Reset {
+        /// In lower case.
+        name: String,
+    },
+    /// All go back.
+    ResetAll,
+}
+
+/// What a text does to the settings of its session, in order, if it succeeds.
+///
+/// `SET LOCAL`, `SET TRANSACTION` and statements that are no SET or RESET are passed over: they change no setting of the
+/// session that the text tells of (the effects say if they may change others). `None` if a SET is not understood, or if
+/// the text also begins, ends or discards, so that not all changes may stay.
+pub fn setting_changes(text: &[u8]) -> Option<Vec<SettingChange>> {
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    if tokens.iter().any(|token| token.kind == Kind::Error) {
+        return None;
+    }
+    let mut changes = Vec::new();
+    for tokens in tokens.split(|token| token.kind == Kind::Semicolon) {
+        Reader { text, tokens }.statement(&mut changes)?;
+    }
+    Some(changes)
+}
+
+/// What a DEALLOCATE drops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deallocated {
+    /// One prepared statement, by its name as PostgreSQL folds it.
+    Name(String),
+    /// All of them.
+    All,
+}
+
+/// What `text` drops, if it is exactly one DEALLOCATE.
+pub fn deallocated(text: &[u8]) -> Option<Deallocated> {
+    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
+        tokens.pop();
+    }
+    let mut reader = Reader { text, tokens: &tokens };
+    reader.word("deallocate")?;
+    // A statement may be called "prepare", too.
+    if reader.tokens.len() > 1 {
+        reader.word("prepare")?;
+    }
+    let name = *reader.tokens.first()?;
+    let folded = words::name(name, text)?;
+    reader.take()?;
+    reader.end()?;
+    match folded.as_str() {
+        "all" if name.kind == Kind::Word => Some(Deallocated::All),
+        word if name.kind == Kind::Word && words::role(word.as_bytes()) == words::Role::Reserved => None,
+        _ => Some(Deallocated::Name(folded)),
+    }
+}
+
+/// The tokens of one statement that are still to be read.
+struct Reader<'a> {
+    text: &'a [u8],
+    tokens: &'a [Token],
+}
+
+impl Reader<'_> {
+    fn statement(&mut self, changes: &mut Vec<SettingChange>) -> Option<()> {
+        match self.folded().as_str() {
+            "set" => self.set(changes),
+            "reset" => {
+                changes.push(self.reset()?);
+                Some(())
+            }
+            // Not all that was SET may stay.
+            "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release"
+            | "discard" => None,
+            _ => Some(()),
+        }
+    }
+
+    fn set(&mut self, changes: &mut Vec<SettingChange>) -> Option<()> {
+        self.take()?;
+        match self.folded().as_str() {
+            "local" | "transaction" | "constraints" => return Some(()),
+            "session" => {
+                self.take()?;
+                match self.folded().as_str() {
+                    "characteristics" => return self.characteristics(changes),
+                    "authorization" => return self.authorization(changes),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+        changes.push(self.set_rest()?);
+        self.end()
+    }
+
+    /// What stands behind `SET [SESSION]`.
+    fn set_rest(&mut self) -> Option<SettingChange> {
+        match (self.folded().as_str(), self.folded_at(1).as_str()) {
+            ("time", "zone") => {
+                self.skip(2)?;
+                self.value_or_default("timezone", &["default", "local"])
+            }
+            ("names", _) => {
+                self.skip(1)?;
+                match self.tokens.is_empty() {
+                    true => Some(SettingChange::Reset { name: "client_encoding".to_owned() }),
+                    false => self.value_or_default("client_encoding", &["default"]),
+                }
+            }
+            ("role", next) if next != "to" && !self.is_equals(1) => {
+                self.skip(1)?;
+                self.value_or_default("role", &[])
+            }
+            ("schema", next) if next != "to" && !self.is_equals(1) => {
+                self.skip(1)?;
+                self.value_or_default("search_path", &[])
+            }
+            ("xml", "option") => {
+                self.skip(2)?;
+                self.value_or_default("xmloption", &[])
+            }
+            _ => self.generic(),
+        }
+    }
+
+    /// `name {TO | =} {value, ... | DEFAULT}`
+    fn generic(&mut self) -> Option<SettingChange> {
+        let name = self.setting_name()?;
+        // Draws a new sequence of random numbers; to set it again is not to restore it.
+        if name == "seed" {
+            return None;
+        }
+        if self.is_equals(0) {
+            self.take()?;
+        } else {
+            self.word("to")?;
+        }
+        self.value_or_default(&name, &["default"])
+    }
+
+    fn value_or_default(&mut self, name: &str, defaults: &[&str]) -> Option<SettingChange> {
+        let name = name.to_owned();
+        if self.tokens.len() == 1 && defaults.contains(&self.folded().as_str()) {
+            self.take()?;
+            return Some(SettingChange::Reset { name });
+        }
+        Some(SettingChange::Set { name, value: self.values()? })
+    }
+
+    fn authorization(&mut self, changes: &mut Vec<SettingChange>) -> Option<()> {
+        self.skip(1)?;
+        changes.push(self.value_or_default("session_authorization", &["default"])?);
+        self.end()
+    }
+
+    /// `SET SESSION CHARACTERISTICS AS TRANSACTION ...`: the defaults of the transactions to come.
+    fn characteristics(&mut self, changes: &mut Vec<SettingChange>) -> Option<()> {
+        self.skip(1)?;
+        self.word("as")?;
+        self.word("transaction")?;
+        loop {
+            let (name, value) = self.transaction_mode()?;
+            changes.push(SettingChange::Set { name: name.to_owned(), value: quoted(value) });
+            match self.tokens.first() {
+                None => return Some(()),
+                Some(comma) if comma.kind == Kind::Comma => {
+                    self.take()?;
+                }
+                // The comma is optional.
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn transaction_mode(&mut self) -> Option<(&'static str, &'static str)> {
+        const ISOLATION: &str = "default_transaction_isolation";
+        const READ_ONLY: &str = "default_transaction_read_only";
+        const DEFERRABLE: &str = "default_transaction_deferrable";
+        let words: Vec<String> = (0..4).map(|at| self.folded_at(at)).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (length, mode) = match words[..] {
+            ["isolation", "level", "serializable", ..] => (3, (ISOLATION, "serializable")),
+            ["isolation", "level", "repeatable", "read"] => (4, (ISOLATION, "repeatable read")),
+            ["isolation", "level", "read", "committed"] => (4, (ISOLATION, "read committed")),
+            ["isolation", "level", "read", "uncommitted"] => (4, (ISOLATION, "read uncommitted")),
+            ["read", "only", ..] => (2, (READ_ONLY, "on")),
+            ["read", "write", ..] => (2, (READ_ONLY, "off")),
+            ["deferrable", ..] => (1, (DEFERRABLE, "on")),
+            ["not", "deferrable", ..] => (2, (DEFERRABLE, "off")),
+            _ => return None,
+        };
+        self.skip(length)?;
+        Some(mode)
+    }
+
+    fn reset(&mut self) -> Option<SettingChange> {
+        self.take()?;
+        let reset = |name: &str| SettingChange::Reset { name: name.to_owned() };
+        let change = match (self.folded().as_str(), self.folded_at(1).as_str()) {
+            ("all", "") => {
+                self.skip(1)?;
+                SettingChange::ResetAll
+            }
+            ("time", "zone") => {
+                self.skip(2)?;
+                reset("timezone")
+            }
+            ("session", "authorization") => {
+                self.skip(2)?;
+                reset("session_authorization")
+            }
+            ("transaction", "isolation") => return None,
+            _ => reset(&self.setting_name()?),
+        };
+        self.end()?;
+        Some(change)
+    }
+
+    /// A setting's name: PostgreSQL compares them without regard to case, quoted or not.
+    fn setting_name(&mut self) -> Option<String> {
+        let mut name = self.name_part()?;
+        while self.tokens.first().is_some_and(|token| token.kind == Kind::Dot) {
+            self.take()?;
+            name = format!("{name}.{}", self.name_part()?);
+        }
+        Some(name)
+    }
+
+    fn name_part(&mut self) -> Option<String> {
+        let token = self.take()?;
+        let name = words::name(token, self.text)?.to_ascii_lowercase();
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let starts = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+        let reserved = words::role(name.as_bytes()) == words::Role::Reserved;
+        (plain && starts && !reserved).then_some(name)
+    }
+
+    fn values(&mut self) -> Option<String> {
+        let mut values = self.value()?;
+        while self.tokens.first().is_some_and(|token| token.kind == Kind::Comma) {
+            self.take()?;
+            values = format!("{values}, {}", self.value()?);
+        }
+        Some(values)
+    }
+
+    /// One value: a string, a number or a word, written so that it means the same anywhere.
+    fn value(&mut self) -> Option<String> {
+        let token = self.take()?;
+        let bytes = token.bytes(self.text);
+        match token.kind {
+            Kind::Operator if matches!(bytes, b"+" | b"-") => {
+                let number = self.take()?;
+                (number.kind == Kind::Number).then(|| self.verbatim(bytes, number))?
+            }
+            Kind::Number => self.verbatim(b"", token),
+            Kind::Word => {
+                let word = words::name(token, self.text)?;
+                let allowed = matches!(word.as_str(), "on" | "true" | "false");
+                (allowed || words::role(word.as_bytes()) != words::Role::Reserved).then(|| quoted(&word))
+            }
+            Kind::QuotedName => words::name(token, self.text).map(|name| quoted(&name)),
+            kind if kind.is_string() => string_value(token, self.text).map(|value| quoted(&value)),
+            _ => None,
+        }
+    }
+
+    fn verbatim(&self, sign: &[u8], number: Token) -> Option<String> {
+        let digits = std::str::from_utf8(number.bytes(self.text)).ok()?;
+        Some(format!("{}{digits}", std::str::from_utf8(sign).ok()?))
+    }
+
+    fn take(&mut self) -> Option<Token> {
+        let (first, rest) = self.tokens.split_first()?;
+        self.tokens = rest;
+        Some(*first)
+    }
+
+    fn skip(&mut self, count: usize) -> Option<()> {
+        self.tokens = self.tokens.get(count..)?;
+        Some(())
+    }
+
+    fn word(&mut self, expected: &str) -> Option<()> {
+        (self.folded() == expected).then_some(())?;
+        self.skip(1)
+    }
+
+    fn end(&self) -> Option<()> {
+        self.tokens.is_empty().then_some(())
+    }
+
+    fn folded(&self) -> String {
+        self.folded_at(0)
+    }
+
+    /// The unquoted word that stands there, folded; empty if none does.
+    fn folded_at(&self, at: usize) -> String {
+        let word = self.tokens.get(at).filter(|token| token.kind == Kind::Word);
+        word.and_then(|token| words::name(*token, self.text)).unwrap_or_default()
+    }
+
+    fn is_equals(&self, at: usize) -> bool {
+        let token = self.tokens.get(at);
+        token.is_some_and(|token| token.kind == Kind::Operator && token.bytes(self.text) == b"=")
+    }
+}
+
+/// What a string literal means; `None` for those that go over several lines, and for escapes that are not a plain
+/// character.
+fn string_value(token: Token, text: &[u8]) -> Option<String> {
+    let literal = std::str::from_utf8(token.bytes(text)).ok()?;
+    match token.kind {
+        Kind::String => {
+            let inner = literal.strip_prefix(['n', 'N']).unwrap_or(literal);
+            one_line(inner.strip_prefix('\'')?.strip_suffix('\'')?)
+        }
+        Kind::EscapeString => {
+            let inner = literal[1..].strip_prefix('\'')?.strip_suffix('\'')?;
+            unescaped(inner)
+        }
+        Kind::DollarString => {
+            let tag = literal[1..].find('$')? + 2;
+            Some(literal.get(tag..literal.len() - tag)?.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The inside of a plain string with its quotes undoubled, if no quote in it stands alone: one that does ends a line
+/// that goes on in the next.
+fn one_line(inner: &str) -> Option<String> {
+    let undoubled = inner.replace("''", "\u{0}");
+    (!undoubled.contains('\'') && !inner.contains('\u{0}')).then(|| undoubled.replace('\u{0}', "'"))
+}
+
+fn unescaped(inner: &str) -> Option<String> {
+    let mut value = String::with_capacity(inner.len());
+    let mut chars = inner.chars();
+    while let Some(character) = chars.next() {
+        match character {
+            '\'' => {
+                chars.next().filter(|next| *next == '\'')?;
+                value.push('\'');
+            }
+            '\\' => value.push(match chars.next()? {
+                'n' => '\n',
+                't' => '\t',
+                'r' => '\r',
+                'b' => '\u{8}',
+                'f' => '\u{c}',
+                'x' | 'u' | 'U' | '0'..='7' => return None,
+                other => other,
+            }),
+            other => value.push(other),
+        }
+    }
+    Some(value)
+}
+
+/// `value` as a string literal that means the same whatever `standard_conforming_strings` is.
+fn quoted(value: &str) -> String {
+    let doubled = value.replace('\'', "''");
+    if doubled.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(name: &str, value: &str) -> SettingChange {
+        SettingChange::Set { name: name.to_owned(), value: value.to_owned() }
+    }
+
+    fn reset(name: &str) -> SettingChange {
+        SettingChange::Reset { name: name.to_owned() }
+    }
+
+    fn changes(text: &str) -> Option<Vec<SettingChange>> {
+        setting_changes(text.as_bytes())
+    }
+
+    #[test]
+    fn settings_are_read_to_the_letter() {
+        let cases: &[(&str, SettingChange)] = &[
+            ("SET work_mem = '64MB'", set("work_mem", "'64MB'")),
+            ("set SESSION Work_Mem TO 65536;", set("work_mem", "65536")),
+            ("SET extra_float_digits TO -1", set("extra_float_digits", "-1")),
+            (
+                "SET search_path TO Public, \"My Schema\", 'it''s'",
+                set("search_path", "'public', 'My Schema', 'it''s'"),
+            ),
+            ("SET enable_seqscan TO ON", set("enable_seqscan", "'on'")),
+            ("SET myapp.\"Uid\" = E'a\\'b\\\\c'", set("myapp.uid", "E'a''b\\\\c'")),
+            ("SET a.b = $x$it's$x$", set("a.b", "'it''s'")),
+            ("SET a.b = 'back\\slash'", set("a.b", "E'back\\\\slash'")),
+            ("SET statement_timeout TO DEFAULT", reset("statement_timeout")),
+            ("SET TIME ZONE 'Europe/Paris'", set("timezone", "'Europe/Paris'")),
+            ("SET TIME ZONE -7", set("timezone", "-7")),
+            ("SET TIME ZONE LOCAL", reset("timezone")),
+            ("SET SESSION TIME ZONE DEFAULT", reset("timezone")),
+            ("SET timezone = 'UTC'", set("timezone", "'UTC'")),
+            ("SET NAMES 'UTF8'", set("client_encoding", "'UTF8'")),
+            ("SET NAMES", reset("client_encoding")),
+            ("SET ROLE admin", set("role", "'admin'")),
+            ("SET ROLE NONE", set("role", "'none'")),
+            ("SET ROLE TO admin", set("role", "'admin'")),
+            ("SET SCHEMA 'x'", set("search_path", "'x'")),
+            ("SET SESSION AUTHORIZATION \"Bob\"", set("session_authorization", "'Bob'")),
+            ("SET SESSION AUTHORIZATION DEFAULT", reset("session_authorization")),
+            ("SET XML OPTION DOCUMENT", set("xmloption", "'document'")),
+            ("RESET Work_Mem", reset("work_mem")),
+            ("RESET ROLE", reset("role")),
+            ("RESET TIME ZONE", reset("timezone")),
+            ("RESET SESSION AUTHORIZATION", reset("session_authorization")),
+            ("RESET ALL", SettingChange::ResetAll),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(changes(text), Some(vec![expected.clone()]), "{text}");
+        }
+    }
+
+    #[test]
+    fn transaction_defaults_are_settings() {
+        assert_eq!(
+            changes(
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY NOT DEFERRABLE"
+            ),
+            Some(vec![
+                set("default_transaction_isolation", "'repeatable read'"),
+                set("default_transaction_read_only", "'on'"),
+                set("default_transaction_deferrable", "'off'"),
+            ])
+        );
+    }
+
+    #[test]
+    fn several_statements_are_read_in_order() {
+        assert_eq!(
+            changes("SET a = 1; SELECT pg_advisory_unlock_all(); RESET ALL; SET LOCAL b = 2; SET c TO 'x';"),
+            Some(vec![set("a", "1"), SettingChange::ResetAll, set("c", "'x'")])
+        );
+        assert_eq!(changes("SELECT 1"), Some(vec![]));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_said_so() {
+        for text in [
+            "SET a = 1; ROLLBACK",
+            "BEGIN; SET a = 1",
+            "SET a",
+            "SET a =",
+            "SET a = 1 2",
+            "SET a = (1)",
+            "SET a FROM CURRENT",
+            "SET a = $1",
+            "SET a = B'1'",
+            "SET a = U&'x'",
+            "SET a = 'x'\n'y'",
+            "SET a = E'\\x41'",
+            "SET a = 'x",
+            "SET a = DEFAULT, 1",
+            "SET a = select",
+            "SET \"a b\" = 1",
+            "SET select = 1",
+            "SET seed = 0.5",
+            "SET TIME ZONE INTERVAL '1' HOUR TO MINUTE",
+            "SET SESSION CHARACTERISTICS AS TRANSACTION SNAPSHOT 'x'",
+            "RESET",
+            "RESET ALL work_mem",
+            "RESET TRANSACTION ISOLATION LEVEL",
+            "DISCARD ALL; SET a = 1",
+        ] {
+            assert_eq!(changes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn deallocate_names_one_or_all() {
+        let name = |name: &str| Some(Deallocated::Name(name.to_owned()));
+        let cases = [
+            ("DEALLOCATE Foo", name("foo")),
+            ("DEALLOCATE PREPARE \"Foo\";", name("Foo")),
+            ("deallocate prepare", name("prepare")),
+            ("DEALLOCATE ALL", Some(Deallocated::All)),
+            ("DEALLOCATE PREPARE ALL ; ;", Some(Deallocated::All)),
+            ("DEALLOCATE \"all\"", name("all")),
+            ("DEALLOCATE a; SELECT 1", None),
+            ("DEALLOCATE", None),
+            ("DEALLOCATE a b", None),
+            ("SELECT 1", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(deallocated(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_comes_back_as_it_was(value in "[^\0]{0,40}") {
+            let text = format!("SET a TO {}", quoted(&value));
+            let first = changes(&text).and_then(|mut changes| changes.pop());
+            prop_assert_eq!(first, Some(set("a", &quoted(&value))));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(text in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = setting_changes(&text);
+            let _ = deallocated(&text);
+        }
+
+        #[test]
+        fn any_words_are_read_without_a_panic(text in "(SET|RESET|SESSION|TIME|ZONE|TO|=|a|'x'|E'\\\\|,|\\.|;| |DEALLOCATE|-|1){0,20}") {
+            let _ = setting_changes(text.as_bytes());
+            let _ = deallocated(text.as_bytes());
+        }
+    }
+}
