@@ -38,3 +38,9 @@ pub mod sql;
 
 pub mod catalog;
 
+pub mod prepared;
+
+pub mod routing;
+
+pub mod auth;
+

@@ -1,0 +1,560 @@
+//! SCRAM-SHA-256, both sides, without channel binding.
+//!
+//! ```text
+//! ScramServer: Start --client-first--> AwaitFinal --client-final--> over
+//!              Start --(mechanism alone)--> AwaitFirst --client-first--> AwaitFinal
+//! ScramClient: Start --first()--> AwaitServerFirst --> AwaitServerFinal --> over
+//! ```
+//! Anything else, in any state, is an error, and after an error the exchange is over.
+//!
+//! Sources: RFC 5802, RFC 7677, <https://www.postgresql.org/docs/current/sasl-authentication.html>, and PostgreSQL's
+//! `auth-scram.c` for what it accepts. The user name inside the exchange is ignored, as PostgreSQL does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use subtle::ConstantTimeEq;
+
+use super::secret::{self, hmac, sha256};
+use super::{ScramKeys, ServerCredential};
+use crate::config::{ScramVerifier, Secret, User};
+
+/// The only mechanism that is spoken here.
+pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// The longest message of an exchange, in bytes. A real one has under 300; user names may make it longer.
+pub const MAX_MESSAGE: usize = 2048;
+
+/// The longest nonce accepted from the other side, in bytes. PostgreSQL's have 24, both together 48.
+pub const MAX_NONCE: usize = 512;
+
+/// The longest salt accepted from a server, in bytes. PostgreSQL makes 16.
+pub const MAX_SALT: usize = 256;
+
+/// The most PBKDF2 rounds that a server may make us do: half a second or so, against 4096 as PostgreSQL's default.
+pub const MAX_ITERATIONS: u32 = 1_000_000;
+
+/// Why an exchange failed. Never holds what the other side sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScramError {
+    /// The other side broke the protocol; says how.
+    Malformed(&'static str),
+    /// The other side asks for something that is not spoken here; says what.
+    Unsupported(&'static str),
+    /// The proof is wrong: no such user, or another password.
+    WrongProof,
+    /// The server could not prove that it knows the user's verifier.
+    ServerNotProven,
+    /// The server answered with an error attribute.
+    ServerRefused,
+    /// What we have cannot serve this server: no password, or keys of another verifier.
+    KeysDoNotFit(&'static str),
+}
+
+impl fmt::Display for ScramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ScramError::Malformed(what) => write!(f, "malformed SCRAM message: {what}"),
+            ScramError::Unsupported(what) => write!(f, "unsupported SCRAM request: {what}"),
+            ScramError::WrongProof => f.write_str("the SCRAM proof is wrong"),
+            ScramError::ServerNotProven => {
+                f.write_str("the server did not prove that it knows the user's verifier")
+            }
+            ScramError::ServerRefused => f.write_str("the server refused the SCRAM exchange"),
+            ScramError::KeysDoNotFit(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for ScramError {}
+
+/// A secret of this process, from which the salts come that are shown for users without a stored verifier.
+///
+/// A user that does not exist gets the same salt every time, as a real one does.
+#[derive(Clone)]
+pub struct Seed([u8; 32]);
+
+impl Seed {
+    /// From 32 random bytes, chosen once per process.
+    pub fn new(random: [u8; 32]) -> Seed {
+        Seed(random)
+    }
+
+    fn salt(&self, user: &str) -> [u8; 16] {
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&hmac(&self.0, user.as_bytes())[..16]);
+        salt
+    }
+}
+
+/// What the server side checks one user's proof against.
+pub struct Keys {
+    verifier: ScramVerifier,
+    origin: Origin,
+}
+
+/// Where a verifier comes from, which says what a successful login is worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Stored, so a server may hold the same one: the client's key is worth keeping.
+    Stored,
+    /// Made here from a password with our own salt: no server holds it.
+    Derived,
+    /// Made up, for a user that does not exist or has no usable secret: no proof fits.
+    Mock,
+}
+
+impl Keys {
+    /// The keys of a user, known or not. Takes PBKDF2's time for a plain password: do it once per user ([`KeyRing`]).
+    pub fn derive(user: &str, secret: Option<&Secret>, seed: &Seed) -> Keys {
+        match secret {
+            Some(Secret::Scram(verifier)) => Keys { verifier: verifier.clone(), origin: Origin::Stored },
+            Some(Secret::Plain(password)) if !password.is_empty() => Keys {
+                verifier: secret::verifier(password, &seed.salt(user), secret::ITERATIONS),
+                origin: Origin::Derived,
+            },
+            Some(Secret::Plain(_) | Secret::Md5(_)) | None => Keys::mock(user, seed),
+        }
+    }
+
+    fn mock(user: &str, seed: &Seed) -> Keys {
+        let verifier = ScramVerifier {
+            iterations: secret::ITERATIONS,
+            salt: seed.salt(user).to_vec(),
+            stored_key: hmac(&seed.0, b"no key"),
+            server_key: hmac(&seed.0, b"no key either"),
+        };
+        Keys { verifier, origin: Origin::Mock }
+    }
+}
+
+/// The keys of every configured user, each derived at its first login and kept.
+///
+/// It cannot grow: names that are not configured get made-up keys, which cost two HMACs and are not kept.
+pub struct KeyRing {
+    users: BTreeMap<String, (Option<Secret>, OnceLock<Arc<Keys>>)>,
+    seed: Seed,
+}
+
+impl KeyRing {
+    /// The ring of these users. Nothing is derived yet.
+    pub fn new(users: &BTreeMap<String, User>, seed: Seed) -> KeyRing {
+        let slot = |(name, user): (&String, &User)| (name.clone(), (user.secret.clone(), OnceLock::new()));
+        KeyRing { users: users.iter().map(slot).collect(), seed }
+    }
+
+    /// Whether [`KeyRing::keys`] would take PBKDF2's time (a millisecond or more), so that a worker may do it elsewhere.
+    pub fn must_derive(&self, user: &str) -> bool {
+        let slow = |secret: &Option<Secret>| matches!(secret, Some(Secret::Plain(_)));
+        self.users.get(user).is_some_and(|(secret, kept)| slow(secret) && kept.get().is_none())
+    }
+
+    /// The keys of a user, known or not.
+    pub fn keys(&self, user: &str) -> Arc<Keys> {
+        match self.users.get(user) {
+            Some((secret, kept)) => {
+                Arc::clone(kept.get_or_init(|| Arc::new(Keys::derive(user, secret.as_ref(), &self.seed))))
+            }
+            None => Arc::new(Keys::mock(user, &self.seed)),
+        }
+    }
+}
+
+/// The server's side of one exchange: it is fed the bodies of the client's `p` messages.
+pub struct ScramServer {
+    keys: Arc<Keys>,
+    nonce: String,
+    state: ServerState,
+}
+
+enum ServerState {
+    Start,
+    AwaitFirst,
+    AwaitFinal { client_first_bare: String, server_first: String, nonce: String, channel_binding: String },
+    Over,
+}
+
+/// What the server's side says next.
+#[derive(PartialEq, Eq)]
+pub enum ServerStep {
+    /// AuthenticationSASLContinue with these data; then the client speaks.
+    Continue(Vec<u8>),
+    /// AuthenticationSASLFinal with these data; the client has proven that it knows the password.
+    Proven {
+        /// The server's own proof, for AuthenticationSASLFinal.
+        message: Vec<u8>,
+        /// Keys for servers with the same verifier; only if ours was a stored one.
+        keys: Option<ScramKeys>,
+    },
+}
+
+impl ScramServer {
+    /// A new exchange. `nonce` is random, at least 18 bytes before base64.
+    pub fn new(keys: Arc<Keys>, nonce: &[u8]) -> ScramServer {
+        ScramServer { keys, nonce: BASE64.encode(nonce), state: ServerState::Start }
+    }
+
+    /// The body of the next `p` message: a SASLInitialResponse, then SASLResponses.
+    ///
+    /// # Errors
+    /// Whatever is not the next message of a good exchange; afterwards the exchange is over.
+    pub fn message(&mut self, body: &[u8]) -> Result<ServerStep, ScramError> {
+        if body.len() > MAX_MESSAGE {
+            self.state = ServerState::Over;
+            return Err(ScramError::Malformed("too long"));
+        }
+        match std::mem::replace(&mut self.state, ServerState::Over) {
+            ServerState::Start => match initial_response(body)? {
+                Some(data) => self.client_first(text(data)?),
+                None => {
+                    self.state = ServerState::AwaitFirst;
+                    Ok(ServerStep::Continue(Vec::new()))
+                }
+            },
+            ServerState::AwaitFirst => self.client_first(text(body)?),
+            ServerState::AwaitFinal { client_first_bare, server_first, nonce, channel_binding } => {
+                let last = ClientFinal::parse(text(body)?, &nonce, &channel_binding)?;
+                self.client_final(
+                    &format!("{client_first_bare},{server_first},{}", last.without_proof),
+                    last.proof,
+                )
+            }
+            ServerState::Over => Err(ScramError::Malformed("the exchange is over")),
+        }
+    }
+
+    fn client_first(&mut self, message: &str) -> Result<ServerStep, ScramError> {
+        let first = ClientFirst::parse(message)?;
+        let verifier = &self.keys.verifier;
+        let nonce = format!("{}{}", first.nonce, self.nonce);
+        let server_first = format!("r={nonce},s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations);
+        self.state = ServerState::AwaitFinal {
+            client_first_bare: first.bare.to_owned(),
+            server_first: server_first.clone(),
+            nonce,
+            channel_binding: BASE64.encode(first.gs2_header),
+        };
+        Ok(ServerStep::Continue(server_first.into_bytes()))
+    }
+
+    fn client_final(&self, auth_message: &str, proof: [u8; 32]) -> Result<ServerStep, ScramError> {
+        let verifier = &self.keys.verifier;
+        let client_key = xor(proof, hmac(&verifier.stored_key, auth_message.as_bytes()));
+        let proven: bool = sha256(&client_key).ct_eq(&verifier.stored_key).into();
+        if !proven || self.keys.origin == Origin::Mock {
+            return Err(ScramError::WrongProof);
+        }
+        let signature = hmac(&verifier.server_key, auth_message.as_bytes());
+        let keys = (self.keys.origin == Origin::Stored).then(|| ScramKeys {
+            client_key,
+            server_key: verifier.server_key,
+            salt: verifier.salt.clone(),
+            iterations: verifier.iterations,
+        });
+        Ok(ServerStep::Proven { message: format!("v={}", BASE64.encode(signature)).into_bytes(), keys })
+    }
+}
+
+/// The client's side of one exchange, towards a server.
+pub struct ScramClient {
+    source: Source,
+    first_bare: String,
+    nonce: String,
+    state: ClientState,
+}
+
+enum Source {
+    Password { password: String, cached: Option<ScramKeys> },
+    Keys(ScramKeys),
+}
+
+enum ClientState {
+    AwaitServerFirst,
+    AwaitServerFinal { auth_message: String, keys: ScramKeys },
+    Over,
+}
+
+impl ScramClient {
+    /// A new exchange with what we have. `nonce` is random, at least 18 bytes before base64. `cached` are keys that an
+    /// earlier exchange with the same password ended with: if they fit, PBKDF2 is saved.
+    ///
+    /// # Errors
+    /// `KeysDoNotFit` if the credential can never serve SCRAM.
+    pub fn new(
+        credential: &ServerCredential,
+        cached: Option<&ScramKeys>,
+        nonce: &[u8],
+    ) -> Result<ScramClient, ScramError> {
+        let source = match credential {
+            ServerCredential::Plain(password) if password.is_empty() => {
+                return Err(ScramError::KeysDoNotFit("the password is empty"));
+            }
+            ServerCredential::Plain(password) => {
+                Source::Password { password: password.clone(), cached: cached.cloned() }
+            }
+            ServerCredential::Scram(keys) => Source::Keys(keys.clone()),
+            ServerCredential::Md5(_) => {
+                return Err(ScramError::KeysDoNotFit(
+                    "the server asks for SCRAM and only an md5 hash is known",
+                ));
+            }
+            ServerCredential::Nothing => {
+                return Err(ScramError::KeysDoNotFit("the server asks for SCRAM and no password is known"));
+            }
+        };
+        let nonce = BASE64.encode(nonce);
+        // The user name is empty, as libpq leaves it: the server takes the one of the startup packet.
+        Ok(ScramClient {
+            source,
+            first_bare: format!("n=,r={nonce}"),
+            nonce,
+            state: ClientState::AwaitServerFirst,
+        })
+    }
+
+    /// The data of the SASLInitialResponse; its mechanism is [`MECHANISM`].
+    pub fn first(&self) -> Vec<u8> {
+        format!("n,,{}", self.first_bare).into_bytes()
+    }
+
+    /// The data of AuthenticationSASLContinue give the data of the SASLResponse.
+    ///
+    /// # Errors
+    /// A malformed message, more than [`MAX_ITERATIONS`], or keys of another verifier; the exchange is then over.
+    pub fn server_first(&mut self, data: &[u8]) -> Result<Vec<u8>, ScramError> {
+        let ClientState::AwaitServerFirst = std::mem::replace(&mut self.state, ClientState::Over) else {
+            return Err(ScramError::Malformed("AuthenticationSASLContinue out of order"));
+        };
+        let message = text(data)?;
+        let first = ServerFirst::parse(message, &self.nonce)?;
+        let keys = self.keys(&first)?;
+        let without_proof = format!("c=biws,r={}", first.nonce);
+        let auth_message = format!("{},{message},{without_proof}", self.first_bare);
+        let signature = hmac(&sha256(&keys.client_key), auth_message.as_bytes());
+        let proof = BASE64.encode(xor(keys.client_key, signature));
+        self.state = ClientState::AwaitServerFinal { auth_message, keys };
+        Ok(format!("{without_proof},p={proof}").into_bytes())
+    }
+
+    /// The data of AuthenticationSASLFinal. Success says that the server knows the verifier, and gives keys to keep for
+    /// the next exchange with the same password.
+    ///
+    /// # Errors
+    /// A server that proves nothing, or that answers with an error.
+    pub fn server_final(&mut self, data: &[u8]) -> Result<ScramKeys, ScramError> {
+        let ClientState::AwaitServerFinal { auth_message, keys } =
+            std::mem::replace(&mut self.state, ClientState::Over)
+        else {
+            return Err(ScramError::Malformed("AuthenticationSASLFinal out of order"));
+        };
+        let mut attributes = Attributes::of(text(data)?);
+        if attributes.rest.starts_with("e=") {
+            return Err(ScramError::ServerRefused);
+        }
+        let signature = bytes32(attributes.next('v')?)?;
+        attributes.skip_extensions()?;
+        let proven: bool = signature.ct_eq(&hmac(&keys.server_key, auth_message.as_bytes())).into();
+        if proven { Ok(keys) } else { Err(ScramError::ServerNotProven) }
+    }
+
+    fn keys(&self, first: &ServerFirst<'_>) -> Result<ScramKeys, ScramError> {
+        match &self.source {
+            Source::Keys(keys) if keys.fit(&first.salt, first.iterations) => Ok(keys.clone()),
+            Source::Keys(_) => Err(ScramError::KeysDoNotFit(
+                "the server's SCRAM verifier differs from the configured one; give server_password, or a plain password",
+            )),
+            Source::Password { cached: Some(keys), .. } if keys.fit(&first.salt, first.iterations) => {
+                Ok(keys.clone())
+            }
+            Source::Password { password, .. } => Ok(secret::keys(password, &first.salt, first.iterations)),
+        }
+    }
+}
+
+/// Whether a server's AuthenticationSASL (its list of names, each ending in a zero byte) offers [`MECHANISM`].
+pub fn offered(mechanisms: &[u8]) -> bool {
+    mechanisms.split(|&byte| byte == 0).any(|name| name == MECHANISM.as_bytes())
+}
+
+/// SASLInitialResponse: mechanism, zero byte, length as Int32 (-1: no data), data.
+fn initial_response(body: &[u8]) -> Result<Option<&[u8]>, ScramError> {
+    let end = body.iter().position(|&byte| byte == 0).ok_or(ScramError::Malformed("no mechanism"))?;
+    let (mechanism, rest) = (&body[..end], &body[end + 1..]);
+    if mechanism == b"SCRAM-SHA-256-PLUS" {
+        return Err(ScramError::Unsupported("channel binding was not offered"));
+    }
+    if mechanism != MECHANISM.as_bytes() {
+        return Err(ScramError::Unsupported("a mechanism that was not offered"));
+    }
+    let (length, data) = rest.split_first_chunk::<4>().ok_or(ScramError::Malformed("no length"))?;
+    match i32::from_be_bytes(*length) {
+        -1 if data.is_empty() => Ok(None),
+        length if usize::try_from(length) == Ok(data.len()) => Ok(Some(data)),
+        _ => Err(ScramError::Malformed("the length does not fit the message")),
+    }
+}
+
+/// client-first-message = gs2-header client-first-message-bare
+struct ClientFirst<'a> {
+    gs2_header: &'a str,
+    bare: &'a str,
+    nonce: &'a str,
+}
+
+impl<'a> ClientFirst<'a> {
+    fn parse(message: &'a str) -> Result<ClientFirst<'a>, ScramError> {
+        let (binding, rest) = message.split_once(',').ok_or(ScramError::Malformed("no gs2 header"))?;
+        match binding {
+            "n" | "y" => (),
+            _ if binding.starts_with("p=") => {
+                return Err(ScramError::Unsupported("channel binding was not offered"));
+            }
+            _ => return Err(ScramError::Malformed("unknown channel binding flag")),
+        }
+        let (authzid, bare) = rest.split_once(',').ok_or(ScramError::Malformed("no gs2 header"))?;
+        if !authzid.is_empty() {
+            return Err(ScramError::Unsupported("an authorization identity"));
+        }
+        if bare.starts_with("m=") {
+            return Err(ScramError::Unsupported("a mandatory extension"));
+        }
+        let mut attributes = Attributes::of(bare);
+        attributes.next('n')?;
+        let nonce = nonce(attributes.next('r')?)?;
+        attributes.skip_extensions()?;
+        Ok(ClientFirst { gs2_header: &message[..message.len() - bare.len()], bare, nonce })
+    }
+}
+
+/// client-final-message = channel-binding "," nonce ["," extensions] "," proof
+struct ClientFinal<'a> {
+    without_proof: &'a str,
+    proof: [u8; 32],
+}
+
+impl<'a> ClientFinal<'a> {
+    fn parse(message: &'a str, nonce: &str, channel_binding: &str) -> Result<ClientFinal<'a>, ScramError> {
+        let (without_proof, proof) = message.rsplit_once(",p=").ok_or(ScramError::Malformed("no proof"))?;
+        let mut attributes = Attributes::of(without_proof);
+        if attributes.next('c')? != channel_binding {
+            return Err(ScramError::Malformed("the channel binding differs from the first message's"));
+        }
+        if attributes.next('r')? != nonce {
+            return Err(ScramError::Malformed("the nonce does not match"));
+        }
+        attributes.skip_extensions()?;
+        Ok(ClientFinal { without_proof, proof: bytes32(proof)? })
+    }
+}
+
+/// server-first-message = nonce "," salt "," iteration-count ["," extensions]
+struct ServerFirst<'a> {
+    nonce: &'a str,
+    salt: Vec<u8>,
+    iterations: u32,
+}
+
+impl<'a> ServerFirst<'a> {
+    fn parse(message: &'a str, client_nonce: &str) -> Result<ServerFirst<'a>, ScramError> {
+        let mut attributes = Attributes::of(message);
+        let nonce = nonce(attributes.next('r')?)?;
+        if nonce.strip_prefix(client_nonce).is_none_or(str::is_empty) {
+            return Err(ScramError::Malformed("the server's nonce does not extend ours"));
+        }
+        let salt = base64(attributes.next('s')?)?;
+        if salt.is_empty() || salt.len() > MAX_SALT {
+            return Err(ScramError::Malformed("salt empty or too long"));
+        }
+        let iterations = iterations(attributes.next('i')?)?;
+        attributes.skip_extensions()?;
+        Ok(ServerFirst { nonce, salt, iterations })
+    }
+}
+
+/// `a=value,b=value`, read from the front.
+struct Attributes<'a> {
+    rest: &'a str,
+    at_end: bool,
+}
+
+impl<'a> Attributes<'a> {
+    fn of(text: &'a str) -> Attributes<'a> {
+        Attributes { rest: text, at_end: false }
+    }
+
+    /// The value of the next attribute, which must have this name.
+    fn next(&mut self, name: char) -> Result<&'a str, ScramError> {
+        match self.any()? {
+            (found, value) if found == name => Ok(value),
+            _ => Err(ScramError::Malformed("an attribute is missing or out of order")),
+        }
+    }
+
+    /// Optional extensions at the end may be ignored (RFC 5802, section 5.1), if they are well-formed.
+    fn skip_extensions(&mut self) -> Result<(), ScramError> {
+        while !self.at_end {
+            self.any()?;
+        }
+        Ok(())
+    }
+
+    fn any(&mut self) -> Result<(char, &'a str), ScramError> {
+        let malformed = ScramError::Malformed("an attribute is missing or out of order");
+        if self.at_end {
+            return Err(malformed);
+        }
+        let (attribute, rest) = match self.rest.split_once(',') {
+            Some((attribute, rest)) => (attribute, Some(rest)),
+            None => (self.rest, None),
+        };
+        (self.rest, self.at_end) = (rest.unwrap_or(""), rest.is_none());
+        let (name, value) = attribute.split_once('=').ok_or(malformed)?;
+        match name.as_bytes() {
+            [letter] if letter.is_ascii_alphabetic() => Ok((char::from(*letter), value)),
+            _ => Err(malformed),
+        }
+    }
+}
+
+fn text(data: &[u8]) -> Result<&str, ScramError> {
+    if data.len() > MAX_MESSAGE {
+        return Err(ScramError::Malformed("too long"));
+    }
+    match std::str::from_utf8(data) {
+        Ok(text) if !text.contains('\0') => Ok(text),
+        _ => Err(ScramError::Malformed("not UTF-8 text")),
+    }
+}
+
+/// A nonce is printable ASCII without a comma (RFC 5802, section 7).
+fn nonce(value: &str) -> Result<&str, ScramError> {
+    let good = (1..=MAX_NONCE).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_graphic());
+    if good { Ok(value) } else { Err(ScramError::Malformed("bad nonce")) }
+}
+
+fn iterations(value: &str) -> Result<u32, ScramError> {
+    let digits = !value.starts_with('0') && value.bytes().all(|byte| byte.is_ascii_digit());
+    match value.parse() {
+        Ok(rounds) if digits && rounds <= MAX_ITERATIONS => Ok(rounds),
+        Ok(_) if digits => Err(ScramError::Malformed("too many iterations")),
+        _ => Err(ScramError::Malformed("bad iteration count")),
+    }
+}
+
+fn base64(value: &str) -> Result<Vec<u8>, ScramError> {
+    BASE64.decode(value).map_err(|_| ScramError::Malformed("bad base64"))
+}
+
+fn bytes32(value: &str) -> Result<[u8; 32], ScramError> {
+    base64(value)?.try_into().map_err(|_| ScramError::Malformed("not 32 bytes"))
+}
+
+fn xor(left: [u8; 32], right: [u8; 32]) -> [u8; 32] {
+    std::array::from_fn(|i| left[i] ^ right[i])
+}
+
+#[cfg(test)]
+mod tests;

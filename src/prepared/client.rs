@@ -1,0 +1,69 @@
+//! The names that one client has given to prepared statements.
+
+use super::Prepared;
+use crate::sql::Statement;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A statement under a client's name.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// Text and types.
+    pub prepared: Arc<Prepared>,
+    /// What it does, by the catalog of `version`.
+    pub statement: Arc<Statement>,
+    /// The version of the catalog that `statement` was classified by.
+    pub version: u64,
+}
+
+/// What one client has prepared.
+#[derive(Debug, Default)]
+pub struct ClientStatements {
+    named: HashMap<Box<[u8]>, Named>,
+    unnamed: Option<Named>,
+}
+
+impl ClientStatements {
+    /// The statement of this name; empty: the unnamed one.
+    pub fn find(&self, name: &[u8]) -> Option<&Named> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    /// As [`find`](Self::find), to classify it anew.
+    pub fn find_mut(&mut self, name: &[u8]) -> Option<&mut Named> {
+        if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) }
+    }
+
+    /// Gives a name; answers what had it before.
+    pub fn insert(&mut self, name: &[u8], named: Named) -> Option<Named> {
+        if name.is_empty() { self.unnamed.replace(named) } else { self.named.insert(name.into(), named) }
+    }
+
+    /// Takes a name away; answers what had it.
+    pub fn remove(&mut self, name: &[u8]) -> Option<Named> {
+        if name.is_empty() { self.unnamed.take() } else { self.named.remove(name) }
+    }
+
+    /// Puts back what an insert or a remove that did not come true had changed.
+    pub fn restore(&mut self, name: &[u8], before: Option<Named>) {
+        match before {
+            Some(named) => drop(self.insert(name, named)),
+            None => drop(self.remove(name)),
+        }
+    }
+
+    /// Takes every name away, as DEALLOCATE ALL does: the unnamed statement stays.
+    pub fn clear(&mut self) {
+        self.named.clear();
+    }
+
+    /// How many names there are, without the unnamed statement.
+    pub fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// Whether nothing is prepared at all.
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty() && self.unnamed.is_none()
+    }
+}
