@@ -44,3 +44,5 @@ pub mod routing;
 
 pub mod auth;
 
+pub mod session;
+

@@ -1,0 +1,145 @@
+//! What a session wants done to a stream: data for the relay to carry out.
+
+use std::ops::Range;
+use std::time::Duration;
+
+/// What is done with the bytes at the head of the input, in order. Forwarded and skipped bytes together are what was
+/// consumed; inserted bytes stand between them. Reused from call to call, so that warm ones allocate nothing.
+#[derive(Debug, Default)]
+pub struct Edits {
+    edits: Vec<Op>,
+    inserted: Vec<u8>,
+    consumed: usize,
+    /// Bytes for the side from which the input came: answers that no server was asked for.
+    pub reply: Vec<u8>,
+    /// What happened, for those who count.
+    pub events: Events,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Forward(usize),
+    Skip(usize),
+    Insert(usize),
+}
+
+/// One edit, resolved against the input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Edit<'a> {
+    /// These bytes of the input go on.
+    Forward(Range<usize>),
+    /// These bytes go on before what follows.
+    Insert(&'a [u8]),
+}
+
+/// What happened during one call.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Events {
+    /// Simple queries and batches answered.
+    pub answered: u32,
+    /// How long the client waited for them, from the first request to the last answer; set when nothing is outstanding.
+    pub query_time: Option<Duration>,
+    /// A transaction ended; how long it took.
+    pub transaction_time: Option<Duration>,
+    /// Parse messages from the client.
+    pub client_parses: u32,
+    /// Parse messages made for the server.
+    pub server_parses: u32,
+    /// Bind messages from the client.
+    pub binds: u32,
+    /// A statement that may have changed the catalog has ended.
+    pub ddl: bool,
+    /// A statement named something that the catalog snapshot does not know.
+    pub unknown_name: bool,
+}
+
+impl Edits {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.edits.clear();
+        self.inserted.clear();
+        self.consumed = 0;
+        self.reply.clear();
+        self.events = Events::default();
+    }
+
+    /// How many bytes of the input were dealt with.
+    pub fn consumed(&self) -> usize {
+        self.consumed
+    }
+
+    /// If the whole output is one run of the input: that run.
+    pub fn single_forward(&self) -> Option<Range<usize>> {
+        match self.edits[..] {
+            [Op::Forward(n)] => Some(0..n),
+            _ => None,
+        }
+    }
+
+    /// The edits in order, without what is skipped.
+    pub fn iter(&self) -> impl Iterator<Item = Edit<'_>> {
+        let (mut input, mut inserted) = (0, 0);
+        self.edits.iter().filter_map(move |op| match *op {
+            Op::Forward(n) => {
+                input += n;
+                Some(Edit::Forward(input - n..input))
+            }
+            Op::Skip(n) => {
+                input += n;
+                None
+            }
+            Op::Insert(n) => {
+                inserted += n;
+                Some(Edit::Insert(&self.inserted[inserted - n..inserted]))
+            }
+        })
+    }
+
+    pub(super) fn forward(&mut self, n: usize) {
+        self.consumed += n;
+        match self.edits.last_mut() {
+            Some(Op::Forward(run)) => *run += n,
+            _ if n > 0 => self.edits.push(Op::Forward(n)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn skip(&mut self, n: usize) {
+        self.consumed += n;
+        match self.edits.last_mut() {
+            Some(Op::Skip(run)) => *run += n,
+            _ if n > 0 => self.edits.push(Op::Skip(n)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn insert<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let before = self.inserted.len();
+        let answer = write(&mut self.inserted);
+        match self.inserted.len() - before {
+            0 => {}
+            n => self.edits.push(Op::Insert(n)),
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_joined_and_resolved() {
+        let mut edits = Edits::default();
+        edits.forward(3);
+        edits.forward(2);
+        assert_eq!(edits.single_forward(), Some(0..5));
+        edits.skip(4);
+        edits.insert(|out| out.extend_from_slice(b"ab"));
+        edits.forward(1);
+        edits.insert(|out| out.extend_from_slice(b"c"));
+        assert_eq!((edits.consumed(), edits.single_forward()), (10, None));
+        let all: Vec<_> = edits.iter().collect();
+        assert_eq!(all, [Edit::Forward(0..5), Edit::Insert(b"ab"), Edit::Forward(9..10), Edit::Insert(b"c")]);
+    }
+}

@@ -1,0 +1,343 @@
+//! What the server owes: one entry per request that provokes an answer, in order.
+//!
+//! Each entry says what becomes of its answer: forwarded, swallowed (pglagoon made the request) or fabricated at its place
+//! (the request was never sent). After an error in an extended batch the server answers nothing up to the next Sync, and
+//! neither does this queue: the entries in between are undone.
+//!
+//! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>
+
+use crate::prepared::{Named, Prepared, StatementId};
+use crate::sql::effect::SettingChange;
+use crate::wire::BackendTag;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A request that provokes an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// Query or FunctionCall: ends with ReadyForQuery.
+    Query,
+    Parse,
+    Bind,
+    Describe,
+    Execute,
+    Close,
+    /// Ends with ReadyForQuery.
+    Sync,
+}
+
+impl Request {
+    /// Whether its answer ends with ReadyForQuery.
+    pub fn ends_ready(self) -> bool {
+        matches!(self, Request::Query | Request::Sync)
+    }
+
+    /// Whether `tag` is the last message of its answer.
+    fn is_ended_by(self, tag: BackendTag) -> bool {
+        match self {
+            Request::Query | Request::Sync => tag == BackendTag::READY_FOR_QUERY,
+            Request::Parse => tag == BackendTag::PARSE_COMPLETE,
+            Request::Bind => tag == BackendTag::BIND_COMPLETE,
+            Request::Describe => matches!(tag, BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA),
+            Request::Close => tag == BackendTag::CLOSE_COMPLETE,
+            Request::Execute => matches!(
+                tag,
+                BackendTag::COMMAND_COMPLETE
+                    | BackendTag::EMPTY_QUERY_RESPONSE
+                    | BackendTag::PORTAL_SUSPENDED
+            ),
+        }
+    }
+}
+
+/// What becomes of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    Forward,
+    Swallow,
+    /// No request was sent: these bytes are the answer.
+    Synthesize(Box<[u8]>),
+}
+
+/// What a request changes, done before its answer is known, or to be done when it is.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// A Parse that puts a statement on the server and, if it is the client's, gives it a name.
+    Parsed { id: StatementId, name: Option<Renamed> },
+    /// A Parse of the unnamed statement.
+    ParsedUnnamed { name: Option<Renamed> },
+    /// A Parse that the server need not see: only a name was given.
+    Named(Renamed),
+    /// A name was taken away.
+    Unnamed(Renamed),
+    /// A Close that makes room on the server.
+    Evicted(Arc<Prepared>),
+    /// Done when the statement succeeds: settings change.
+    Settings(Vec<SettingChange>),
+    /// Done when the statement succeeds: DEALLOCATE of this name of the client's.
+    Deallocated(Arc<[u8]>),
+    /// Done when the statement succeeds: DEALLOCATE ALL.
+    DeallocatedAll,
+    /// Done when the statement succeeds: DISCARD ALL.
+    Discarded,
+}
+
+impl Then {
+    /// Whether names go that the text alone tells of.
+    pub fn is_deallocation(&self) -> bool {
+        matches!(self, Then::Deallocated(_) | Then::DeallocatedAll | Then::Discarded)
+    }
+
+    /// Whether settings go back to where they were when the client connected.
+    pub fn is_reset(&self) -> bool {
+        match self {
+            Then::Discarded => true,
+            Then::Settings(changes) => {
+                changes.iter().any(|change| !matches!(change, SettingChange::Set { .. }))
+            }
+            _ => false,
+        }
+    }
+
+    fn is_unnamed(&self) -> bool {
+        matches!(self, Then::ParsedUnnamed { .. })
+    }
+
+    /// Whether it makes or unmakes a name, the client's or ours.
+    fn is_of_names(&self) -> bool {
+        !matches!(self, Then::ParsedUnnamed { .. } | Then::Settings(_))
+    }
+}
+
+/// A client's name and what had it before.
+#[derive(Debug)]
+pub(super) struct Renamed {
+    pub name: Box<[u8]>,
+    pub before: Option<Named>,
+}
+
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub request: Request,
+    pub action: Action,
+    pub then: Option<Box<Then>>,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct ReplyQueue {
+    entries: VecDeque<Reply>,
+    counts: Counts,
+}
+
+/// How many entries have consequences of a kind.
+#[derive(Debug, Default)]
+struct Counts([usize; 4]);
+
+impl Counts {
+    const KINDS: [fn(&Then) -> bool; 4] =
+        [Then::is_of_names, Then::is_deallocation, Then::is_reset, Then::is_unnamed];
+
+    fn add(&mut self, reply: &Reply) {
+        let Some(then) = reply.then.as_deref() else { return };
+        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count += usize::from(is(then)));
+    }
+
+    fn remove(&mut self, reply: &Reply) {
+        let Some(then) = reply.then.as_deref() else { return };
+        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count -= usize::from(is(then)));
+    }
+}
+
+impl ReplyQueue {
+    pub fn push(&mut self, request: Request, action: Action, then: Option<Then>) {
+        let reply = Reply { request, action, then: then.map(Box::new) };
+        self.counts.add(&reply);
+        self.entries.push_back(reply);
+    }
+
+    /// Whether an entry makes or unmakes a name.
+    pub fn has_names(&self) -> bool {
+        self.counts.0[0] > 0
+    }
+
+    /// Whether an entry is a DEALLOCATE or DISCARD ALL.
+    pub fn has_deallocations(&self) -> bool {
+        self.counts.0[1] > 0
+    }
+
+    /// Whether an entry puts settings back.
+    pub fn has_resets(&self) -> bool {
+        self.counts.0[2] > 0
+    }
+
+    /// Whether an entry is a Parse of the unnamed statement.
+    pub fn has_unnamed(&self) -> bool {
+        self.counts.0[3] > 0
+    }
+
+    /// Whether the latest Parse of the unnamed statement is unanswered and of an earlier batch.
+    pub fn has_unnamed_of_earlier_batch(&self) -> bool {
+        if !self.has_unnamed() {
+            return false;
+        }
+        let latest = self.entries.iter().rev().find_map(|reply| match reply.then.as_deref() {
+            _ if reply.request.ends_ready() => Some(true),
+            Some(then) if then.is_unnamed() => Some(false),
+            _ => None,
+        });
+        latest == Some(true)
+    }
+
+    /// What the unnamed statement was before an entry that has just been undone is what it was before the next one that
+    /// changes it. Answers it back if there is none.
+    pub fn hand_on(&mut self, before: Option<Named>) -> Result<(), Option<Named>> {
+        for reply in &mut self.entries {
+            match reply.then.as_deref_mut() {
+                Some(
+                    Then::ParsedUnnamed { name: Some(renamed) }
+                    | Then::Named(renamed)
+                    | Then::Unnamed(renamed),
+                ) if renamed.name.is_empty() => {
+                    renamed.before = before;
+                    return Ok(());
+                }
+                _ if reply.request == Request::Query => return Ok(()),
+                _ => {}
+            }
+        }
+        Err(before)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn front(&self) -> Option<&Reply> {
+        self.entries.front()
+    }
+
+    /// Takes the first entry if `tag` is the end of its answer.
+    pub fn pop_ended_by(&mut self, tag: BackendTag) -> Option<Reply> {
+        match self.entries.front() {
+            Some(reply) if reply.request.is_ended_by(tag) => self.pop(),
+            _ => None,
+        }
+    }
+
+    /// Takes the first entry if its answer is fabricated.
+    pub fn pop_synthetic(&mut self) -> Option<Reply> {
+        match self.entries.front() {
+            Some(Reply { action: Action::Synthesize(_), .. }) => self.pop(),
+            _ => None,
+        }
+    }
+
+    /// The server reported an error in an extended-protocol request: takes, one by one, the entries that it will not
+    /// answer, which is everything before the next Sync, a Query included. The first one is the request that failed.
+    pub fn pop_failed(&mut self) -> Option<Reply> {
+        match self.entries.front() {
+            Some(reply) if reply.request != Request::Sync => self.pop(),
+            _ => None,
+        }
+    }
+
+    /// COPY FROM STDIN has begun for the first entry: the Syncs that were sent behind it are not answered, because a
+    /// server in copy-in mode ignores Sync. Answers false if another request was sent behind it: that is an error of the
+    /// client's, which the server will report in a way that cannot be followed.
+    ///
+    /// Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY>
+    #[must_use]
+    pub fn copy_in_began(&mut self) -> bool {
+        let first = self.entries.pop_front();
+        self.entries.retain(|reply| reply.request != Request::Sync);
+        let alone = self.entries.is_empty();
+        self.entries.extend(first);
+        self.entries.rotate_right(usize::from(!alone));
+        alone
+    }
+
+    /// How many ReadyForQuery are still to come.
+    pub fn ready_owed(&self) -> usize {
+        self.entries.iter().filter(|reply| reply.request.ends_ready()).count()
+    }
+
+    /// Whether an answer is outstanding that may be a CopyInResponse.
+    pub fn may_begin_copy(&self) -> bool {
+        let may = |reply: &Reply| matches!(reply.request, Request::Query | Request::Execute);
+        self.entries.iter().any(|reply| reply.action == Action::Forward && may(reply))
+    }
+
+    /// Whether that is only a guess: an error in a batch has a Query behind it skipped, and its ReadyForQuery never comes.
+    pub fn is_ready_owed_in_doubt(&self) -> bool {
+        let mut is_in_batch = false;
+        self.entries.iter().any(|reply| {
+            let is_skipped_by_error = is_in_batch && reply.request == Request::Query;
+            is_in_batch = !reply.request.ends_ready();
+            is_skipped_by_error
+        })
+    }
+
+    /// How many of them the client waits for.
+    pub fn ready_owed_to_client(&self) -> usize {
+        let is_meant = |reply: &&Reply| reply.request.ends_ready() && reply.action != Action::Swallow;
+        self.entries.iter().filter(is_meant).count()
+    }
+
+    /// Forgets everything: the server is gone. Answers the entries, to be undone.
+    pub fn drain(&mut self) -> impl Iterator<Item = Reply> + '_ {
+        self.counts = Counts::default();
+        self.entries.drain(..)
+    }
+
+    fn pop(&mut self) -> Option<Reply> {
+        let reply = self.entries.pop_front();
+        reply.iter().for_each(|reply| self.counts.remove(reply));
+        // An idle client keeps room for a few entries only.
+        if self.entries.is_empty() && self.entries.capacity() > 8 {
+            self.entries = VecDeque::new();
+        }
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(requests: &[Request]) -> ReplyQueue {
+        let mut queue = ReplyQueue::default();
+        requests.iter().for_each(|&request| queue.push(request, Action::Forward, None));
+        queue
+    }
+
+    #[test]
+    fn an_answer_ends_its_own_request_only() {
+        let mut queue = queue(&[Request::Execute, Request::Sync]);
+        assert!(queue.pop_ended_by(BackendTag::DATA_ROW).is_none());
+        assert!(queue.pop_ended_by(BackendTag::READY_FOR_QUERY).is_none());
+        for end in [BackendTag::PORTAL_SUSPENDED, BackendTag::READY_FOR_QUERY] {
+            assert!(queue.pop_ended_by(end).is_some());
+        }
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn an_error_skips_to_the_next_sync() {
+        let mut queue = queue(&[Request::Bind, Request::Query, Request::Sync, Request::Query]);
+        assert_eq!(std::iter::from_fn(|| queue.pop_failed()).count(), 2);
+        assert_eq!((queue.len(), queue.ready_owed()), (2, 2));
+    }
+
+    #[test]
+    fn a_sync_sent_behind_copy_in_is_not_answered() {
+        let mut queue = queue(&[Request::Execute, Request::Sync]);
+        assert!(queue.copy_in_began());
+        assert_eq!((queue.len(), queue.ready_owed()), (1, 0));
+        assert_eq!(queue.front().unwrap().request, Request::Execute);
+    }
+}

@@ -1,0 +1,310 @@
+//! Session settings that follow a client from one server connection to the next.
+//!
+//! A client's settings and those that a server connection has at the moment are both [`Settings`]; the difference is one
+//! batch of SQL, sent ahead of the client's first message. A connection whose last client set something goes back to
+//! neutral in the same batch.
+
+use crate::sql::effect::SettingChange;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// The most settings that one client may carry along.
+pub const MAX_SETTINGS: usize = 200;
+
+/// A value, in the form in which it arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Value {
+    /// From a startup packet or `options`: the text that the setting itself parses.
+    Text(String),
+    /// From a SET: what stands after `SET name TO`.
+    Expression(String),
+}
+
+/// Settings that differ from a fresh login's. Cheap to clone and to compare.
+#[derive(Debug, Clone, Default)]
+pub struct Settings(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    values: BTreeMap<String, Value>,
+    hash: u64,
+    /// Whether what the classifier proves of a text holds under these settings.
+    proofs_hold: bool,
+}
+
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.hash == b.hash && a.values == b.values),
+            _ => false,
+        }
+    }
+}
+
+impl Settings {
+    /// The settings of a startup packet, by lower-cased name.
+    pub fn from_startup(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        let values = pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), Value::Text(value)));
+        Self::new(values.collect())
+    }
+
+    fn new(values: BTreeMap<String, Value>) -> Self {
+        if values.is_empty() {
+            return Settings(None);
+        }
+        let mut hasher = DefaultHasher::new();
+        values.hash(&mut hasher);
+        let proofs_hold = values.iter().all(|(name, value)| keeps_proofs(name, value));
+        Settings(Some(Arc::new(Inner { hash: hasher.finish(), values, proofs_hold })))
+    }
+
+    /// Whether nothing differs from a fresh login.
+    pub fn is_neutral(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// A number that equal settings share.
+    pub fn hash(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| inner.hash)
+    }
+
+    /// Whether a statement that is a proven read by its text is one under these settings: the text means what the lexer
+    /// takes it to mean, and a replica runs it.
+    pub fn proofs_hold(&self) -> bool {
+        self.0.as_ref().is_none_or(|inner| inner.proofs_hold)
+    }
+
+    /// The value of `name`, if it is set.
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.0.as_ref()?.values.get(name)
+    }
+
+    /// These settings after a change. `base` are the client's startup settings, to which RESET goes back.
+    ///
+    /// Answers `None` when there would be more than [`MAX_SETTINGS`].
+    pub fn after(&self, change: &SettingChange, base: &Settings) -> Option<Settings> {
+        let mut values = self.0.as_ref().map(|inner| inner.values.clone()).unwrap_or_default();
+        let reset = |values: &mut BTreeMap<String, Value>, name: &str| match base.value(name) {
+            Some(value) => drop(values.insert(name.to_owned(), value.clone())),
+            None => drop(values.remove(name)),
+        };
+        match change {
+            SettingChange::Set { name, value } => {
+                values.insert(name.clone(), Value::Expression(value.clone()));
+                // SET SESSION AUTHORIZATION puts the role back.
+                if name == "session_authorization" {
+                    reset(&mut values, "role");
+                }
+            }
+            SettingChange::Reset { name } => reset(&mut values, name),
+            SettingChange::ResetAll => {
+                // RESET ALL leaves the role and the session user alone.
+                let kept: Vec<_> = IDENTITY.iter().filter_map(|name| values.remove_entry(*name)).collect();
+                values = base.0.as_ref().map(|inner| inner.values.clone()).unwrap_or_default();
+                values.extend(kept);
+            }
+        }
+        (values.len() <= MAX_SETTINGS).then(|| Settings::new(values))
+    }
+
+    /// Whether who runs the statements differs: the session user or the role.
+    pub fn change_identity(&self) -> bool {
+        IDENTITY.iter().any(|name| self.value(name).is_some())
+    }
+
+    /// The SQL that takes a server connection from `from` to these settings; `None` if they are equal.
+    pub fn restore_from(&self, from: &Settings) -> Option<String> {
+        if self == from {
+            return None;
+        }
+        let empty = BTreeMap::new();
+        let values = |settings: &Settings| settings.0.clone();
+        let (from, to) = (values(from), values(self));
+        let from = from.as_ref().map_or(&empty, |inner| &inner.values);
+        let to = to.as_ref().map_or(&empty, |inner| &inner.values);
+        let mut sql = String::new();
+        // Whoever the last client had become may not be allowed to set what is set next; the login user comes back first.
+        let identity_moves = IDENTITY.iter().any(|name| from.get(*name) != to.get(*name));
+        if identity_moves && IDENTITY.iter().any(|name| from.contains_key(*name)) {
+            sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
+        }
+        for name in from.keys().filter(|name| !to.contains_key(*name) && !is_identity(name)) {
+            let _ = write!(sql, "RESET {};", quoted_name(name));
+        }
+        for (name, value) in
+            to.iter().filter(|(name, value)| from.get(*name) != Some(value) && !is_identity(name))
+        {
+            write_set(&mut sql, name, value);
+        }
+        if identity_moves {
+            for name in IDENTITY {
+                if let Some(value) = to.get(name) {
+                    write_set(&mut sql, name, value);
+                }
+            }
+        }
+        Some(sql)
+    }
+}
+
+/// In the order in which they must be set.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+/// Encodings in which a byte of a character may look like a quote or a backslash; the lexer knows only those in which none
+/// does. Source: "Client-only encodings" in PostgreSQL's manual, chapter 24.3.
+const UNSAFE_ENCODINGS: [&str; 10] =
+    ["sjis", "shiftjis", "mskanji", "big5", "gb", "uhc", "johab", "win9", "windows9", "cp9"];
+
+fn keeps_proofs(name: &str, value: &Value) -> bool {
+    let (Value::Text(text) | Value::Expression(text)) = value;
+    let word: String =
+        text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    match name {
+        "standard_conforming_strings" => matches!(word.as_str(), "on" | "true" | "yes" | "1"),
+        "client_encoding" => !UNSAFE_ENCODINGS.iter().any(|unsafe_one| word.contains(unsafe_one)),
+        // A hot standby refuses SERIALIZABLE; under REPEATABLE READ and below a single statement reads alike.
+        "default_transaction_isolation" | "transaction_isolation" => !word.contains("serializable"),
+        _ => true,
+    }
+}
+
+fn is_identity(name: &str) -> bool {
+    IDENTITY.contains(&name)
+}
+
+fn write_set(sql: &mut String, name: &str, value: &Value) {
+    let _ = match value {
+        Value::Expression(value) if is_identity(name) => {
+            let verb = if name == "role" { "ROLE" } else { "SESSION AUTHORIZATION" };
+            write!(sql, "SET {verb} {value};")
+        }
+        Value::Expression(value) if name == "timezone" => write!(sql, "SET TIME ZONE {value};"),
+        Value::Expression(value) => write!(sql, "SET {} TO {value};", quoted_name(name)),
+        Value::Text(value) => {
+            write!(sql, "SELECT pg_catalog.set_config({},{},false);", literal(name), literal(value))
+        }
+    };
+}
+
+/// A setting's name for SET and RESET: each part of `a.b` quoted.
+fn quoted_name(name: &str) -> String {
+    let parts: Vec<_> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    parts.join(".")
+}
+
+/// A string literal that means the same whatever `standard_conforming_strings` says.
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if text.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+/// The settings in a startup packet's `options`: `-c name=value`, `-cname=value` and `--name=value`.
+///
+/// # Errors
+/// The word that is none of these.
+pub fn startup_options(options: &str) -> Result<Vec<(String, String)>, String> {
+    let words = split_options(options);
+    let mut words = words.iter().map(String::as_str);
+    let mut pairs = Vec::new();
+    while let Some(word) = words.next() {
+        let assignment = match word {
+            "-c" => words.next().ok_or("-c")?,
+            _ => word.strip_prefix("--").or(word.strip_prefix("-c")).ok_or(word)?,
+        };
+        let (name, value) = assignment.split_once('=').ok_or(assignment)?;
+        pairs.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(pairs)
+}
+
+/// Splits at white space; a backslash takes the next character as it is (`pg_split_opts` in PostgreSQL).
+fn split_options(options: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            _ if character.is_ascii_whitespace() => words.extend(word.take()),
+            '\\' => word.get_or_insert_default().extend(characters.next()),
+            _ => word.get_or_insert_default().push(character),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, value: &str) -> SettingChange {
+        SettingChange::Set { name: name.into(), value: value.into() }
+    }
+
+    #[test]
+    fn only_what_differs_is_put_back() {
+        let none = Settings::default();
+        let a = none.after(&set("datestyle", "'ISO'"), &none).unwrap();
+        let ab = a.after(&set("work_mem", "'1MB'"), &none).unwrap();
+        assert_eq!(ab.restore_from(&a).unwrap(), "SET \"work_mem\" TO '1MB';");
+        assert_eq!(a.restore_from(&ab).unwrap(), "RESET \"work_mem\";");
+        assert_eq!(ab.restore_from(&ab.clone()), None);
+        assert_eq!(a, none.after(&set("datestyle", "'ISO'"), &none).unwrap(), "equal by value");
+    }
+
+    #[test]
+    fn reset_goes_back_to_the_startup_value() {
+        let base = Settings::from_startup([("TimeZone".to_owned(), "UTC".to_owned())]);
+        let changed = base.after(&set("timezone", "'Asia/Tokyo'"), &base).unwrap();
+        assert_eq!(
+            changed.after(&SettingChange::Reset { name: "timezone".into() }, &base),
+            Some(base.clone())
+        );
+        assert_eq!(changed.after(&SettingChange::ResetAll, &base), Some(base));
+    }
+
+    #[test]
+    fn the_login_user_comes_back_before_anything_is_set() {
+        let none = Settings::default();
+        let role = none.after(&set("role", "'bob'"), &none).unwrap();
+        let other = none.after(&set("work_mem", "'1MB'"), &none).unwrap();
+        let sql = other.restore_from(&role).unwrap();
+        assert_eq!(sql, "RESET SESSION AUTHORIZATION;RESET ROLE;SET \"work_mem\" TO '1MB';");
+        let sql = role.restore_from(&other).unwrap();
+        assert_eq!(sql, "RESET \"work_mem\";SET ROLE 'bob';");
+    }
+
+    #[test]
+    fn startup_values_are_parsed_by_the_setting_itself() {
+        let base = Settings::from_startup([("search_path".to_owned(), "a, \"B\\".to_owned())]);
+        let sql = base.restore_from(&Settings::default()).unwrap();
+        assert_eq!(sql, "SELECT pg_catalog.set_config('search_path', E'a, \"B\\\\',false);");
+    }
+
+    #[test]
+    fn some_settings_make_a_text_mean_something_else() {
+        let none = Settings::default();
+        let holds = |name, value| none.after(&set(name, value), &none).unwrap().proofs_hold();
+        assert!(
+            none.proofs_hold() && holds("client_encoding", "'UTF8'") && holds("client_encoding", "LATIN1")
+        );
+        assert!(holds("standard_conforming_strings", "on") && holds("work_mem", "'1MB'"));
+        for encoding in ["'SJIS'", "Shift_JIS_2004", "'BIG5'", "gb18030", "'GBK'", "'uhc'", "johab", "WIN936"]
+        {
+            assert!(!holds("client_encoding", encoding), "{encoding}");
+        }
+        assert!(!holds("standard_conforming_strings", "off"));
+        assert!(!holds("default_transaction_isolation", "'serializable'"));
+    }
+
+    #[test]
+    fn options_are_split_as_postgresql_does() {
+        let pairs = startup_options(r"-c geqo=off --work-mem=1MB -csearch_path=a\ b").unwrap();
+        let expected = [("geqo", "off"), ("work_mem", "1MB"), ("search_path", "a b")];
+        assert_eq!(pairs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert!(startup_options("-x").is_err() && startup_options("-c").is_err());
+    }
+}

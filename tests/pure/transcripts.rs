@@ -1,0 +1,1033 @@
+//! Golden conversations, named after what went wrong in one pooler or another.
+//!
+//! `a> ...` is what client a sends at once; then everything that can happen happens, before the next line.
+//! `p1>` went to a server on the primary, `r1>` to one on the replica, `a<` back to the client. `@1` is a name that
+//! pglagoon made. `! kill p1`, `! stop p1`, `! go p1`, `! gone a`, `! refuse a` and `! wait 3s` are events.
+
+use crate::notation::{bind, frontend, messages};
+use crate::relay::Relay;
+use pglagoon::config::{Consistency, PoolMode};
+use pglagoon::session::{Farewell, LOOKAHEAD};
+use std::fmt::Write;
+use std::time::Duration;
+
+struct Stage {
+    mode: PoolMode,
+    primaries: usize,
+    replicas: usize,
+    statements: usize,
+    startup: &'static [(&'static str, &'static str)],
+    consistency: Consistency,
+}
+
+const TRANSACTION: Stage = Stage {
+    mode: PoolMode::Transaction,
+    primaries: 1,
+    replicas: 1,
+    statements: 10,
+    startup: &[],
+    consistency: Consistency::Eventual,
+};
+const PRIMARY_ONLY: Stage = Stage { replicas: 0, ..TRANSACTION };
+const SESSION: Stage = Stage { mode: PoolMode::Session, primaries: 2, ..PRIMARY_ONLY };
+const STATEMENT: Stage = Stage { mode: PoolMode::Statement, ..TRANSACTION };
+
+impl Stage {
+    /// Plays what the clients send, and compares the whole conversation.
+    #[track_caller]
+    fn plays(self, expected: &str) -> Relay {
+        let expected: Vec<&str> =
+            expected.lines().map(str::trim_end).filter(|line| !line.trim().is_empty()).collect();
+        let indent = expected.iter().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
+        let expected: Vec<&str> = expected.into_iter().map(|line| &line[indent..]).collect();
+        let mut relay = Relay::new(self.mode, self.primaries, self.replicas, self.statements);
+        relay.rules.consistency = self.consistency;
+        relay.trace = Some(Default::default());
+        let startup: Vec<_> =
+            self.startup.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        for line in expected.iter().filter(|line| !line.starts_with(' ')) {
+            relay.trace.as_mut().unwrap().note((*line).to_owned());
+            match line.split_once("> ") {
+                Some((name, words)) => {
+                    let client = relay.clients.iter().position(|client| client.name == name);
+                    let client = client.unwrap_or_else(|| relay.connect(name, &startup));
+                    relay.clients[client].network.extend(frontend(words));
+                }
+                None => event(&mut relay, line.strip_prefix("! ").expect("an event")),
+            }
+            relay.settle();
+        }
+        let mut played = String::new();
+        for (place, words) in &relay.trace.as_ref().unwrap().lines {
+            writeln!(played, "{place}{}", words.join(" | ")).unwrap();
+        }
+        let expected: String = expected.iter().map(|line| format!("{line}\n")).collect();
+        assert!(played == expected, "played:\n{played}\nexpected:\n{expected}");
+        relay
+    }
+}
+
+fn event(relay: &mut Relay, words: &str) {
+    let (verb, name) = words.split_once(' ').unwrap();
+    let server = relay.servers.iter().position(|server| server.name == name);
+    let client = relay.clients.iter().position(|client| client.name == name);
+    match verb {
+        "kill" => drop(relay.kill_server(server.unwrap())),
+        "stop" => relay.servers[server.unwrap()].is_stuck = true,
+        "go" => relay.servers[server.unwrap()].is_stuck = false,
+        "gone" => relay.kill_client(client.unwrap()),
+        "refuse" => relay.refuse(client.unwrap()),
+        "wait" => relay.clock += Duration::from_secs(name.trim_end_matches('s').parse().unwrap()),
+        _ => panic!("no such event: {words}"),
+    }
+}
+
+// --- Pipelines, Sync, Flush, errors ------------------------------------------------------------------------------------
+
+#[test]
+fn server_released_after_the_first_of_pipelined_queries() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query select 1 | Query select 2 | Query select 3
+          p1> Query select 1 | Query select 2 | Query select 3
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I | RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I | RowDescription c | DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Query select 4
+          p1> Query select 4
+          b< RowDescription c | DataRow 4 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn close_of_an_unknown_name_was_an_error() {
+    PRIMARY_ONLY.plays(
+        "
+        a> CloseS nobody | CloseP nothing | Sync
+          a< CloseComplete | CloseComplete | ReadyForQuery I
+        a> Parse s: select 1 | CloseS nobody | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | CloseComplete | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn error_in_a_pipeline_answers_nothing_up_to_sync() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Parse : select * from missing | Parse t: select 1 | CloseS s | Bind : | Execute | Sync | Query select 2
+          p1> Parse : select * from missing | Bind : | Execute | Sync | Query select 2
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I | RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn fabricated_answer_overtook_the_servers() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Bind :s | Execute | Parse t: select 1 | CloseS s | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ParseComplete | CloseComplete | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn flush_ended_the_ownership() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select * from rows3 | Bind : | Flush
+          p1> Parse : select * from rows3 | Bind : | Flush
+          a< ParseComplete | BindComplete
+        b> Query select 1
+        a> Execute 2 | Flush
+          p1> Execute  2 | Flush
+          a< DataRow 1 | DataRow 2 | PortalSuspended
+        a> Execute 2 | Sync
+          p1> Execute  2 | Sync
+          a< DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn query_inside_a_batch_destroys_the_unnamed_statement() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select 1 | Query select 2 | Bind : | Sync
+          p1> Parse : select 1 | Query select 2
+          a< ParseComplete | RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> CloseS | Bind : | Sync
+          a< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn query_skipped_behind_an_error_was_waited_for() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse : select * from missing | Query select 2 | Sync
+          p1> Parse : select * from missing | Query select 2 | Sync
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+        b> Query select 3
+          p1> Query select 3
+          b< RowDescription c | DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn function_call_assumed_a_server() {
+    TRANSACTION.plays(
+        "
+        a> FunctionCall
+          p1> FunctionCall
+          a< FunctionCallResponse | ReadyForQuery I
+        a> FunctionCall | Query select 1
+          p1> FunctionCall | Query select 1
+          a< FunctionCallResponse | ReadyForQuery I | RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn suspended_and_empty_end_an_execute() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select * from rows3 | Bind : | Execute 2 | Execute 2 | Parse : | Bind : | Execute | Sync
+          p1> Parse : select * from rows3 | Bind : | Execute  2 | Execute  2 | Parse : | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow 1 | DataRow 2 | PortalSuspended | DataRow 3 | CommandComplete SELECT 1 | ParseComplete | BindComplete | EmptyQueryResponse | ReadyForQuery I
+        a> Query
+          p1> Query
+          a< EmptyQueryResponse | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn client_that_only_says_goodbye_takes_no_server() {
+    TRANSACTION.plays(
+        "
+        a> Terminate
+          a said goodbye
+        ",
+    );
+}
+
+// --- COPY ---------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn sync_behind_copy_in_was_counted() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : copy t from stdin | Bind : | Execute | Sync
+          p1> Parse : copy t from stdin | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | CopyInResponse
+        a> CopyData line | Sync | Flush | CopyData line | CopyDone | Sync
+          p1> CopyData line | Sync | Flush | CopyData line | CopyDone | Sync
+          a< CommandComplete COPY 2 | ReadyForQuery I
+        b> Query select 1
+          p1> Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn copy_that_failed_is_still_fed() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query copy t from stdin
+          p1> Query copy t from stdin
+          a< CopyInResponse
+        a> CopyData dup
+          p1> CopyData dup
+          a< Error 23505 duplicate key value | ReadyForQuery I
+        b> Query select 1
+          p1> Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> CopyData line | CopyDone | Query select 2
+          p1> Query select 2
+          a< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : copy t from stdin | Bind : | Execute | Flush
+          p1> Parse : copy t from stdin | Bind : | Execute | Flush
+          a< ParseComplete | BindComplete | CopyInResponse
+        a> CopyData dup
+          p1> CopyData dup
+          a< Error 23505 duplicate key value
+        a> CopyData line | CopyDone | Sync
+          p1> Sync
+          a< ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn client_gives_the_copy_up() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query copy t from stdin
+          p1> Query copy t from stdin
+          a< CopyInResponse
+        a> CopyData line | CopyFail changed my mind
+          p1> CopyData line | CopyFail changed my mind
+          a< Error 57014 COPY from stdin failed | ReadyForQuery I
+        a> Query copy t to stdout
+          p1> Query copy t to stdout
+          a< CopyOutResponse | CopyData line | CopyDone | CommandComplete COPY 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn client_died_in_copy_in() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query copy t from stdin
+          p1> Query copy t from stdin
+          a< CopyInResponse
+        a> CopyData line
+          p1> CopyData line
+        ! gone a
+          a is gone
+        b> Query select 1
+          p1> Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+// --- Prepared statements ------------------------------------------------------------------------------------------------
+
+#[test]
+fn failed_parse_left_its_name() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select * from missing | Sync
+          p1> Parse @1: select * from missing | Sync
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+        a> Parse s: select 1 | Bind :s | Execute | Sync
+          p1> Parse @2: select 1 | Bind :@2 | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn eviction_inside_a_failing_batch() {
+    Stage { statements: 1, ..PRIMARY_ONLY }.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Bind :nobody | Parse t: select 2 | Sync
+          p1> Bind :nobody | CloseS @1 | Parse @2: select 2 | Sync
+          a< Error 26000 prepared statement "nobody" does not exist | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse t: select 2 | Sync
+          p1> CloseS @1 | Parse @2: select 2 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> CloseS @2 | Parse @1: select 1 | Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn deallocate_all_took_a_statement_prepared_behind_it() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Parse : deallocate all | Bind : | Execute | Parse s: select 2 | Sync
+          p1> Parse : deallocate all | Bind : | Execute | Flush
+          a< ParseComplete | BindComplete | CommandComplete DEALLOCATE ALL
+          p1> Parse @2: select 2 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@2 | Execute | Sync
+          a< BindComplete | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn discard_all_left_the_record_stale() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Query discard all
+          p1> Query discard all
+          a< CommandComplete DISCARD ALL | ReadyForQuery I
+        b> Parse s: select 1 | Bind :s | Execute | Sync
+          p1> Parse @1: select 1 | Bind :@1 | Execute | Sync
+          b< ParseComplete | BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :s | Execute | Sync
+          a< Error 26000 prepared statement "s" does not exist | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn deallocate_by_the_clients_name() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select 1 | Parse t: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ParseComplete | ReadyForQuery I
+        a> Query deallocate t
+          p1> CloseS t | Parse t: | Query deallocate t
+          a< CommandComplete DEALLOCATE | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind :t | Execute | Sync
+          p1> Bind :t | Execute | Sync
+          a< Error 26000 prepared statement "t" does not exist | ReadyForQuery I
+        a> Parse : deallocate s | Bind : | Execute | Sync
+          p1> Parse : deallocate s | Bind : | CloseS s | Parse s: | Execute | Flush
+          a< ParseComplete | BindComplete | CommandComplete DEALLOCATE
+          p1> Sync
+          a< ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :s | Execute | Sync
+          a< Error 26000 prepared statement "s" does not exist | ReadyForQuery I
+        a> Query deallocate s
+          p1> Query deallocate s
+          a< Error 26000 prepared statement "s" does not exist | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn deallocate_in_an_aborted_transaction_left_its_stand_in() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Query begin | Query select 1/0 | Query deallocate s | Query rollback
+          p1> Query begin | Query select 1/0
+          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E
+          p1> Query deallocate s
+          a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        a> Query begin | Query select 1/0
+          p1> Query begin | Query select 1/0
+          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E
+        a> Parse r: rollback | Sync | Parse d: deallocate s | Sync
+          p1> Parse @2: rollback | Sync
+          a< ParseComplete | ReadyForQuery E
+          p1> Parse @3: deallocate s | Sync
+          a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E
+        a> Query rollback
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn describe_of_a_portal_was_renamed() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select 1 | Bind s:s | DescribeP s | DescribeS s | Execute s | CloseP s | Sync
+          p1> Parse @1: select 1 | Bind s:@1 | DescribeP s | DescribeS @1 | Execute s | CloseP s | Sync
+          a< ParseComplete | BindComplete | RowDescription c | ParameterDescription 0 | RowDescription c | DataRow 1 | CommandComplete SELECT 1 | CloseComplete | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn hidden_parse_that_fails_is_the_binds_error() {
+    Stage { primaries: 2, ..PRIMARY_ONLY }.plays(
+        "
+        a> Parse s: select * from changing | Sync
+          p1> Parse @1: select * from changing | Sync
+          a< ParseComplete | ReadyForQuery I
+        b> Query begin
+          p1> Query begin
+          b< CommandComplete BEGIN | ReadyForQuery T
+        a> Query begin
+          p2> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query select 1/0
+          p2> Query select 1/0
+          a< RowDescription c | Error 22012 division by zero | ReadyForQuery E
+        a> Bind :s | Execute | Sync
+          p2> Parse @1: select * from changing | Bind :@1 | Execute | Sync
+          a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E
+        a> Query rollback
+          p2> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p2> Parse @1: select * from changing | Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn name_that_is_taken_aborts_the_transaction_in_the_servers_words() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Query begin
+          p1> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Parse s: select 2 | Sync
+          p1> Parse s: | Parse s: select 2 | Sync | CloseS s | Sync
+          a< Error 42P05 prepared statement "s" already exists | ReadyForQuery E
+        a> Query commit
+          p1> Query commit
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        b> Parse s: select 3 | Bind :s | Execute | Sync
+          p1> Parse @2: select 3 | Bind :@2 | Execute | Sync
+          b< ParseComplete | BindComplete | DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn parse_of_what_is_there_succeeded_in_an_aborted_transaction() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Query begin | Query select 1/0 | Parse t: select 1 | Sync
+          p1> Query begin | Query select 1/0
+          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E
+          p1> CloseS @1 | Parse @1: select 1 | Sync
+          a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E
+        a> Query rollback
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Parse @1: select 1 | Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn statement_that_was_judged_and_skipped_was_taken_for_the_next() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Query begin
+          p1> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Parse : select * from missing | Sync | Bind :nobody | Parse t: deallocate all | Sync | Query rollback
+          p1> Parse : select * from missing | Sync | Bind :nobody
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery E | Error 26000 prepared statement "nobody" does not exist
+          p1> Sync | Query rollback
+          a< ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn client_died_behind_a_query_that_may_be_skipped() {
+    PRIMARY_ONLY.plays(
+        "
+        ! stop p1
+        a> Bind :nobody | Query select 1
+          p1> Bind :nobody | Query select 1
+        ! gone a
+          a is gone
+        ! go p1
+        b> Query select 2
+          p1> Query select 2
+          b< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn unnamed_statement_of_another_client_was_visible() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select 1 | Sync
+          p1> Parse : select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        b> Bind : | Execute | Sync
+          p1> CloseS | Bind : | Execute | Sync
+          b< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        b> DescribeS | Sync
+          p1> CloseS | DescribeS | Sync
+          b< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        a> Bind : | Execute | Sync
+          p1> Parse : select 1 | Bind : | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn unnamed_statement_of_another_client_was_run_behind_an_error() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse : select 'mine' | Sync
+          p1> Parse : select 'mine' | Sync
+          a< ParseComplete | ReadyForQuery I
+        b> Bind :nobody | Parse : select 'other' | Sync | Bind : | Execute | Sync
+          p1> Bind :nobody | Parse : select 'other' | Sync
+          b< Error 26000 prepared statement "nobody" does not exist | ReadyForQuery I
+          p1> CloseS | Bind : | Execute | Sync
+          b< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn statements_are_shared_and_follow_their_client() {
+    Stage { primaries: 2, ..PRIMARY_ONLY }.plays(
+        "
+        a> Parse s: select $1 | Bind :s one | Execute | Sync
+          p1> Parse @1: select $1 | Bind :@1 one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Parse t: select $1 | Bind :t two | Execute | Sync
+          p1> Bind :@1 two | Execute | Sync
+          b< ParseComplete | BindComplete | DataRow two | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Query begin
+          p1> Query begin
+          b< CommandComplete BEGIN | ReadyForQuery T
+        a> Bind :s three | Execute | Sync
+          p2> Parse @1: select $1 | Bind :@1 three | Execute | Sync
+          a< BindComplete | DataRow three | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn stale_plan_is_the_clients_to_prepare_anew() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select * from changing | Bind :s | Execute | Sync
+          p1> Parse @1: select * from changing | Bind :@1 | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Query alter table changing add c int
+          p1> Query alter table changing add c int
+          b< CommandComplete ALTER TABLE | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< Error 0A000 cached plan must not change result type | ReadyForQuery I
+        a> Parse t: select * from changing | Bind :t | Execute | Sync
+          p1> Parse @2: select * from changing | Bind :@2 | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+// --- Settings -----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn settings_leaked_to_another_client() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Query set work_mem to '1MB'
+          p1> Query set work_mem to '1MB'
+          a< CommandComplete SET | ReadyForQuery I
+        a> Query set timezone to 'Asia/Tokyo'
+          p1> Query set timezone to 'Asia/Tokyo'
+          a< CommandComplete SET | ParameterStatus TimeZone=Asia/Tokyo | ReadyForQuery I
+        b> Query show work_mem
+          p1> Query RESET "timezone";RESET "work_mem"; | Query show work_mem
+          b< RowDescription c | DataRow 4MB | CommandComplete SHOW | ReadyForQuery I
+        a> Query show work_mem | Query show timezone
+          p1> Query SET TIME ZONE 'Asia/Tokyo';SET "work_mem" TO '1MB'; | Query show work_mem | Query show timezone
+          a< RowDescription c | DataRow 1MB | CommandComplete SHOW | ReadyForQuery I | RowDescription c | DataRow Asia/Tokyo | CommandComplete SHOW | ReadyForQuery I
+        b> Query set timezone to 'Asia/Tokyo'
+          p1> Query RESET "timezone";RESET "work_mem"; | Query set timezone to 'Asia/Tokyo'
+          b< CommandComplete SET | ParameterStatus TimeZone=Asia/Tokyo | ReadyForQuery I
+        a> Query select 1
+          p1> Query SET "work_mem" TO '1MB'; | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn settings_that_are_rolled_back() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query begin
+          p1> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query set work_mem to '1MB'
+          p1> Query set work_mem to '1MB'
+          a< CommandComplete SET | ReadyForQuery T
+        a> Query rollback
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        a> Query begin | Query set work_mem to '2MB' | Query select 1/0 | Query commit
+          p1> Query begin | Query set work_mem to '2MB' | Query select 1/0 | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T | CommandComplete SET | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
+        a> Parse : begin | Bind : | Execute | Parse : set work_mem to '3MB' | Bind : | Execute | Sync
+          p1> Parse : begin | Bind : | Execute | Parse : set work_mem to '3MB' | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | CommandComplete BEGIN | ParseComplete | BindComplete | CommandComplete SET | ReadyForQuery T
+        a> Query rollback
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        a> Query show work_mem
+          p1> Query show work_mem
+          a< RowDescription c | DataRow 4MB | CommandComplete SHOW | ReadyForQuery I
+        b> Query show work_mem
+          p1> Query show work_mem
+          b< RowDescription c | DataRow 4MB | CommandComplete SHOW | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn reset_goes_back_to_what_the_client_asked_for() {
+    Stage { startup: &[("timezone", "Europe/Rome")], ..PRIMARY_ONLY }.plays(
+        "
+        a> Query set timezone to 'Asia/Tokyo'
+          p1> Query SELECT pg_catalog.set_config('timezone','Europe/Rome',false); | Query set timezone to 'Asia/Tokyo'
+          a< CommandComplete SET | ParameterStatus TimeZone=Asia/Tokyo | ReadyForQuery I
+        a> Query reset timezone | Query show timezone
+          p1> Query reset timezone
+          a< CommandComplete RESET | ParameterStatus TimeZone=Europe/Rome | ReadyForQuery I
+          p1> Query SELECT pg_catalog.set_config('timezone','Europe/Rome',false); | Query show timezone
+          a< RowDescription c | DataRow Europe/Rome | CommandComplete SHOW | ReadyForQuery I
+        a> Query discard all
+          p1> Query discard all
+          a< CommandComplete DISCARD ALL | ParameterStatus TimeZone=Europe/Rome | ReadyForQuery I
+        a> Query show timezone
+          p1> Query SELECT pg_catalog.set_config('timezone','Europe/Rome',false); | Query show timezone
+          a< RowDescription c | DataRow Europe/Rome | CommandComplete SHOW | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn role_is_settled_before_anything_runs() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query set role bob
+          p1> Query set role bob
+          a< CommandComplete SET | ReadyForQuery I
+        b> Query select 1
+          p1> Query RESET SESSION AUTHORIZATION;RESET ROLE; | Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query insert into t values (1)
+          p1> Query SET ROLE 'bob'; | Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn setting_that_cannot_be_restored_is_told() {
+    Stage { startup: &[("work_mem", "bad")], ..PRIMARY_ONLY }.plays(
+        "
+        a> Query select 1
+          p1> Query SELECT pg_catalog.set_config('work_mem','bad',false); | Query select 1
+          a< Error 22023 the session's settings could not be restored on another server connection
+          a is told why and cut off
+        ",
+    );
+}
+
+// --- Routing ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn each_statement_goes_its_own_way() {
+    TRANSACTION.plays(
+        "
+        a> Query select 1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query insert into t values (1)
+          p1> Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I
+        a> Query select 1 | Query insert into t values (1) | Query select 2
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> Query insert into t values (1) | Query select 2
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I | RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query begin | Query select 1 | Query commit
+          p1> Query begin | Query select 1 | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn reads_stay_after_a_write() {
+    Stage { consistency: Consistency::Sticky, ..TRANSACTION }.plays(
+        "
+        a> Query insert into t values (1)
+          p1> Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I
+        a> Query select 1
+          p1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ! wait 3s
+        a> Query select 1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn bind_was_routed_by_the_statement_before() {
+    TRANSACTION.plays(
+        "
+        a> Parse r: select 1 | Sync | Parse w: insert into t values (1) | Sync
+          r1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+          p1> Parse @2: insert into t values (1) | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Bind :w | Execute | Sync
+          p1> Bind :@2 | Execute | Sync
+          a< BindComplete | CommandComplete INSERT 0 1 | ReadyForQuery I
+        a> Bind :r | Execute | Sync
+          r1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind :r | Execute | Bind :w | Execute | Sync
+          p1> Parse @1: select 1 | Bind :@1 | Execute | Bind :@2 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | BindComplete | CommandComplete INSERT 0 1 | ReadyForQuery I
+        a> Bind :r | Execute
+        a> Sync
+          r1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn statement_mode_refuses_a_transaction() {
+    STATEMENT.plays(
+        "
+        a> Query begin
+          a< Error 0A000 transaction blocks are not allowed in statement pooling mode | ReadyForQuery I
+        a> Query select 1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : begin | Bind : | Execute | Sync
+          a< Error 0A000 transaction blocks are not allowed in statement pooling mode | ReadyForQuery I
+        a> Query select 1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn session_mode_keeps_its_server_and_its_names() {
+    SESSION.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse s: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        b> Query select 1
+          p2> Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse s: select 2 | Sync
+          p1> Parse s: select 2 | Sync
+          a< Error 42P05 prepared statement "s" already exists | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :s | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query deallocate s
+          p1> Query deallocate s
+          a< CommandComplete DEALLOCATE | ReadyForQuery I
+        a> Query listen x
+          p1> Query listen x
+          a< CommandComplete LISTEN | ReadyForQuery I
+        a> Terminate
+          a said goodbye
+        "#,
+    );
+}
+
+// --- What goes away -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn client_died_in_the_middle_of_a_result() {
+    PRIMARY_ONLY.plays(
+        "
+        ! stop p1
+        a> Query begin | Query select 1 | Parse : set work_mem to '1MB' | Bind : | Execute
+          p1> Query begin | Query select 1 | Parse : set work_mem to '1MB' | Bind : | Execute
+        ! gone a
+          a is gone
+        ! go p1
+        b> Query show work_mem
+          p1> Query show work_mem
+          b< RowDescription c | DataRow 4MB | CommandComplete SHOW | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn server_lost_under_a_query() {
+    TRANSACTION.plays(
+        "
+        ! stop p1
+        a> Query insert into t values (1) | Query insert into t values (2)
+          p1> Query insert into t values (1) | Query insert into t values (2)
+        ! kill p1
+          a< Error 08006 the server connection was lost while a request was under way: killed | ReadyForQuery I | Error 08006 the server connection was lost while a request was under way: killed | ReadyForQuery I
+        ! go p1
+        a> Query select 1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn server_lost_under_a_batch() {
+    TRANSACTION.plays(
+        "
+        ! stop p1
+        a> Parse : insert into t values (1) | Bind : | Execute | Flush
+          p1> Parse : insert into t values (1) | Bind : | Execute | Flush
+        ! kill p1
+          a< Error 08006 the server connection was lost while a request was under way: killed
+        ! go p1
+        a> Bind : | Sync
+          a< ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn what_follows_a_lost_begin_ran_outside_the_transaction() {
+    TRANSACTION.plays(
+        "
+        ! stop p1
+        a> Query begin
+          p1> Query begin
+        ! kill p1
+          a< Error 08006 the server connection was lost while a request was under way: killed
+          a is told why and cut off
+        ! go p1
+        b> Query begin
+          p1> Query begin
+          b< CommandComplete BEGIN | ReadyForQuery T
+        ! stop p1
+        b> Query insert into t values (1)
+          p1> Query insert into t values (1)
+        ! kill p1
+          b< Error 08006 the server connection was lost while a request was under way: killed
+          b is told why and cut off
+        ",
+    );
+}
+
+#[test]
+fn server_lost_while_settings_are_restored() {
+    TRANSACTION.plays(
+        "
+        a> Query set role bob
+          p1> Query set role bob
+          a< CommandComplete SET | ReadyForQuery I
+        b> Query insert into t values (0)
+          p1> Query RESET SESSION AUTHORIZATION;RESET ROLE; | Query insert into t values (0)
+          b< CommandComplete INSERT 0 1 | ReadyForQuery I
+        ! stop p1
+        a> Query insert into t values (1)
+          p1> Query SET ROLE 'bob';
+        ! kill p1
+          p1> Query SET ROLE 'bob';
+        ! go p1
+          p1> Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn no_server_is_to_be_had() {
+    Stage { primaries: 0, ..TRANSACTION }.plays(
+        "
+        a> Query insert into t values (1) | Query select 1
+        ! refuse a
+          a< Error 53300 no server connection | ReadyForQuery I
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : insert into t values (1) | Bind : | Execute | Sync | Query select 1
+        ! refuse a
+          a< Error 53300 no server connection | ReadyForQuery I
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn bind_larger_than_any_buffer_is_streamed() {
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 1, 10);
+    let client = relay.connect("a", &[]);
+    let value = "x".repeat(3 << 20);
+    relay.clients[client].network.extend(frontend("Parse s: select $1 | Sync"));
+    relay.settle();
+    bind(&mut relay.clients[client].network, "", "s", &[&value]);
+    relay.clients[client].network.extend(frontend("Execute | Sync"));
+    while !relay.clients[client].network.is_empty() {
+        relay.arrive(client, 1000);
+        if let Some(&server) = relay.candidates(client).first() {
+            assert_eq!(
+                relay.servers[server].name, "p1",
+                "a batch whose end is out of sight is the primary's"
+            );
+            relay.grant(client, server);
+        }
+    }
+    relay.settle();
+    assert!(relay.largest_input < LOOKAHEAD + 2000, "{} bytes were held", relay.largest_input);
+    let (all, _) = messages(&relay.clients[client].view);
+    assert!(all.iter().any(|(tag, body)| *tag == b'D' && body.len() > 3 << 20));
+    relay.assert_nothing_leaked();
+}
+
+#[test]
+fn server_lost_inside_a_row_leaves_nothing_to_say() {
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 0, 10);
+    let client = relay.connect("a", &[]);
+    relay.clients[client].network.extend(frontend("Query select 1"));
+    relay.arrive(client, usize::MAX);
+    relay.grant(client, 0);
+    relay.deliver(0, usize::MAX);
+    // RowDescription, and a part of DataRow.
+    relay.answer(0, 36);
+    relay.kill_server(0);
+    assert_eq!(relay.clients[client].closed, Some(Farewell::Abrupt));
+}
