@@ -46,3 +46,9 @@ pub mod auth;
 
 pub mod session;
 
+pub mod metrics;
+
+pub mod net;
+
+pub mod backend;
+

@@ -1,0 +1,127 @@
+//! The common name of an X.509 certificate.
+//!
+//! rustls verifies certificates but does not say whom they name, and one attribute does not pay for an X.509 library:
+//! the way to it is nine elements long. Every length is checked; anything unexpected is "no name".
+//!
+//! Source: RFC 5280, section 4.1 (`Certificate`, `TBSCertificate`, `Name`).
+
+/// The first common name of the certificate's subject, as PostgreSQL takes it for `cert` authentication.
+///
+/// `None`: there is none, or it is empty, holds a NUL, or is in an encoding that is neither ASCII nor UTF-8.
+pub(super) fn common_name(certificate: &[u8]) -> Option<&str> {
+    let mut names = Elements(subject(certificate)?);
+    while let Some(set) = names.expect(SET) {
+        let mut attributes = Elements(set);
+        while let Some(attribute) = attributes.expect(SEQUENCE) {
+            let mut attribute = Elements(attribute);
+            if attribute.expect(OBJECT_IDENTIFIER)? == COMMON_NAME {
+                return text(attribute.next()?);
+            }
+        }
+    }
+    None
+}
+
+/// The content of TBSCertificate's `subject`.
+fn subject(certificate: &[u8]) -> Option<&[u8]> {
+    let certificate = Elements(certificate).expect(SEQUENCE)?;
+    let mut fields = Elements(Elements(certificate).expect(SEQUENCE)?);
+    let version = Elements(fields.0).next()?;
+    if version.0 == EXPLICIT_0 {
+        fields.next()?;
+    }
+    fields.expect(INTEGER)?;
+    let [_signature, _issuer, _validity] =
+        [fields.expect(SEQUENCE)?, fields.expect(SEQUENCE)?, fields.expect(SEQUENCE)?];
+    fields.expect(SEQUENCE)
+}
+
+fn text((tag, content): (u8, &[u8])) -> Option<&str> {
+    let text = match tag {
+        UTF8_STRING | PRINTABLE_STRING | IA5_STRING => std::str::from_utf8(content).ok()?,
+        _ => return None,
+    };
+    (!text.is_empty() && !text.contains('\0')).then_some(text)
+}
+
+/// DER elements, one after the other.
+struct Elements<'a>(&'a [u8]);
+
+impl<'a> Elements<'a> {
+    /// Tag and content of the next one.
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        let (&[tag, first], rest) = self.0.split_first_chunk::<2>()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            0x81..=0x83 => {
+                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x0f))?;
+                (bytes.iter().fold(0, |length, &byte| length << 8 | usize::from(byte)), rest)
+            }
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some((tag, content))
+    }
+
+    /// The content of the next one, if it has this tag.
+    fn expect(&mut self, expected: u8) -> Option<&'a [u8]> {
+        self.next().filter(|(tag, _)| *tag == expected).map(|(_, content)| content)
+    }
+}
+
+const INTEGER: u8 = 0x02;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const UTF8_STRING: u8 = 0x0c;
+const PRINTABLE_STRING: u8 = 0x13;
+const IA5_STRING: u8 = 0x16;
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+const EXPLICIT_0: u8 = 0xa0;
+
+/// 2.5.4.3, id-at-commonName.
+const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+    fn certificate(names: &[(DnType, &str)]) -> Vec<u8> {
+        let mut params = CertificateParams::new(vec!["other.example".to_owned()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        for (kind, value) in names {
+            params.distinguished_name.push(kind.clone(), *value);
+        }
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn the_common_name_is_found_among_other_attributes() {
+        let der = certificate(&[
+            (DnType::CountryName, "NL"),
+            (DnType::OrganizationName, "x"),
+            (DnType::CommonName, "zoë"),
+        ]);
+        assert_eq!(common_name(&der), Some("zoë"));
+        assert_eq!(common_name(&certificate(&[(DnType::OrganizationName, "x")])), None);
+        assert_eq!(
+            common_name(&certificate(&[(DnType::CommonName, "a\0b")])),
+            None,
+            "a NUL could hide a name"
+        );
+    }
+
+    #[test]
+    fn no_cut_of_a_certificate_has_a_wrong_name() {
+        let der = certificate(&[(DnType::CommonName, "app")]);
+        for end in 0..der.len() {
+            assert_eq!(common_name(&der[..end]), None);
+        }
+        for at in 0..der.len() {
+            let mut broken = der.clone();
+            broken[at] ^= 0xff;
+            let _ = common_name(&broken);
+        }
+    }
+}

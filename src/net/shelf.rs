@@ -1,0 +1,233 @@
+//! Buffers, and where they lie while nobody needs one.
+//!
+//! A [`Buffer`] owns nothing until it takes memory from its worker's [`Shelf`], and gives it back when it is empty: an
+//! idle connection costs no buffer, and a busy worker allocates none.
+
+use std::sync::{Mutex, PoisonError};
+
+/// What a buffer takes from the shelf, in bytes: one TLS record, and twice what a usual socket read brings.
+pub const BUFFER_SIZE: usize = 16 * 1024;
+
+/// Spare buffers of one worker, shared by its tasks. Its lock is held for one push or pop.
+#[derive(Debug)]
+pub struct Shelf {
+    spare: Mutex<Vec<Box<[u8]>>>,
+    most: usize,
+}
+
+impl Shelf {
+    /// An empty shelf that keeps at most `most` buffers.
+    pub fn new(most: usize) -> Self {
+        Shelf { spare: Mutex::default(), most }
+    }
+
+    /// How many buffers lie here.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn take(&self) -> Box<[u8]> {
+        let spare = self.lock().pop();
+        spare.unwrap_or_else(|| zeroed(BUFFER_SIZE))
+    }
+
+    fn put(&self, bytes: Box<[u8]>) {
+        let mut spare = self.lock();
+        if spare.len() < self.most && bytes.len() == BUFFER_SIZE {
+            spare.push(bytes);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<[u8]>>> {
+        // A list of spare memory is whole after any panic.
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that were read and not yet dealt with, and room for more.
+///
+/// ```text
+///   |  consumed  |  filled  |  space  |
+///   0          start       end    bytes.len()
+/// ```
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    /// A buffer that owns nothing.
+    pub fn empty() -> Self {
+        Buffer::default()
+    }
+
+    /// Takes memory from the shelf, if it has none.
+    pub fn take_from(&mut self, shelf: &Shelf) {
+        if self.bytes.is_empty() {
+            self.bytes = shelf.take();
+        }
+    }
+
+    /// Gives its memory back, if nothing is in it: to the shelf, or to the allocator if it had grown.
+    pub fn give_back(&mut self, shelf: &Shelf) {
+        if self.is_empty() && !self.bytes.is_empty() {
+            shelf.put(std::mem::take(self).bytes);
+        }
+    }
+
+    /// Whether it owns memory.
+    pub fn owns_memory(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// What was read and not consumed.
+    pub fn filled(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// How much that is.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether that is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Where to read into, empty if the buffer is full (or owns nothing). What is filled moves to the front when less
+    /// than a quarter of the buffer is left behind it.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.start > 0 && self.bytes.len() - self.end < self.bytes.len() / 4 {
+            self.move_to_front();
+        }
+        &mut self.bytes[self.end..]
+    }
+
+    /// `count` bytes of [`Buffer::space`] were written. Panics if there were fewer.
+    pub fn advance_filled(&mut self, count: usize) {
+        assert!(count <= self.bytes.len() - self.end, "more was read than there was space for");
+        self.end += count;
+    }
+
+    /// `count` bytes at the head were dealt with. Panics if there are fewer.
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len(), "more was consumed than was read");
+        self.start += count;
+        if self.is_empty() {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Makes room for `whole` bytes from the head on, filled ones included: for a message that must be held whole. The
+    /// caller has checked `whole` against its limit.
+    pub fn reserve_whole(&mut self, whole: usize) {
+        if self.bytes.len() - self.start >= whole {
+            return;
+        }
+        if self.bytes.len() >= whole {
+            return self.move_to_front();
+        }
+        // Whole multiples of the standard size; fresh zeroed pages cost nothing before they are written to.
+        let mut grown = zeroed(whole.next_multiple_of(BUFFER_SIZE));
+        grown[..self.len()].copy_from_slice(self.filled());
+        *self = Buffer { bytes: grown, start: 0, end: self.len() };
+    }
+
+    /// Appends bytes, growing if it must.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.reserve_whole(self.len() + bytes.len());
+        self.bytes[self.end..][..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
+    fn move_to_front(&mut self) {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.len());
+    }
+}
+
+fn zeroed(size: usize) -> Box<[u8]> {
+    vec![0; size].into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_buffer_owns_nothing_and_is_small() {
+        assert!(size_of::<Buffer>() <= 32);
+        let (shelf, mut buffer) = (Shelf::new(1), Buffer::empty());
+        assert!(buffer.space().is_empty() && !buffer.owns_memory());
+        buffer.take_from(&shelf);
+        assert_eq!(buffer.space().len(), BUFFER_SIZE);
+        buffer.give_back(&shelf);
+        assert!(!buffer.owns_memory() && shelf.len() == 1);
+    }
+
+    #[test]
+    fn the_shelf_keeps_a_bounded_number_of_standard_buffers() {
+        let shelf = Shelf::new(1);
+        let mut buffers: Vec<_> = (0..3).map(|_| Buffer::empty()).collect();
+        buffers.iter_mut().for_each(|buffer| buffer.take_from(&shelf));
+        buffers[0].reserve_whole(BUFFER_SIZE + 1);
+        buffers.iter_mut().for_each(|buffer| buffer.give_back(&shelf));
+        assert_eq!(shelf.len(), 1);
+        buffers[0].take_from(&shelf);
+        assert_eq!(buffers[0].space().len(), BUFFER_SIZE, "the grown one was not kept");
+    }
+
+    #[test]
+    fn what_is_filled_is_not_given_back() {
+        let (shelf, mut buffer) = (Shelf::new(1), Buffer::empty());
+        buffer.extend(b"abc");
+        buffer.give_back(&shelf);
+        assert_eq!(buffer.filled(), b"abc");
+        buffer.consume(3);
+        buffer.give_back(&shelf);
+        assert!(!buffer.owns_memory());
+    }
+
+    #[test]
+    fn bytes_come_out_in_the_order_in_which_they_went_in() {
+        let (shelf, mut buffer) = (Shelf::new(1), Buffer::empty());
+        buffer.take_from(&shelf);
+        let (mut next_in, mut next_out) = (0u8, 0u8);
+        for round in 0..200_000usize {
+            let space = buffer.space();
+            let count = space.len().min(round % 997);
+            for byte in &mut space[..count] {
+                *byte = next_in;
+                next_in = next_in.wrapping_add(1);
+            }
+            buffer.advance_filled(count);
+            let count = buffer.len().min(round % 1009);
+            for &byte in &buffer.filled()[..count] {
+                assert_eq!(byte, next_out);
+                next_out = next_out.wrapping_add(1);
+            }
+            buffer.consume(count);
+            if round % 5_000 == 0 {
+                buffer.reserve_whole(buffer.len() + round % 70_000);
+            }
+        }
+    }
+
+    #[test]
+    fn room_for_a_whole_message_keeps_what_is_there() {
+        let mut buffer = Buffer::empty();
+        buffer.extend(&[7; 100]);
+        buffer.consume(60);
+        buffer.reserve_whole(3 * BUFFER_SIZE);
+        assert_eq!(buffer.filled(), [7; 40]);
+        assert!(buffer.space().len() >= 3 * BUFFER_SIZE - 40);
+    }
+}

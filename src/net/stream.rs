@@ -1,0 +1,592 @@
+//! One connection: TCP or Unix-domain socket, in the clear or encrypted.
+//!
+//! A plain stream does one `recv` per readable event and none in vain: tokio forgets a socket's readiness after a short
+//! read, and [`Stream::poll_readable`] asks for readiness without a system call, so that no buffer need be held before
+//! there is something to read. An idle plain stream is a few words; the state of TLS is boxed.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+/// A connection to a client or to a server.
+#[derive(Debug)]
+pub struct Stream(Layer);
+
+#[derive(Debug)]
+enum Layer {
+    Plain(Socket),
+    Tls(Box<Encrypted>),
+}
+
+#[derive(Debug)]
+struct Encrypted {
+    stream: TlsStream<Socket>,
+    peer_name: Option<Box<str>>,
+}
+
+/// Who is at the other end of a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A client.
+    Client,
+    /// A PostgreSQL server: unanswered data closes the connection after a minute and a half.
+    Server,
+}
+
+/// One end of a connection, as SHOW CLIENTS and SHOW SERVERS print it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// An IP address, or `unix`.
+    pub host: String,
+    /// The port; 0 for a Unix-domain socket.
+    pub port: u16,
+}
+
+/// What [`Stream::glance`] saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Nothing, and the connection stands.
+    Nothing,
+    /// The end, or an error.
+    Closed,
+    /// This many bytes, now in the buffer.
+    Data(usize),
+}
+
+impl Stream {
+    /// A connected TCP socket, with small messages sent at once and dead peers noticed.
+    ///
+    /// # Errors
+    /// Options that the socket does not take: it is closed already.
+    pub fn tcp(socket: TcpStream, side: Side) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        let options = SockRef::from(&socket);
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+        #[cfg(not(target_os = "openbsd"))]
+        let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
+        options.set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        if side == Side::Server {
+            options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        }
+        let _ = side;
+        Ok(Stream(Layer::Plain(Socket::Tcp(socket))))
+    }
+
+    /// A connected Unix-domain socket.
+    pub fn unix(socket: UnixStream) -> Self {
+        Stream(Layer::Plain(Socket::Unix(socket)))
+    }
+
+    pub(super) fn tls(stream: TlsStream<Socket>, peer_name: Option<Box<str>>) -> Self {
+        Stream(Layer::Tls(Box::new(Encrypted { stream, peer_name })))
+    }
+
+    /// The socket, to put TLS on; refused if there is TLS already.
+    pub(super) fn into_socket(self) -> io::Result<Socket> {
+        match self.0 {
+            Layer::Plain(socket) => Ok(socket),
+            Layer::Tls(_) => Err(io::Error::other("the connection is encrypted already")),
+        }
+    }
+
+    /// Ready when a read may succeed or would tell of the end, without reading and without a system call.
+    ///
+    /// It may be ready in vain: with TLS for a record that carries nothing for us, and once on a socket that was just
+    /// accepted, which tokio takes for readable because clients speak first.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Layer::Plain(socket) => socket.poll_readable(cx),
+            Layer::Tls(tls) => {
+                let (socket, state) = tls.stream.get_ref();
+                // rustls wants no more while it holds plaintext, and after the other side's goodbye.
+                if state.wants_read() { socket.poll_readable(cx) } else { Poll::Ready(Ok(())) }
+            }
+        }
+    }
+
+    /// Reads what there is into `buffer`; 0 is the end (and what an empty `buffer` gives).
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        let read = match &mut self.0 {
+            Layer::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
+            Layer::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, &mut buffer),
+        };
+        match ready!(read) {
+            Ok(()) => Poll::Ready(Ok(buffer.filled().len())),
+            // TLS ended without a goodbye. The protocol's own framing tells whether something is missing.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Writes some of `bytes`. With TLS that is one record at most, and [`Stream::poll_flush`] must follow sometime.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Layer::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Layer::Tls(tls) => {
+                let record = &bytes[..bytes.len().min(TLS_RECORD)];
+                Pin::new(&mut tls.stream).poll_write(cx, record)
+            }
+        }
+    }
+
+    /// Writes some of several pieces, in their order: in one system call without TLS.
+    pub fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Layer::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Layer::Tls(_) => {
+                let first = pieces.iter().find(|piece| !piece.is_empty());
+                self.poll_write(cx, first.map_or(&[], |piece| piece))
+            }
+        }
+    }
+
+    /// Pushes out what TLS still holds; without TLS there is nothing to do.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Layer::Plain(_) => Poll::Ready(Ok(())),
+            Layer::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
+        }
+    }
+
+    /// Says goodbye: nothing more is written. The other direction stays open.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Layer::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Layer::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
+        }
+    }
+
+    /// Writes all of `bytes` and flushes.
+    ///
+    /// # Cancel safety
+    /// None: an unknown part may have been written.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match poll_fn(|cx| self.poll_write(cx, bytes)).await? {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                written => bytes = &bytes[written..],
+            }
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Reads what there is; 0 is the end.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: either the read is done or it is not.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buffer)).await
+    }
+
+    /// Says goodbye, see [`Stream::poll_shutdown`].
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Looks, without waiting, at a connection on which nothing should happen. No system call if nothing did.
+    ///
+    /// What the runtime has not yet been told by the kernel is not seen: right after [`Stream::rehome`], which looks for
+    /// itself, that is everything.
+    pub fn glance(&mut self, buffer: &mut [u8]) -> Arrival {
+        let read = match &mut self.0 {
+            Layer::Plain(socket) => socket.try_read(buffer),
+            // The socket may be readable for a record that carries nothing for us, so TLS must do the reading. Outside
+            // the task's budget, which would make "not now" out of "nothing there".
+            Layer::Tls(_) => {
+                let reading =
+                    pin!(tokio::task::coop::unconstrained(poll_fn(|cx| self.poll_read(cx, buffer))));
+                match reading.poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(read) => read,
+                    Poll::Pending => return Arrival::Nothing,
+                }
+            }
+        };
+        match read {
+            Ok(0) => Arrival::Closed,
+            Ok(count) => Arrival::Data(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Arrival::Nothing,
+            Err(_) => Arrival::Closed,
+        }
+    }
+
+    /// Writes `bytes` if that takes no waiting; for a last word before the connection is dropped.
+    pub fn write_if_ready(&mut self, bytes: &[u8]) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(_)) = self.poll_write(cx, bytes) {
+            let _ = self.poll_flush(cx);
+        }
+    }
+
+    /// Moves an idle connection's socket to the reactor of the runtime that this is called on.
+    ///
+    /// # Errors
+    /// What registering it says, or that the connection is not idle: it has ended, or something came. The stream is then
+    /// unusable, and every use of it an error.
+    pub fn rehome(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Layer::Plain(socket) => socket.rehome(),
+            Layer::Tls(tls) => tls.stream.get_mut().0.rehome(),
+        }
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.0, Layer::Tls(_))
+    }
+
+    /// Protocol and cipher, like `TLSv1.3/TLS_AES_256_GCM_SHA384`.
+    pub fn tls_info(&self) -> Option<String> {
+        let Layer::Tls(tls) = &self.0 else { return None };
+        let (_, state) = tls.stream.get_ref();
+        let version = format!("{:?}", state.protocol_version()?).replace("TLSv1_", "TLSv1.");
+        let suite = format!("{:?}", state.negotiated_cipher_suite()?.suite()).replace("TLS13_", "TLS_");
+        Some(format!("{version}/{suite}"))
+    }
+
+    /// The protocol that TLS agreed on, if any.
+    pub(super) fn alpn(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Layer::Plain(_) => None,
+            Layer::Tls(tls) => tls.stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// The common name of the client's certificate, if it showed one that a configured authority signed.
+    pub fn peer_name(&self) -> Option<&str> {
+        match &self.0 {
+            Layer::Plain(_) => None,
+            Layer::Tls(tls) => tls.peer_name.as_deref(),
+        }
+    }
+
+    /// Whether the other end is on a Unix-domain socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket(), Socket::Unix(_))
+    }
+
+    /// The other end. Asks the system.
+    pub fn peer(&self) -> Endpoint {
+        self.socket().endpoint(TcpStream::peer_addr)
+    }
+
+    /// This end. Asks the system.
+    pub fn local(&self) -> Endpoint {
+        self.socket().endpoint(TcpStream::local_addr)
+    }
+
+    fn socket(&self) -> &Socket {
+        match &self.0 {
+            Layer::Plain(socket) => socket,
+            Layer::Tls(tls) => tls.stream.get_ref().0,
+        }
+    }
+}
+
+/// What carries the bytes.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    /// On the way from one runtime to another; stays so only if that failed.
+    Homeless,
+}
+
+impl Socket {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Tcp(socket) => socket.poll_read_ready(cx),
+            Socket::Unix(socket) => socket.poll_read_ready(cx),
+            Socket::Homeless => Poll::Ready(Err(homeless())),
+        }
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(socket) => socket.try_read(buffer),
+            Socket::Unix(socket) => socket.try_read(buffer),
+            Socket::Homeless => Err(homeless()),
+        }
+    }
+
+    fn rehome(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, Socket::Homeless) {
+            Socket::Tcp(socket) => {
+                let socket = socket.into_std()?;
+                expect_silence(SockRef::from(&socket))?;
+                Socket::Tcp(TcpStream::from_std(socket)?)
+            }
+            Socket::Unix(socket) => {
+                let socket = socket.into_std()?;
+                expect_silence(SockRef::from(&socket))?;
+                Socket::Unix(UnixStream::from_std(socket)?)
+            }
+            Socket::Homeless => return Err(homeless()),
+        };
+        Ok(())
+    }
+
+    fn endpoint(&self, end: impl Fn(&TcpStream) -> io::Result<std::net::SocketAddr>) -> Endpoint {
+        match self {
+            Socket::Tcp(socket) => match end(socket) {
+                Ok(address) => {
+                    Endpoint { host: address.ip().to_canonical().to_string(), port: address.port() }
+                }
+                Err(_) => Endpoint { host: "gone".to_owned(), port: 0 },
+            },
+            Socket::Unix(_) => Endpoint { host: "unix".to_owned(), port: 0 },
+            Socket::Homeless => Endpoint { host: "gone".to_owned(), port: 0 },
+        }
+    }
+}
+
+/// The new reactor knows nothing of the socket yet, so that the kernel must be asked.
+fn expect_silence(socket: SockRef<'_>) -> io::Result<()> {
+    match socket.peek(&mut [MaybeUninit::uninit()]) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::other("the connection ended or spoke while it was idle")),
+    }
+}
+
+fn homeless() -> io::Error {
+    io::Error::new(ErrorKind::NotConnected, "the socket was lost between two runtimes")
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Socket::Homeless => Poll::Ready(Err(homeless())),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Socket::Homeless => Poll::Ready(Err(homeless())),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Socket::Homeless => Poll::Ready(Err(homeless())),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Homeless => Poll::Ready(Err(homeless())),
+        }
+    }
+}
+
+/// Silence after which a peer is asked for a sign of life.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+#[cfg(not(target_os = "openbsd"))]
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// How long a server may leave data unacknowledged: keepalive alone does not see a peer that vanished while data was
+/// on its way to it. As long as keepalive takes to find the same; Linux counts it for keepalive's probes too.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The most that one TLS record carries, in bytes (RFC 8446, section 5.1).
+const TLS_RECORD: usize = 16 * 1024;
+
+/// For those who bring their own loop, such as the console.
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let count = ready!(Stream::poll_read(self.get_mut(), cx, buffer.initialize_unfilled()))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Stream::poll_write(self.get_mut(), cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Stream::poll_flush(self.get_mut(), cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Stream::poll_shutdown(self.get_mut(), cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        (Stream::tcp(connected, Side::Server).unwrap(), accepted)
+    }
+
+    /// Polls once, waking nobody.
+    fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_plain_stream_is_small() {
+        assert!(size_of::<Stream>() <= 48, "{}", size_of::<Stream>());
+    }
+
+    #[tokio::test]
+    async fn options_are_set_on_the_socket() {
+        let (stream, _peer) = pair().await;
+        let Socket::Tcp(socket) = stream.socket() else { panic!() };
+        let options = SockRef::from(socket);
+        assert!(socket.nodelay().unwrap() && options.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+            assert_eq!(options.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+            assert_eq!(options.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+            assert_eq!(options.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        }
+        let Endpoint { host, port } = stream.peer();
+        assert!(host == "127.0.0.1" && port != 0 && port != stream.local().port);
+    }
+
+    #[tokio::test]
+    async fn a_short_read_is_the_last_one_until_more_comes() {
+        let (mut stream, peer) = pair().await;
+        assert!(poll_once(|cx| stream.poll_readable(cx)).is_pending());
+        peer.try_write(b"abc").unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        let mut buffer = [0; 16];
+        assert!(matches!(poll_once(|cx| stream.poll_read(cx, &mut buffer)), Poll::Ready(Ok(3))));
+        // Bytes that come now are not seen before the reactor ran: readiness was forgotten without asking the kernel.
+        peer.try_write(b"def").unwrap();
+        assert!(poll_once(|cx| stream.poll_readable(cx)).is_pending());
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert_eq!(stream.read_some(&mut buffer).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_glance_tells_silence_data_and_the_end_apart() {
+        let (mut stream, peer) = pair().await;
+        let mut buffer = [0; 16];
+        assert_eq!(stream.glance(&mut buffer), Arrival::Nothing);
+        peer.try_write(b"abc").unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert_eq!(stream.glance(&mut buffer), Arrival::Data(3));
+        assert_eq!(stream.glance(&mut buffer), Arrival::Nothing);
+        drop(peer);
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert_eq!(stream.glance(&mut buffer), Arrival::Closed);
+    }
+
+    #[test]
+    fn a_stream_moves_from_one_runtime_to_another() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (first, second) = (runtime(), runtime());
+        let (mut stream, peer) = first.block_on(pair());
+        second.block_on(async {
+            stream.rehome().unwrap();
+            first.shutdown_background();
+            let peer = peer.into_std();
+            let write = tokio::spawn(async move {
+                stream.write_all(b"abc").await.unwrap();
+                let mut buffer = [0; 16];
+                stream.read_some(&mut buffer).await.unwrap()
+            });
+            // The peer's runtime is gone; its socket is still a socket.
+            let mut peer = peer.unwrap();
+            peer.set_nonblocking(false).unwrap();
+            let echo = tokio::task::spawn_blocking(move || {
+                use std::io::{Read, Write};
+                let mut buffer = [0; 3];
+                peer.read_exact(&mut buffer).unwrap();
+                peer.write_all(&buffer).unwrap();
+                peer
+            });
+            assert_eq!(tokio::time::timeout(Duration::from_secs(10), write).await.unwrap().unwrap(), 3);
+            echo.await.unwrap();
+        });
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_ended_does_not_move() {
+        let (mut silent, _peer) = pair().await;
+        silent.rehome().unwrap();
+        let (mut ended, peer) = pair().await;
+        drop(peer);
+        poll_fn(|cx| ended.poll_readable(cx)).await.unwrap();
+        assert!(ended.rehome().is_err());
+        let (mut spoken, peer) = pair().await;
+        peer.try_write(b"E").unwrap();
+        poll_fn(|cx| spoken.poll_readable(cx)).await.unwrap();
+        assert!(spoken.rehome().is_err());
+    }
+
+    #[tokio::test]
+    async fn pieces_go_out_in_order() {
+        let (mut stream, peer) = pair().await;
+        let pieces = [IoSlice::new(b""), IoSlice::new(b"ab"), IoSlice::new(b"cd")];
+        assert_eq!(poll_fn(|cx| stream.poll_write_vectored(cx, &pieces)).await.unwrap(), 4);
+        peer.readable().await.unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(peer.try_read(&mut buffer).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"abcd");
+    }
+}
