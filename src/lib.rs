@@ -52,3 +52,7 @@ pub mod net;
 
 pub mod backend;
 
+pub mod pool;
+
+pub mod cluster;
+

@@ -1,0 +1,310 @@
+//! A database as clients ask for it: its users' pools, and what its catalog says.
+
+use super::failover::Standing;
+use super::{Cluster, Login, Node, UserPools, lock, monitor};
+use crate::auth::ServerCredential;
+use crate::backend::{self, Backend, command};
+use crate::catalog::{NoCatalog, Snapshot};
+use crate::config;
+use crate::error::Report;
+use crate::sql::{Cache, Catalog};
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Classified statements kept per worker.
+const CLASSIFIED: usize = 20_000;
+
+/// How often the catalog is read without any sign of a change.
+const CATALOG_BEAT: Duration = Duration::from_secs(60);
+
+/// How long DDL is let settle before the catalog is read: a migration is many statements.
+const CATALOG_SETTLE: Duration = Duration::from_millis(50);
+
+/// How often names that it does not know have it read again.
+const SUSPICION: Duration = Duration::from_secs(5);
+
+/// How soon it is tried again after it could not be read; doubled with each failure.
+const CATALOG_RETRY: Duration = Duration::from_secs(1);
+
+/// How long logging in to read it may take.
+const CATALOG_LOGIN: Duration = Duration::from_secs(10);
+
+/// How long reading the catalog may take.
+const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A database that clients can ask for.
+pub struct Database {
+    /// The name that they use.
+    pub name: String,
+    /// Its servers.
+    pub cluster: Arc<Cluster>,
+    /// Clients that are logged in to it.
+    pub clients: AtomicUsize,
+    catalog: ArcSwap<Box<dyn Catalog + Send + Sync>>,
+    classifiers: Box<[Mutex<Cache>]>,
+    generation: AtomicU64,
+    refresh: Notify,
+    suspected: Mutex<Option<Instant>>,
+    users: Mutex<BTreeMap<String, Arc<UserPools>>>,
+    paused: AtomicBool,
+    closed: AtomicBool,
+    workers: usize,
+    connection_ids: Arc<AtomicU64>,
+}
+
+impl Database {
+    /// A database without users yet. `key` is the process's secret for hashing texts; `connection_ids` numbers the server connections of the process.
+    pub fn new(
+        name: &str,
+        cluster: Arc<Cluster>,
+        workers: usize,
+        key: [u8; 16],
+        connection_ids: Arc<AtomicU64>,
+    ) -> Arc<Self> {
+        let database = Arc::new(Database {
+            name: name.to_owned(),
+            cluster: cluster.clone(),
+            clients: AtomicUsize::new(0),
+            catalog: ArcSwap::from_pointee(Box::new(NoCatalog)),
+            classifiers: (0..workers).map(|_| Mutex::new(Cache::new(CLASSIFIED, key))).collect(),
+            generation: AtomicU64::new(0),
+            refresh: Notify::new(),
+            suspected: Mutex::default(),
+            users: Mutex::default(),
+            paused: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            workers,
+            connection_ids,
+        });
+        cluster.enter(&database);
+        database
+    }
+
+    /// The pools of `user`, made if there are none; `credential` is what its login is worth at the servers.
+    pub fn user(self: &Arc<Self>, user: &str, credential: &ServerCredential) -> Arc<UserPools> {
+        let mut users = lock(&self.users);
+        if let Some(pools) = users.get(user) {
+            pools.learn(credential);
+            return pools.clone();
+        }
+        let ids = self.connection_ids.clone();
+        let pools = UserPools::new(self.clone(), user, credential.clone(), self.workers, ids);
+        if self.is_paused() {
+            pools.pause();
+        }
+        if self.is_closed() {
+            pools.close();
+            return pools;
+        }
+        users.insert(user.to_owned(), pools.clone());
+        pools
+    }
+
+    /// The pools of every user that has logged in.
+    pub fn users(&self) -> Vec<Arc<UserPools>> {
+        lock(&self.users).values().cloned().collect()
+    }
+
+    /// Its settings.
+    pub fn rules(&self) -> Arc<config::Database> {
+        self.cluster.rules()
+    }
+
+    /// Its name on the servers.
+    pub fn server_name(&self) -> String {
+        self.rules().server_database.clone().unwrap_or_else(|| self.name.clone())
+    }
+
+    /// The statements that one worker has classified by this database's catalog. Only tasks of that worker ask for it, one
+    /// at a time.
+    pub fn classifier(&self, worker: usize) -> MutexGuard<'_, Cache> {
+        lock(&self.classifiers[worker])
+    }
+
+    /// What its catalog says of names.
+    pub fn catalog(&self) -> arc_swap::Guard<Arc<Box<dyn Catalog + Send + Sync>>> {
+        self.catalog.load()
+    }
+
+    /// Grows with every DDL seen.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// DDL has been seen: what was known of names may be wrong from now on. Until the catalog has been read again, every
+    /// name is unknown, and so is served by the primary.
+    pub fn catalog_changed(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        self.catalog.store(Arc::new(Box::new(NoCatalog)));
+        self.refresh.notify_one();
+    }
+
+    /// A statement named something that the catalog snapshot does not know: made by somebody else perhaps, and not past us.
+    /// The catalog is read again, but not for every such statement.
+    pub fn suspect_catalog(&self, now: Instant) {
+        let mut suspected = lock(&self.suspected);
+        if suspected.is_none_or(|at| now.saturating_duration_since(at) >= SUSPICION) {
+            *suspected = Some(now);
+            self.refresh.notify_one();
+        }
+    }
+
+    /// Holds every client that wants a server connection.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+        self.users().iter().for_each(|pools| pools.pause());
+    }
+
+    /// Serves again.
+    pub fn resume(&self, home: usize) {
+        self.paused.store(false, Ordering::Release);
+        self.users().iter().for_each(|pools| pools.resume(home));
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// Server connections that clients hold, or that are being cleaned after one.
+    pub fn in_use(&self) -> usize {
+        self.users().iter().map(|pools| pools.in_use()).sum()
+    }
+
+    /// Keeps no server connection from now on, and serves no request any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Users and their database know each other: one side has to let go.
+        std::mem::take(&mut *lock(&self.users)).values().for_each(|pools| pools.close());
+    }
+
+    /// Whether it has been closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn reconfigure(&self) {
+        self.users().iter().for_each(|pools| pools.reconfigure());
+    }
+
+    pub(super) fn abandon(&self, node: usize, why: &Report) {
+        self.users().iter().for_each(|pools| pools.abandon(node, why));
+    }
+
+    /// A user's login has worked: the monitor may use it.
+    pub(super) fn login_worked(&self, user: &str, credential: &ServerCredential) {
+        let login =
+            Login { user: user.to_owned(), database: self.server_name(), credential: credential.clone() };
+        self.cluster.offer_login(login);
+    }
+
+    /// A client begins to use it.
+    pub(super) fn enter(&self) {
+        if self.clients.fetch_add(1, Ordering::Relaxed) == 0 && self.is_of_wildcard() {
+            self.refresh.notify_one();
+        }
+    }
+
+    /// Whether it has no section of its own: then its catalog is kept for as long as it has clients.
+    fn is_of_wildcard(&self) -> bool {
+        self.cluster.section != self.name
+    }
+
+    /// Keeps the catalog fresh until the task is dropped: on a beat, soon after DDL, and when a name was not known. It is
+    /// read over a connection of its own, with the monitor's logins: no client's settings are on it, and no pool is too full.
+    pub async fn keep_catalog(self: Arc<Self>) {
+        let mut version = 0;
+        let mut retry = CATALOG_RETRY;
+        let mut primary = self.cluster.watch();
+        loop {
+            if self.clients.load(Ordering::Relaxed) == 0 && self.is_of_wildcard() {
+                // Nobody keeps it fresh: nobody shall believe it.
+                self.catalog.store(Arc::new(Box::new(NoCatalog)));
+                self.refresh.notified().await;
+                continue;
+            }
+            version += 1;
+            let pause = match self.refresh_catalog(version).await {
+                Some(pause) => {
+                    retry = CATALOG_RETRY;
+                    pause
+                }
+                None => {
+                    retry = (retry * 2).min(CATALOG_BEAT);
+                    retry / 2
+                }
+            };
+            let is_missing = self.catalog.load().version() == 0;
+            // Both branches are cancel safe; which of them ends the pause does not matter.
+            let _ = tokio::time::timeout(pause, async {
+                tokio::select! {
+                    () = self.refresh.notified() => {}
+                    _ = primary.changed(), if is_missing => {}
+                }
+            })
+            .await;
+            tokio::time::sleep(CATALOG_SETTLE).await;
+        }
+    }
+
+    /// Reads the catalog once; answers when to do so again, or `None` if it could not be read.
+    async fn refresh_catalog(&self, version: u64) -> Option<Duration> {
+        let generation = self.generation();
+        let snapshot = self.read_catalog(version as usize, (generation << 20) + version).await?;
+        self.catalog.store(Arc::new(Box::new(snapshot)));
+        // DDL that ended while the catalog was being read may be missing from it. Looked at after the snapshot was put in
+        // place: whoever sees DDL takes it away again.
+        if self.generation() != generation {
+            self.catalog.store(Arc::new(Box::new(NoCatalog)));
+            return Some(CATALOG_SETTLE);
+        }
+        Some(CATALOG_BEAT)
+    }
+
+    async fn read_catalog(&self, attempt: usize, version: u64) -> Option<Snapshot> {
+        let is_primary = |node: &&Arc<Node>| node.standing() == Standing::Primary;
+        let node = self.cluster.nodes().iter().find(is_primary)?;
+        let login = Login { database: self.server_name(), ..self.cluster.login(attempt - 1)? };
+        let target = monitor::target(&self.cluster, node, login);
+        let mut backend = match Box::pin(backend::connect(&target, CATALOG_LOGIN)).await {
+            Ok(backend) => backend,
+            Err(error) => {
+                tracing::debug!(database = %self.name, %error, "no login to read the catalog with");
+                return None;
+            }
+        };
+        let snapshot = Box::pin(read_snapshot(&mut backend, version)).await;
+        backend.farewell();
+        snapshot.unwrap_or_else(|error| {
+            tracing::warn!(database = %self.name, %error, "the catalog could not be read");
+            None
+        })
+    }
+}
+
+/// One state of the catalog. Reading a view's text locks what the view refers to, as any reader would; whoever holds such
+/// a table locked does not hold us up for long.
+async fn read_snapshot(
+    backend: &mut Backend,
+    version: u64,
+) -> Result<Option<Snapshot>, command::CommandError> {
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'";
+    command::run(backend, BEGIN, CATALOG_TIMEOUT).await?;
+    let mut results: [command::Rows; Snapshot::QUERY_COUNT] = Default::default();
+    for (query, rows) in Snapshot::QUERIES.iter().zip(&mut results) {
+        *rows = command::run(backend, query, CATALOG_TIMEOUT).await?;
+    }
+    command::run(backend, "COMMIT", CATALOG_TIMEOUT).await?;
+    match Snapshot::from_rows(version, &results) {
+        Ok(snapshot) => Ok(Some(snapshot)),
+        Err(error) => {
+            tracing::error!(%error, "the catalog's rows could not be understood");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Which database is served from where.
+
+use super::{Cluster, Database, Login, lock, monitor};
+use crate::auth::ServerCredential;
+use crate::config::{self, Config, Secret};
+use crate::net::{Connector, tls::TlsSetupError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+/// The most names that the wildcard serves at once.
+const MAX_WILDCARD_DATABASES: usize = 1000;
+
+/// The worker at which the directory's own tasks are at home: none.
+const NOWHERE: usize = usize::MAX;
+
+/// Sections and the databases served from them.
+pub struct Directory {
+    inner: Mutex<Inner>,
+    workers: usize,
+    key: [u8; 16],
+    connection_ids: Arc<AtomicU64>,
+    runtime: Handle,
+}
+
+struct Inner {
+    sections: BTreeMap<String, Section>,
+    databases: BTreeMap<String, Served>,
+}
+
+struct Section {
+    cluster: Arc<Cluster>,
+    watchers: Vec<AbortHandle>,
+}
+
+struct Served {
+    database: Arc<Database>,
+    catalog: AbortHandle,
+}
+
+impl Directory {
+    /// What `config` says. `key` is the process's secret for hashing texts. Probes and catalog readers run on `runtime`, which must outlive the directory.
+    ///
+    /// # Errors
+    /// TLS files of a section that cannot be used.
+    pub fn new(
+        config: &Config,
+        workers: usize,
+        key: [u8; 16],
+        runtime: Handle,
+    ) -> Result<Arc<Self>, TlsSetupError> {
+        let directory = Directory {
+            inner: Mutex::new(Inner { sections: BTreeMap::new(), databases: BTreeMap::new() }),
+            workers,
+            key,
+            connection_ids: Arc::default(),
+            runtime,
+        };
+        directory.apply(config)?;
+        Ok(Arc::new(directory))
+    }
+
+    /// Makes the directory what `config` says: sections whose servers are reached as before keep their pools.
+    ///
+    /// # Errors
+    /// TLS files of a section that cannot be used: nothing has changed then.
+    pub fn apply(&self, config: &Config) -> Result<(), TlsSetupError> {
+        let wanted: Vec<_> = config.databases.values().chain(&config.any_database).collect();
+        let mut connectors = BTreeMap::new();
+        for rules in &wanted {
+            connectors.insert(rules.name.clone(), Connector::new(&rules.server_tls)?);
+        }
+        let mut inner = lock(&self.inner);
+        let names: Vec<String> = inner.sections.keys().cloned().collect();
+        for name in names {
+            let keeps = wanted.iter().any(|rules| {
+                rules.name == name && is_reached_alike(&inner.sections[&name].cluster.rules(), rules)
+            });
+            if !keeps {
+                inner.retire(&name);
+            }
+        }
+        for rules in wanted {
+            match inner.sections.get(&rules.name) {
+                Some(section) => {
+                    section.cluster.reconfigure(rules);
+                    logins(rules, config).into_iter().for_each(|login| section.cluster.offer_login(login));
+                }
+                None => {
+                    let connector = connectors.remove(&rules.name).expect("made for every section above");
+                    let section = self.open(rules, connector, config);
+                    inner.sections.insert(rules.name.clone(), section);
+                }
+            }
+        }
+        drop(inner);
+        // Their catalogs are read before the first client asks.
+        config.databases.keys().for_each(|name| drop(self.find(name)));
+        Ok(())
+    }
+
+    /// The database that clients call `name`: from its own section, or from the wildcard.
+    pub fn find(&self, name: &str) -> Option<Arc<Database>> {
+        let mut inner = lock(&self.inner);
+        if let Some(served) = inner.databases.get(name) {
+            return Some(served.database.clone());
+        }
+        let is_wildcard = !inner.sections.contains_key(name);
+        if is_wildcard && inner.databases.len() >= MAX_WILDCARD_DATABASES {
+            inner.forget_unused(|_| true);
+            if inner.databases.len() >= MAX_WILDCARD_DATABASES {
+                return None;
+            }
+        }
+        let section = inner.sections.get(name).or_else(|| inner.sections.get("*"))?;
+        let database =
+            Database::new(name, section.cluster.clone(), self.workers, self.key, self.connection_ids.clone());
+        let catalog = self.runtime.spawn(database.clone().keep_catalog()).abort_handle();
+        inner.databases.insert(name.to_owned(), Served { database: database.clone(), catalog });
+        Some(database)
+    }
+
+    /// Nobody could log in to this one: if the wildcard serves it and nobody uses it, nothing of it is kept.
+    pub fn forget(&self, name: &str) {
+        let mut inner = lock(&self.inner);
+        if !inner.sections.contains_key(name) {
+            inner.forget_unused(|candidate| candidate == name);
+        }
+    }
+
+    /// The databases that somebody has asked for.
+    pub fn databases(&self) -> Vec<Arc<Database>> {
+        lock(&self.inner).databases.values().map(|served| served.database.clone()).collect()
+    }
+
+    /// The sections of the configuration.
+    pub fn clusters(&self) -> Vec<Arc<Cluster>> {
+        lock(&self.inner).sections.values().map(|section| section.cluster.clone()).collect()
+    }
+
+    /// Ends waits, idleness and age in every pool.
+    pub fn sweep(&self, now: Instant) {
+        for database in self.databases() {
+            database.users().iter().for_each(|pools| pools.sweep(NOWHERE, now));
+        }
+    }
+
+    fn open(&self, rules: &Arc<config::Database>, connector: Connector, config: &Config) -> Section {
+        let cluster = Cluster::new(rules.clone(), connector, logins(rules, config), Instant::now());
+        let watch = |index| {
+            let probes = monitor::watch(cluster.clone(), index, config.monitor.clone());
+            self.runtime.spawn(probes).abort_handle()
+        };
+        let watchers = (0..rules.servers.len()).map(watch).collect();
+        Section { cluster, watchers }
+    }
+}
+
+impl Inner {
+    fn retire(&mut self, section: &str) {
+        let Some(section) = self.sections.remove(section) else { return };
+        section.watchers.iter().for_each(AbortHandle::abort);
+        self.databases.retain(|_, served| {
+            let stays = !Arc::ptr_eq(&served.database.cluster, &section.cluster);
+            if !stays {
+                served.catalog.abort();
+                served.database.close();
+            }
+            stays
+        });
+    }
+
+    fn forget_unused(&mut self, is_meant: impl Fn(&str) -> bool) {
+        let Inner { sections, databases } = self;
+        databases.retain(|name, served| {
+            let is_used = served.database.clients.load(Ordering::Relaxed) > 0
+                || sections.contains_key(name)
+                || !is_meant(name);
+            if !is_used {
+                served.catalog.abort();
+                served.database.close();
+            }
+            is_used
+        });
+    }
+}
+
+/// Whether what reaches the servers is the same: then a section keeps its pools.
+fn is_reached_alike(old: &config::Database, new: &config::Database) -> bool {
+    old.servers == new.servers
+        && old.server_database == new.server_database
+        && old.server_user == new.server_user
+        && old.server_password == new.server_password
+        && old.server_tls == new.server_tls
+        && old.pool.mode == new.pool.mode
+}
+
+/// What the monitor may log in with, best first: what the operator said, then users whose password is known. A client that
+/// logs in later adds its own.
+fn logins(rules: &config::Database, config: &Config) -> Vec<Login> {
+    let own_name = rules.server_database.clone().or((rules.name != "*").then(|| rules.name.clone()));
+    let database = config.monitor.database.clone().or(own_name).unwrap_or_else(|| "postgres".to_owned());
+    let login = |user: &str, secret: Option<&Secret>| Login {
+        user: user.to_owned(),
+        database: database.clone(),
+        credential: ServerCredential::of(secret),
+    };
+    if let Some(user) = &config.monitor.user {
+        return vec![login(user, config.monitor.password.as_ref())];
+    }
+    if let Some(user) = &rules.server_user {
+        let own = config.users.get(user).and_then(|user| user.secret.as_ref());
+        return vec![login(user, rules.server_password.as_ref().or(own))];
+    }
+    let is_usable = |secret: &Option<Secret>| !matches!(secret, Some(Secret::Scram(_)));
+    let users = config.users.iter().filter(|(_, user)| is_usable(&user.secret));
+    users
+        .take(super::MAX_LOGINS - 1)
+        .map(|(name, user)| login(name, rules.server_password.as_ref().or(user.secret.as_ref())))
+        .collect()
+}

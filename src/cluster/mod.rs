@@ -1,0 +1,314 @@
+//! Servers, their roles and health, and the pools on them.
+//!
+//! A [`Cluster`] is the servers of one `[databases.*]` section: each is a [`Node`] that [`monitor`] probes and
+//! [`failover`] judges. A [`Database`] is a name that clients ask for, served by a cluster; a [`UserPools`] is one user of
+//! it, with a pool on each node. What a client leases from is its `UserPools`.
+
+mod database;
+mod directory;
+pub mod failover;
+pub mod monitor;
+mod user_pools;
+
+pub use database::Database;
+pub use directory::Directory;
+pub use user_pools::{Granted, Greeting, UserPools};
+
+use crate::auth::ServerCredential;
+use crate::backend::ConnectError;
+use crate::config::{self, ServerAddress};
+use crate::error::{ClientVisible, ErrorSource, Report, Retry};
+use crate::net::Connector;
+use crate::pool::Upstream;
+use crate::routing::clock::Clock;
+use crate::routing::{Lsn, Role};
+use crate::wire::SqlState;
+use arc_swap::ArcSwap;
+use failover::{Observation, Standing};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// The servers of one section of the configuration.
+pub struct Cluster {
+    /// The section's name: `app`, or `*`.
+    pub section: String,
+    nodes: Vec<Arc<Node>>,
+    rules: ArcSwap<config::Database>,
+    tls: Connector,
+    clock: Mutex<Clock>,
+    changes: watch::Sender<u64>,
+    turn: AtomicUsize,
+    logins: Mutex<Vec<Login>>,
+    databases: Mutex<Vec<Weak<Database>>>,
+}
+
+/// One server.
+pub struct Node {
+    /// Where it listens.
+    pub address: ServerAddress,
+    standing: AtomicU8,
+    state: Mutex<NodeState>,
+    poke: Notify,
+}
+
+/// What is known of a server.
+#[derive(Debug, Clone)]
+pub struct NodeState {
+    /// What it may be used for.
+    pub standing: Standing,
+    /// What it is, if that is known.
+    pub role: Option<Role>,
+    /// Since when it has stood so.
+    pub since: Instant,
+    /// Why it is not used; empty if it is.
+    pub why: String,
+    /// The primary's insert position, or what a replica has replayed.
+    pub position: Option<Lsn>,
+    /// The primary's timeline.
+    pub timeline: Option<u32>,
+    /// How old a replica's data may be.
+    pub age: Option<Duration>,
+    observation: Observation,
+    /// When that was asked for.
+    asked: Instant,
+}
+
+/// A login with which servers can be probed.
+#[derive(Clone)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The database.
+    pub database: String,
+    /// The proof.
+    pub credential: ServerCredential,
+}
+
+/// The most logins that are kept for probing.
+const MAX_LOGINS: usize = 4;
+
+impl Cluster {
+    /// The servers of a section, none of them known yet. `logins` are tried in order.
+    pub fn new(rules: Arc<config::Database>, tls: Connector, logins: Vec<Login>, now: Instant) -> Arc<Self> {
+        let nodes = rules.servers.iter().map(|address| Arc::new(Node::new(address.clone(), now))).collect();
+        Arc::new(Cluster {
+            section: rules.name.clone(),
+            nodes,
+            rules: ArcSwap::new(rules),
+            tls,
+            clock: Mutex::default(),
+            changes: watch::Sender::new(0),
+            turn: AtomicUsize::new(0),
+            logins: Mutex::new(logins),
+            databases: Mutex::default(),
+        })
+    }
+
+    /// Its servers, in the order of the configuration.
+    pub fn nodes(&self) -> &[Arc<Node>] {
+        &self.nodes
+    }
+
+    /// The section's settings.
+    pub fn rules(&self) -> Arc<config::Database> {
+        self.rules.load_full()
+    }
+
+    /// TLS towards its servers.
+    pub fn tls(&self) -> &Connector {
+        &self.tls
+    }
+
+    /// What a reload changes, and every database served from here with it.
+    pub fn reconfigure(&self, rules: &Arc<config::Database>) {
+        self.rules.store(rules.clone());
+        self.databases().iter().for_each(|database| database.reconfigure());
+    }
+
+    /// The databases that are served from here.
+    pub fn databases(&self) -> Vec<Arc<Database>> {
+        let mut databases = lock(&self.databases);
+        databases.retain(|database| database.strong_count() > 0);
+        databases.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// A login that works, or should: the monitor may use it where others are refused. The last one offered is kept.
+    pub fn offer_login(&self, login: Login) {
+        let mut logins = lock(&self.logins);
+        let is_known = |known: &&mut Login| known.user == login.user && known.database == login.database;
+        match logins.iter_mut().find(is_known) {
+            Some(known) if known.credential == login.credential => return,
+            Some(known) => *known = login,
+            None => {
+                logins.truncate(MAX_LOGINS - 1);
+                logins.push(login);
+            }
+        }
+        self.nodes.iter().for_each(|node| node.poke());
+    }
+
+    /// The primary's newest position, and how far behind it a replica at `replay` is in bytes.
+    pub fn lag_bytes(&self, replay: Lsn) -> Option<u64> {
+        lock(&self.clock).newest().map(|newest| newest.since(replay))
+    }
+
+    /// Tells when a server's standing has changed.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn enter(&self, database: &Arc<Database>) {
+        lock(&self.databases).push(Arc::downgrade(database));
+    }
+
+    fn logins(&self) -> usize {
+        lock(&self.logins).len()
+    }
+
+    fn login(&self, attempt: usize) -> Option<Login> {
+        let logins = lock(&self.logins);
+        logins.get(attempt % logins.len().max(1)).cloned()
+    }
+
+    /// A probe of `node` has ended: every server's standing is judged anew.
+    fn observed(
+        &self,
+        node: &Node,
+        observation: Observation,
+        position: Option<Lsn>,
+        asked: Instant,
+        now: Instant,
+    ) {
+        if let (Observation::Primary { .. }, Some(insert)) = (&observation, position) {
+            lock(&self.clock).sample(asked, insert);
+        }
+        {
+            let mut state = lock(&node.state);
+            state.observation = observation;
+            state.position = position;
+            state.asked = asked;
+        }
+        let observations: Vec<_> = self.nodes.iter().map(|node| self.current(node)).collect();
+        let standings = failover::standings(&observations, self.rules.load().routing.max_lag);
+        let mut any = false;
+        for (index, (standing, why)) in standings.into_iter().enumerate() {
+            any |= self.stand(index, &observations[index], standing, why, now);
+        }
+        if any {
+            self.changes.send_modify(|version| *version += 1);
+        }
+    }
+
+    fn current(&self, node: &Node) -> Observation {
+        let state = lock(&node.state);
+        match &state.observation {
+            Observation::Replica { replay: Some(replay), .. } => {
+                let clock = lock(&self.clock);
+                // Behind every sample that is kept: at least as old as the oldest of them.
+                let oldest = || clock.oldest().map(|at| state.asked.saturating_duration_since(at));
+                Observation::Replica {
+                    replay: Some(*replay),
+                    age: clock.age(*replay, state.asked).or_else(oldest),
+                }
+            }
+            observation => observation.clone(),
+        }
+    }
+
+    /// Answers whether the standing changed.
+    fn stand(
+        &self,
+        index: usize,
+        observation: &Observation,
+        standing: Standing,
+        why: String,
+        now: Instant,
+    ) -> bool {
+        let node = &self.nodes[index];
+        let (changed, was_primary) = {
+            let mut state = lock(&node.state);
+            let (changed, was_primary) = (state.standing != standing, state.standing == Standing::Primary);
+            if changed {
+                tracing::info!(
+                    section = %self.section, server = %node.address, from = ?state.standing, to = ?standing, %why,
+                    "server standing changed"
+                );
+                state.since = now;
+                state.standing = standing;
+            }
+            (state.role, state.timeline, state.age) = match observation {
+                Observation::Primary { timeline } => (Some(Role::Primary), Some(*timeline), None),
+                Observation::Replica { age, .. } => (Some(Role::Replica), None, *age),
+                Observation::None | Observation::Refused(_) | Observation::Failed(_) => {
+                    (state.role, None, None)
+                }
+            };
+            state.why = why;
+            (changed, was_primary)
+        };
+        node.standing.store(standing as u8, Ordering::Release);
+        // Who waits for a primary must not be given a connection to what is none any more.
+        if changed && (was_primary || matches!(standing, Standing::Down | Standing::Lagging)) {
+            let why = unavailable(&node.state().why);
+            self.databases().iter().for_each(|database| database.abandon(index, &why));
+        }
+        changed
+    }
+}
+
+impl Node {
+    fn new(address: ServerAddress, now: Instant) -> Self {
+        let state = NodeState {
+            standing: Standing::Unknown,
+            role: None,
+            since: now,
+            why: "not probed yet".into(),
+            position: None,
+            timeline: None,
+            age: None,
+            observation: Observation::None,
+            asked: now,
+        };
+        Node {
+            address,
+            standing: AtomicU8::new(Standing::Unknown as u8),
+            state: Mutex::new(state),
+            poke: Notify::new(),
+        }
+    }
+
+    /// What it may be used for.
+    pub fn standing(&self) -> Standing {
+        Standing::from_u8(self.standing.load(Ordering::Acquire))
+    }
+
+    /// All that is known of it.
+    pub fn state(&self) -> NodeState {
+        lock(&self.state).clone()
+    }
+
+    /// Has it probed now.
+    pub fn poke(&self) {
+        self.poke.notify_one();
+    }
+}
+
+impl Upstream for Node {
+    fn login_failed(&self, error: &ConnectError) {
+        if error.retry() == Retry::Safe {
+            self.poke();
+        }
+    }
+}
+
+fn unavailable(why: &str) -> Report {
+    Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, "the server is not available")
+        .detail(why.to_owned())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain values, each assignment whole: there is nothing that a panic could have left halfway.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,446 @@
+//! One user of one database: a pool on each server, and how a request gets a connection from one of them.
+
+use super::failover::Standing;
+use super::{Database, Node, lock};
+use crate::auth::ServerCredential;
+use crate::backend::connect::ScramCache;
+use crate::backend::{Backend, CommandError, Target, command};
+use crate::config;
+use crate::error::{ClientVisible, ErrorSource, Report};
+use crate::metrics::Stats;
+use crate::pool::core::Limits;
+use crate::pool::{Lease, LeaseError, Pool, Settings as PoolSettings};
+use crate::routing::balance::{self, Candidate};
+use crate::routing::{Role, Route, Why};
+use crate::session::Settings;
+use crate::wire::SqlState;
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How long a client that found its server unreachable waits before it looks again, if nothing changes before.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many different sets of startup settings are kept with what servers made of them.
+const MAX_GREETINGS: usize = 256;
+
+/// How long changing a server connection's settings may take.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One user of one database.
+pub struct UserPools {
+    /// The database.
+    pub database: Arc<Database>,
+    /// The clients' user.
+    pub user: String,
+    /// Clients that are logged in.
+    pub clients: AtomicUsize,
+    pools: Vec<Arc<Pool>>,
+    stats: Box<[Mutex<Stats>]>,
+    greetings: Mutex<HashMap<u64, (Settings, Arc<Greeting>)>>,
+    credential: Mutex<ServerCredential>,
+}
+
+/// What a server reports after a login with certain settings: what the client is told after its own.
+pub type Greeting = Vec<(Box<str>, Box<str>)>;
+
+/// A lease, and what it is good for.
+pub struct Granted {
+    /// The lease.
+    pub lease: Lease,
+    /// What the server was.
+    pub role: Role,
+    /// Why this one.
+    pub why: Why,
+    /// The server's place in the cluster.
+    pub node: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Choice {
+    node: usize,
+    role: Role,
+    why: Why,
+}
+
+impl UserPools {
+    pub(super) fn new(
+        database: Arc<Database>,
+        user: &str,
+        credential: ServerCredential,
+        workers: usize,
+        ids: Arc<AtomicU64>,
+    ) -> Arc<Self> {
+        let rules = database.rules();
+        let pool = |index: usize| {
+            let node = database.cluster.nodes()[index].clone();
+            let target = target(&database, &rules, index, user, &credential);
+            Pool::new(target, pool_settings(&rules), node, ids.clone())
+        };
+        let pools = (0..database.cluster.nodes().len()).map(pool).collect();
+        Arc::new(UserPools {
+            database,
+            user: user.to_owned(),
+            clients: AtomicUsize::new(0),
+            pools,
+            stats: (0..workers).map(|_| Mutex::default()).collect(),
+            greetings: Mutex::default(),
+            credential: Mutex::new(credential),
+        })
+    }
+
+    /// A connection for `route`, if one can be had without waiting.
+    pub fn try_lease(&self, route: Route, home: usize) -> Option<Granted> {
+        let choice = self.choose(route)?;
+        let lease = self.pools[choice.node].try_lease(home)?;
+        Some(self.granted(lease, choice))
+    }
+
+    /// A connection for `route`: waits in the queue, looks for another server when one fails, and holds out while there is
+    /// no primary, all within `checkout_timeout`.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves the queue; a lease on its way goes back.
+    ///
+    /// # Errors
+    /// 53300 when the time is over or too many wait; the server's own error when it refuses the login.
+    pub async fn lease(&self, route: Route, home: usize) -> Result<Granted, Report> {
+        let rules = self.database.rules();
+        let now = Instant::now();
+        let deadline = now + rules.pool.checkout_timeout;
+        let mut changes = self.database.cluster.watch();
+        let mut last = None;
+        loop {
+            changes.mark_unchanged();
+            if let Some(choice) = self.choose(route) {
+                match self.lease_from(choice, home, deadline).await {
+                    Ok(granted) => return Ok(granted),
+                    Err(LeaseError::Timeout) => return Err(self.timed_out(choice, &rules)),
+                    Err(LeaseError::QueueFull(limit)) => return Err(self.queue_full(choice, limit)),
+                    Err(LeaseError::Closed) => return Err(closed()),
+                    Err(LeaseError::Refused(report)) if choice.role == Role::Primary => return Err(report),
+                    // Its pool is passed over from now on, so that the next choice is another one.
+                    Err(LeaseError::Refused(_) | LeaseError::Unreachable(_))
+                        if choice.role == Role::Replica =>
+                    {
+                        continue;
+                    }
+                    Err(LeaseError::Refused(report) | LeaseError::Unreachable(report)) => last = Some(report),
+                }
+            }
+            let pause = if last.is_some() { Instant::now() + RETRY_PAUSE } else { deadline };
+            let _ = tokio::time::timeout_at(pause.min(deadline).into(), changes.changed()).await;
+            if Instant::now() >= deadline {
+                return Err(self.unavailable(last));
+            }
+        }
+    }
+
+    async fn lease_from(
+        &self,
+        choice: Choice,
+        home: usize,
+        deadline: Instant,
+    ) -> Result<Granted, LeaseError> {
+        let pool = &self.pools[choice.node];
+        loop {
+            let lease = match pool.try_lease(home) {
+                Some(lease) => lease,
+                None => {
+                    let answer = pool.queue(home, Instant::now(), deadline)?;
+                    let mut lease = answer.await.unwrap_or(Err(LeaseError::Closed))?.take();
+                    if !lease.make_usable(home) {
+                        continue;
+                    }
+                    lease
+                }
+            };
+            return Ok(self.granted(lease, choice));
+        }
+    }
+
+    /// The next turn comes with a lease, not with a choice: who was chosen and had nothing idle is chosen again for the queue.
+    fn granted(&self, lease: Lease, choice: Choice) -> Granted {
+        if choice.role == Role::Replica {
+            self.database.cluster.turn.fetch_add(1, Ordering::Relaxed);
+        }
+        Granted { lease, role: choice.role, why: choice.why, node: choice.node }
+    }
+
+    /// The server that shall serve `route`; `None` while there is none.
+    fn choose(&self, route: Route) -> Option<Choice> {
+        let nodes = self.database.cluster.nodes();
+        let mut why = route.why();
+        if let Route::Replica { .. } = route {
+            let rules = self.database.cluster.rules.load();
+            let candidates: SmallVec<[Candidate; 8]> = nodes
+                .iter()
+                .enumerate()
+                .filter(|(_, node)| node.standing() == Standing::Replica)
+                .filter(|(node, _)| !self.pools[*node].is_struggling())
+                .map(|(node, _)| Candidate {
+                    node,
+                    load: self.pools[node].load(),
+                    weight: rules.routing.weights.get(node).copied().unwrap_or(1),
+                })
+                .collect();
+            let turn = self.database.cluster.turn.load(Ordering::Relaxed);
+            if let Some(node) = balance::choose(&candidates, rules.routing.balance, turn) {
+                return Some(Choice { node, role: Role::Replica, why });
+            }
+            why = Why::NoReplica;
+        }
+        let node = nodes.iter().position(|node| node.standing() == Standing::Primary)?;
+        Some(Choice { node, role: Role::Primary, why })
+    }
+
+    /// What a server reports to a login with these settings: what `server_version` and the like are, and what it makes of
+    /// the settings' values. The settings come back as one copy that all such clients share.
+    ///
+    /// # Errors
+    /// As [`lease`](Self::lease), and the server's error about a value that it does not take.
+    pub async fn greeting(
+        &self,
+        settings: Settings,
+        home: usize,
+    ) -> Result<(Settings, Arc<Greeting>), Report> {
+        if let Some((known, greeting)) = lock(&self.greetings).get(&settings.hash())
+            && *known == settings
+        {
+            return Ok((known.clone(), greeting.clone()));
+        }
+        let mut granted = self.lease_for_greeting(home).await?;
+        match put_on(granted.lease.backend(), &settings).await {
+            Ok(()) => {}
+            Err(CommandError::Server(report)) => {
+                granted.lease.give_back();
+                return Err(report);
+            }
+            Err(error) => return Err(error.report()),
+        }
+        let backend = granted.lease.backend();
+        let hidden = ["in_hot_standby"];
+        let parameters = backend.state.parameters.iter().filter(|(name, _)| !hidden.contains(&&**name));
+        let greeting: Arc<Greeting> = Arc::new(parameters.cloned().collect());
+        granted.lease.give_back();
+        self.database.login_worked(&self.server_user(), &lock(&self.credential));
+        let mut greetings = lock(&self.greetings);
+        if greetings.len() >= MAX_GREETINGS {
+            greetings.clear();
+        }
+        greetings.insert(settings.hash(), (settings.clone(), greeting.clone()));
+        Ok((settings, greeting))
+    }
+
+    /// The primary, or a replica if there is no primary: a client may log in all the same. While neither is known, the
+    /// first that lets us in is as good as any, and its login one with which roles can be found out.
+    async fn lease_for_greeting(&self, home: usize) -> Result<Granted, Report> {
+        let nodes = self.database.cluster.nodes();
+        let is_usable = |node: &Arc<Node>| matches!(node.standing(), Standing::Primary | Standing::Replica);
+        if !nodes.iter().any(is_usable) {
+            let deadline = Instant::now() + self.database.rules().pool.checkout_timeout;
+            let unknown = |node: &usize| nodes[*node].standing() == Standing::Unknown;
+            for node in (0..nodes.len()).filter(unknown) {
+                let choice = Choice { node, role: Role::Replica, why: Why::Configured };
+                match self.lease_from(choice, home, deadline).await {
+                    Ok(granted) => return Ok(granted),
+                    Err(LeaseError::Refused(report)) => return Err(report),
+                    Err(_) => {}
+                }
+            }
+        }
+        let has_primary = nodes.iter().any(|node| node.standing() == Standing::Primary);
+        let why = Why::Configured;
+        let route = if has_primary { Route::Primary { why } } else { Route::Replica { at_least: None, why } };
+        self.lease(route, home).await
+    }
+
+    /// A client begins to use them.
+    pub fn enter(&self) {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        self.database.enter();
+    }
+
+    /// A client is done with them.
+    pub fn leave(&self) {
+        self.clients.fetch_sub(1, Ordering::Relaxed);
+        self.database.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The counters of one worker.
+    pub fn stats(&self, worker: usize) -> MutexGuard<'_, Stats> {
+        lock(&self.stats[worker])
+    }
+
+    /// The counters of all workers.
+    pub fn all_stats(&self) -> Stats {
+        let mut all = Stats::default();
+        self.stats.iter().for_each(|stats| all.merge(&lock(stats)));
+        all
+    }
+
+    /// Its pools, by the server's place in the cluster.
+    pub fn pools(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    /// The user at the servers.
+    pub fn server_user(&self) -> String {
+        self.database.rules().server_user.clone().unwrap_or_else(|| self.user.clone())
+    }
+
+    /// Ends what has lasted too long.
+    pub fn sweep(&self, home: usize, now: Instant) {
+        self.pools.iter().for_each(|pool| pool.sweep(home, now));
+    }
+
+    /// A client has logged in: its credential may be better than what there was.
+    pub(super) fn learn(&self, credential: &ServerCredential) {
+        let rules = self.database.rules();
+        {
+            let mut known = lock(&self.credential);
+            if *known == *credential || matches!(credential, ServerCredential::Nothing) {
+                return;
+            }
+            *known = credential.clone();
+        }
+        for (index, pool) in self.pools.iter().enumerate() {
+            pool.retarget(target(&self.database, &rules, index, &self.user, credential));
+        }
+    }
+
+    pub(super) fn in_use(&self) -> usize {
+        self.pools.iter().map(|pool| pool.occupancy().in_use).sum()
+    }
+
+    pub(super) fn pause(&self) {
+        self.pools.iter().for_each(|pool| pool.pause());
+    }
+
+    pub(super) fn resume(&self, home: usize) {
+        self.pools.iter().for_each(|pool| pool.resume(home));
+    }
+
+    pub(super) fn close(&self) {
+        self.pools.iter().for_each(|pool| pool.close());
+    }
+
+    pub(super) fn abandon(&self, node: usize, why: &Report) {
+        // What comes back may be another version, or configured otherwise.
+        lock(&self.greetings).clear();
+        self.pools[node].abandon(why);
+    }
+
+    /// Whether its section is no more: no request is served any longer.
+    pub fn is_closed(&self) -> bool {
+        self.database.is_closed()
+    }
+
+    pub(super) fn reconfigure(&self) {
+        let settings = pool_settings(&self.database.rules());
+        self.pools.iter().for_each(|pool| pool.reconfigure(settings));
+    }
+
+    fn timed_out(&self, choice: Choice, rules: &config::Database) -> Report {
+        let timeout = rules.pool.checkout_timeout;
+        let text =
+            format!("no server connection became free within {}", config::values::duration_text(timeout));
+        self.exhausted(choice, text)
+    }
+
+    fn queue_full(&self, choice: Choice, limit: usize) -> Report {
+        self.exhausted(choice, format!("too many clients wait for a server connection already ({limit})"))
+    }
+
+    fn exhausted(&self, choice: Choice, text: String) -> Report {
+        let pool = &self.pools[choice.node];
+        let (full, size) = (pool.occupancy(), pool.limits().size);
+        let detail = format!(
+            "pool of database \"{}\", user \"{}\" on {} ({}): size {size}, {} in use, {} idle, {} connecting, {} waiting",
+            self.database.name,
+            self.user,
+            self.database.cluster.nodes()[choice.node].address,
+            choice.role.as_str(),
+            full.in_use,
+            full.idle,
+            full.connecting,
+            full.waiting,
+        );
+        Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text)
+            .detail(detail)
+            .hint("Transactions may be too long, or pool.size too small.")
+    }
+
+    fn unavailable(&self, last: Option<Report>) -> Report {
+        let states: Vec<_> = self
+            .database
+            .cluster
+            .nodes()
+            .iter()
+            .map(|node| (node, node.state()))
+            .map(|(node, state)| format!("{}: {:?} {}", node.address, state.standing, state.why))
+            .collect();
+        for state in &states {
+            tracing::debug!(database = %self.database.name, %state, "no server for a request");
+        }
+        last.unwrap_or_else(|| {
+            let text = format!("no primary server is available for database \"{}\"", self.database.name);
+            Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text)
+        })
+    }
+}
+
+/// Makes a connection's settings these.
+///
+/// # Errors
+/// The server's own: then nothing has changed. Any other: the connection must be dropped.
+pub(super) async fn put_on(backend: &mut Backend, settings: &Settings) -> Result<(), CommandError> {
+    let Some(sql) = settings.restore_from(&backend.state.settings) else { return Ok(()) };
+    Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await?;
+    backend.state.settings = settings.clone();
+    Ok(())
+}
+
+fn target(
+    database: &Database,
+    rules: &config::Database,
+    index: usize,
+    user: &str,
+    credential: &ServerCredential,
+) -> Target {
+    let credential = match &rules.server_password {
+        Some(secret) => ServerCredential::of(Some(secret)),
+        None => credential.clone(),
+    };
+    Target {
+        address: database.cluster.nodes()[index].address.clone(),
+        tls: database.cluster.tls().clone(),
+        user: rules.server_user.clone().unwrap_or_else(|| user.to_owned()),
+        database: rules.server_database.clone().unwrap_or_else(|| database.name.clone()),
+        credential,
+        statements: rules.pool.prepared_statements,
+        parameters: Vec::new(),
+        scram: ScramCache::default(),
+    }
+}
+
+fn pool_settings(rules: &config::Database) -> PoolSettings {
+    let pool = &rules.pool;
+    PoolSettings {
+        limits: Limits {
+            size: pool.size,
+            max_waiting: pool.max_waiting,
+            max_logins: pool.max_logins,
+            idle_timeout: pool.idle_timeout,
+            lifetime: pool.lifetime,
+        },
+        connect_timeout: pool.connect_timeout,
+    }
+}
+
+fn closed() -> Report {
+    let text = "terminating connection because the configuration of its database has changed";
+    Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text).hint("Connect again.")
+}

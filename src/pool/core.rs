@@ -1,0 +1,509 @@
+//! Who gets which connection, and when. Pure: `now` is an argument, connections and waiters are whatever the caller has.
+//!
+//! A connection is idle, in use or being made; together they never exceed the size. Whoever waits is served in the order
+//! of arrival, and a newcomer never overtakes. Idle connections are a stack: the last one used is the next one used, so
+//! that a quiet pool lets the rest grow old and close.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// What the core must know of a connection.
+pub trait Connection {
+    /// The worker on whose reactor its socket is registered.
+    fn home(&self) -> usize;
+    /// When it must not be used any more, if ever.
+    fn expires(&self, lifetime: Option<Duration>) -> Option<Instant>;
+}
+
+/// What the core must know of somebody who waits.
+pub trait Waiter {
+    /// Whether nobody is there any more.
+    fn is_gone(&self) -> bool;
+}
+
+/// The limits of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at most.
+    pub size: usize,
+    /// Waiters at most.
+    pub max_waiting: usize,
+    /// Logins under way at once.
+    pub max_logins: usize,
+    /// How long a connection may stay idle.
+    pub idle_timeout: Option<Duration>,
+    /// How old a connection may grow.
+    pub lifetime: Option<Duration>,
+}
+
+/// How full a pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Occupancy {
+    /// Connections that clients hold (or that are being cleaned after one).
+    pub in_use: usize,
+    /// Connections that nobody holds.
+    pub idle: usize,
+    /// Logins under way.
+    pub connecting: usize,
+    /// Clients that wait.
+    pub waiting: usize,
+}
+
+/// What becomes of a connection that comes back.
+#[derive(Debug)]
+#[must_use]
+pub enum Placed<C, W> {
+    /// It is idle now.
+    Parked,
+    /// The first in the queue has it.
+    Hand(W, C),
+    /// It is too many, too old or not wanted: close it.
+    Close(C),
+}
+
+/// What a sweep found.
+#[derive(Debug)]
+pub struct Swept<C, W> {
+    /// Waited too long.
+    pub timed_out: Vec<W>,
+    /// Idle for too long, or too old.
+    pub closed: Vec<C>,
+}
+
+/// How long to wait after a login that failed, doubled with each further one up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+
+/// How many idle connections are looked through for one that is at home on the caller's worker.
+const HOME_SEARCH: usize = 8;
+
+/// The state of one pool.
+#[derive(Debug)]
+pub struct Core<C, W> {
+    limits: Limits,
+    idle: Vec<(C, Instant)>,
+    waiting: VecDeque<Waiting<W>>,
+    in_use: usize,
+    connecting: usize,
+    admission: Admission,
+    backoff: Duration,
+    next_login: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    waiter: W,
+    since: Instant,
+    deadline: Instant,
+}
+
+/// Whether connections are given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    Open,
+    /// Whoever comes waits.
+    Paused,
+    /// The pool is being taken down: nothing is kept.
+    Closed,
+}
+
+impl<C: Connection, W: Waiter> Core<C, W> {
+    /// An empty pool.
+    pub fn new(limits: Limits) -> Self {
+        Core {
+            limits,
+            idle: Vec::new(),
+            waiting: VecDeque::new(),
+            in_use: 0,
+            connecting: 0,
+            admission: Admission::Open,
+            backoff: MIN_BACKOFF,
+            next_login: None,
+        }
+    }
+
+    /// An idle connection, if there is one and nobody waits for it; one at `home` is preferred.
+    pub fn lease(&mut self, home: usize) -> Option<C> {
+        if self.admission != Admission::Open || !self.waiting.is_empty() {
+            return None;
+        }
+        let top = self.idle.len().checked_sub(1)?;
+        let near =
+            self.idle.iter().rev().take(HOME_SEARCH).position(|(connection, _)| connection.home() == home);
+        let (connection, _) = self.idle.remove(top - near.unwrap_or(0));
+        self.in_use += 1;
+        Some(connection)
+    }
+
+    /// Stands in the queue until `deadline`. A connection may have come back since the caller found none: to be followed by
+    /// [`hand_out`](Self::hand_out) under the same lock, or both would lie there and wait for each other.
+    ///
+    /// # Errors
+    /// The queue is full, or the pool closed: the waiter comes back.
+    pub fn wait(&mut self, waiter: W, now: Instant, deadline: Instant) -> Result<(), W> {
+        if self.admission == Admission::Closed {
+            return Err(waiter);
+        }
+        if self.waiting.len() >= self.limits.max_waiting {
+            self.waiting.retain(|waiting| !waiting.waiter.is_gone());
+        }
+        if self.waiting.len() >= self.limits.max_waiting {
+            return Err(waiter);
+        }
+        self.waiting.push_back(Waiting { waiter, since: now, deadline });
+        Ok(())
+    }
+
+    /// How many logins to begin now. They count as connecting until `logged_in` or `login_failed`.
+    pub fn begin_logins(&mut self, now: Instant) -> usize {
+        if self.admission != Admission::Open || self.next_login.is_some_and(|at| now < at) {
+            return 0;
+        }
+        let wanted = self.waiting.len().saturating_sub(self.connecting);
+        let room = self.limits.size.saturating_sub(self.total());
+        let begun = wanted.min(room).min(self.limits.max_logins.saturating_sub(self.connecting));
+        self.connecting += begun;
+        begun
+    }
+
+    /// A login has succeeded.
+    pub fn logged_in(&mut self, connection: C, now: Instant) -> Placed<C, W> {
+        self.connecting -= 1;
+        self.backoff = MIN_BACKOFF;
+        self.next_login = None;
+        self.place(connection, now)
+    }
+
+    /// A login has failed: the next one waits a while. Logins that were begun together and fail together count once.
+    pub fn login_failed(&mut self, now: Instant) {
+        self.connecting -= 1;
+        if self.next_login.is_some_and(|at| now < at) {
+            return;
+        }
+        self.next_login = Some(now + self.backoff);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+    }
+
+    /// A connection comes back, clean.
+    pub fn put(&mut self, connection: C, now: Instant) -> Placed<C, W> {
+        self.in_use -= 1;
+        self.place(connection, now)
+    }
+
+    /// A connection that was in use is gone.
+    pub fn lost(&mut self) {
+        self.in_use -= 1;
+    }
+
+    /// Ends what has lasted too long.
+    pub fn sweep(&mut self, now: Instant) -> Swept<C, W> {
+        let mut swept = Swept { timed_out: Vec::new(), closed: Vec::new() };
+        // Deadlines are not in the order of arrival if the timeout was changed by a reload.
+        let (expired, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .filter(|waiting| !waiting.waiter.is_gone())
+            .partition(|waiting| waiting.deadline <= now);
+        self.waiting = rest;
+        swept.timed_out.extend(expired.into_iter().map(|waiting| waiting.waiter));
+        let (limits, mut kept) = (self.limits, Vec::with_capacity(self.idle.len()));
+        for (connection, since) in self.idle.drain(..) {
+            let is_idle_too_long =
+                limits.idle_timeout.is_some_and(|timeout| now.duration_since(since) >= timeout);
+            let is_too_old = connection.expires(limits.lifetime).is_some_and(|at| at <= now);
+            match is_idle_too_long || is_too_old {
+                true => swept.closed.push(connection),
+                false => kept.push((connection, since)),
+            }
+        }
+        self.idle = kept;
+        swept
+    }
+
+    /// Whether a sweep has anything to look at.
+    pub fn is_unused(&self) -> bool {
+        self.idle.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Everybody who waits, to be sent elsewhere.
+    pub fn dismiss_waiters(&mut self) -> Vec<W> {
+        self.waiting.drain(..).map(|waiting| waiting.waiter).collect()
+    }
+
+    /// Every idle connection, to be closed.
+    pub fn dismiss_idle(&mut self) -> Vec<C> {
+        self.idle.drain(..).map(|(connection, _)| connection).collect()
+    }
+
+    /// Gives nothing out until `resume`.
+    pub fn pause(&mut self) {
+        if self.admission == Admission::Open {
+            self.admission = Admission::Paused;
+        }
+    }
+
+    /// Serves again; [`hand_out`](Self::hand_out) follows.
+    pub fn resume(&mut self) {
+        if self.admission == Admission::Paused {
+            self.admission = Admission::Open;
+        }
+    }
+
+    /// Idle connections for those who wait, in their order.
+    pub fn hand_out(&mut self) -> Vec<(W, C)> {
+        let mut handed = Vec::new();
+        while self.admission == Admission::Open && !self.idle.is_empty() {
+            let Some(waiter) = self.next_waiter() else { break };
+            let (connection, _) = self.idle.pop().expect("checked to be there");
+            self.in_use += 1;
+            handed.push((waiter, connection));
+        }
+        handed
+    }
+
+    /// Keeps nothing from now on.
+    pub fn close(&mut self) {
+        self.admission = Admission::Closed;
+    }
+
+    /// New limits; what is too many goes when it comes back.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Whether nothing is given out any more, ever.
+    pub fn is_closed(&self) -> bool {
+        self.admission == Admission::Closed
+    }
+
+    /// Whether there is no connection, and no login to be begun yet after the last one failed.
+    pub fn is_struggling(&self, now: Instant) -> bool {
+        self.in_use + self.idle.len() == 0 && self.next_login.is_some_and(|at| now < at)
+    }
+
+    /// How full the pool is.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            in_use: self.in_use,
+            idle: self.idle.len(),
+            connecting: self.connecting,
+            waiting: self.waiting.iter().filter(|waiting| !waiting.waiter.is_gone()).count(),
+        }
+    }
+
+    /// Connections in use and everybody in the queue.
+    pub fn pressure(&self) -> usize {
+        self.in_use + self.waiting.len()
+    }
+
+    /// Since when the first in the queue waits.
+    pub fn oldest_wait(&self) -> Option<Instant> {
+        self.waiting.iter().find(|waiting| !waiting.waiter.is_gone()).map(|waiting| waiting.since)
+    }
+
+    /// The idle connections.
+    pub fn idle(&self) -> impl Iterator<Item = &C> {
+        self.idle.iter().map(|(connection, _)| connection)
+    }
+
+    fn place(&mut self, connection: C, now: Instant) -> Placed<C, W> {
+        let is_too_old = connection.expires(self.limits.lifetime).is_some_and(|at| at <= now);
+        if self.admission == Admission::Closed || is_too_old || self.total() >= self.limits.size {
+            return Placed::Close(connection);
+        }
+        if self.admission == Admission::Open
+            && let Some(waiter) = self.next_waiter()
+        {
+            self.in_use += 1;
+            return Placed::Hand(waiter, connection);
+        }
+        self.idle.push((connection, now));
+        Placed::Parked
+    }
+
+    fn next_waiter(&mut self) -> Option<W> {
+        std::iter::from_fn(|| self.waiting.pop_front())
+            .map(|waiting| waiting.waiter)
+            .find(|waiter| !waiter.is_gone())
+    }
+
+    fn total(&self) -> usize {
+        self.in_use + self.idle.len() + self.connecting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake(usize, Instant);
+
+    impl Connection for Fake {
+        fn home(&self) -> usize {
+            self.0
+        }
+        fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {
+            lifetime.map(|lifetime| self.1 + lifetime)
+        }
+    }
+
+    struct Name(&'static str, bool);
+
+    impl Waiter for Name {
+        fn is_gone(&self) -> bool {
+            self.1
+        }
+    }
+
+    const LIMITS: Limits =
+        Limits { size: 2, max_waiting: 3, max_logins: 1, idle_timeout: None, lifetime: None };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn full(now: Instant) -> Core<Fake, Name> {
+        let mut core = Core::new(LIMITS);
+        for home in 0..2 {
+            core.wait(Name("x", false), now, now + SECOND).ok().unwrap();
+            assert_eq!(core.begin_logins(now), 1);
+            assert!(matches!(core.logged_in(Fake(home, now), now), Placed::Hand(..)));
+        }
+        core
+    }
+
+    fn name<C>(placed: &Placed<C, Name>) -> &'static str {
+        match placed {
+            Placed::Hand(waiter, _) => waiter.0,
+            Placed::Parked => "parked",
+            Placed::Close(_) => "closed",
+        }
+    }
+
+    #[test]
+    fn the_queue_is_served_in_order_and_nobody_overtakes() {
+        let now = Instant::now();
+        let mut core = full(now);
+        core.wait(Name("first", false), now, now + SECOND).ok().unwrap();
+        core.wait(Name("left", true), now, now + SECOND).ok().unwrap();
+        core.wait(Name("second", false), now, now + SECOND).ok().unwrap();
+        assert_eq!(core.begin_logins(now), 0, "the pool is full");
+        assert_eq!(name(&core.put(Fake(0, now), now)), "first");
+        assert!(core.lease(0).is_none());
+        assert_eq!(name(&core.put(Fake(0, now), now)), "second");
+        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        assert!(core.lease(0).is_some());
+    }
+
+    #[test]
+    fn size_counts_connections_in_use_idle_and_being_made() {
+        let now = Instant::now();
+        let mut core = full(now);
+        core.set_limits(Limits { size: 1, ..LIMITS });
+        assert_eq!(name(&core.put(Fake(0, now), now)), "closed", "the other one is still in use");
+        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        assert_eq!(core.occupancy(), Occupancy { idle: 1, ..Occupancy::default() });
+    }
+
+    #[test]
+    fn a_full_queue_refuses_but_forgets_those_who_left() {
+        let now = Instant::now();
+        let mut core: Core<Fake, Name> = Core::new(LIMITS);
+        for gone in [true, false, false] {
+            core.wait(Name("x", gone), now, now + SECOND).ok().unwrap();
+        }
+        assert!(core.wait(Name("fits", false), now, now + SECOND).is_ok());
+        assert!(core.wait(Name("too many", false), now, now + SECOND).is_err());
+    }
+
+    #[test]
+    fn logins_are_bounded_and_back_off() {
+        let now = Instant::now();
+        let mut core: Core<Fake, Name> = Core::new(LIMITS);
+        core.wait(Name("a", false), now, now + SECOND).ok().unwrap();
+        core.wait(Name("b", false), now, now + SECOND).ok().unwrap();
+        assert_eq!((core.begin_logins(now), core.begin_logins(now)), (1, 0));
+        core.login_failed(now);
+        assert_eq!(core.begin_logins(now), 0);
+        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 1);
+        core.login_failed(now + MIN_BACKOFF);
+        assert_eq!(core.begin_logins(now + 2 * MIN_BACKOFF), 0, "doubled");
+    }
+
+    #[test]
+    fn logins_that_fail_together_back_off_once() {
+        let now = Instant::now();
+        let mut core: Core<Fake, Name> = Core::new(Limits { max_logins: 2, ..LIMITS });
+        core.wait(Name("a", false), now, now + SECOND).ok().unwrap();
+        core.wait(Name("b", false), now, now + SECOND).ok().unwrap();
+        assert_eq!(core.begin_logins(now), 2);
+        core.login_failed(now);
+        core.login_failed(now);
+        assert!(core.is_struggling(now));
+        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 2);
+    }
+
+    #[test]
+    fn a_connection_that_comes_back_before_somebody_stands_in_the_queue_is_handed_to_him() {
+        let now = Instant::now();
+        let mut core = full(now);
+        assert!(core.lease(0).is_none());
+        // Another worker is faster.
+        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        core.wait(Name("late", false), now, now + SECOND).ok().unwrap();
+        assert_eq!(core.begin_logins(now), 0, "the pool is full");
+        let handed = core.hand_out();
+        assert_eq!((handed[0].0.0, core.occupancy().in_use), ("late", 2));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_closed_pool() {
+        let now = Instant::now();
+        let mut core = full(now);
+        core.close();
+        assert!(core.wait(Name("in vain", false), now, now + SECOND).is_err() && core.is_closed());
+        assert_eq!(name(&core.put(Fake(0, now), now)), "closed");
+    }
+
+    #[test]
+    fn a_connection_at_home_is_preferred() {
+        let now = Instant::now();
+        let mut core = full(now);
+        let _ = core.put(Fake(0, now), now);
+        let _ = core.put(Fake(1, now), now);
+        assert_eq!(core.lease(0).unwrap().0, 0);
+        assert_eq!(core.lease(0).unwrap().0, 1, "a stranger is better than none");
+        assert!(core.lease(0).is_none());
+    }
+
+    #[test]
+    fn a_pause_holds_clients_and_resume_serves_them() {
+        let now = Instant::now();
+        let mut core = full(now);
+        core.pause();
+        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        assert!(core.lease(0).is_none());
+        core.wait(Name("held", false), now, now + SECOND).ok().unwrap();
+        assert_eq!(core.begin_logins(now), 0);
+        assert!(core.hand_out().is_empty(), "still paused");
+        core.resume();
+        assert_eq!(core.hand_out().len(), 1);
+        assert_eq!(core.occupancy().in_use, 2);
+    }
+
+    #[test]
+    fn sweeping_ends_waits_idleness_and_age() {
+        let now = Instant::now();
+        let mut core = full(now);
+        core.set_limits(Limits { idle_timeout: Some(SECOND), lifetime: Some(5 * SECOND), ..LIMITS });
+        core.wait(Name("late", false), now, now + SECOND).ok().unwrap();
+        assert!(core.sweep(now).timed_out.is_empty());
+        assert_eq!(core.sweep(now + SECOND).timed_out.len(), 1);
+        let _ = core.put(Fake(0, now), now + SECOND);
+        assert_eq!(core.sweep(now + SECOND).closed.len(), 0);
+        assert_eq!(core.sweep(now + 2 * SECOND).closed.len(), 1);
+        assert_eq!(name(&core.put(Fake(0, now), now + 5 * SECOND)), "closed", "too old");
+        assert_eq!(core.occupancy(), Occupancy::default());
+    }
+}

@@ -1,0 +1,532 @@
+//! Who gets which server connection, and when.
+//!
+//! A [`Pool`] is the server connections of one database and user on one server, shared by all workers: [`core`] decides,
+//! this file carries it out. A [`Lease`] is the right to use one connection; however it ends, the pool hears of it.
+//!
+//! ```text
+//!   try_lease --------------------------> Lease --give_back--> core.put: parked, or handed to the first who waits
+//!   queue --> (login task | put) -------> Lease --end(owed)--> salvaged in the background, then put
+//!                                               --drop-------> closed, and the slot is free
+//! ```
+
+pub mod core;
+
+use self::core::{Connection, Core, Limits, Occupancy, Placed, Waiter};
+use crate::backend::{self, Backend, ConnectError, Idle, Target};
+use crate::error::{ClientVisible, Report, Retry};
+use crate::session::Owed;
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::oneshot;
+
+/// How long a connection whose client vanished may take to become clean.
+const SALVAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a connection at which a cancel request is aimed is looked at.
+const CANCEL_POLL: Duration = Duration::from_millis(5);
+
+/// What a pool tells of its server.
+pub trait Upstream: Send + Sync {
+    /// A login failed.
+    fn login_failed(&self, error: &ConnectError);
+}
+
+/// How a pool is made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Its limits.
+    pub limits: Limits,
+    /// Time for connecting and logging in.
+    pub connect_timeout: Duration,
+}
+
+/// Why there is no lease.
+#[derive(Debug, Clone)]
+pub enum LeaseError {
+    /// Nobody gave a connection back in time.
+    Timeout,
+    /// Too many wait already.
+    QueueFull(usize),
+    /// The server refuses, for good.
+    Refused(Report),
+    /// The server cannot be reached now: try another, or later.
+    Unreachable(Report),
+    /// The pool is no more.
+    Closed,
+}
+
+/// The server connections of one database and user on one server.
+pub struct Pool {
+    core: Mutex<Core<Box<Backend>, Queued>>,
+    load: AtomicUsize,
+    /// Read without the lock wherever a replica is chosen.
+    struggling: AtomicBool,
+    target: ArcSwap<Target>,
+    connect_timeout: ArcSwap<Duration>,
+    upstream: Arc<dyn Upstream>,
+    ids: Arc<AtomicU64>,
+    cards: Mutex<BTreeMap<u64, Arc<ServerCard>>>,
+    salvaging: AtomicUsize,
+}
+
+/// What SHOW SERVERS prints of one connection.
+#[derive(Debug)]
+pub struct ServerCard {
+    /// Its number.
+    pub id: u64,
+    /// The server's process id.
+    pub pid: i32,
+    /// When the login was done.
+    pub connected: SystemTime,
+    /// The server's end.
+    pub peer: crate::net::Endpoint,
+    /// Our end.
+    pub local: crate::net::Endpoint,
+    /// Protocol and cipher; empty without TLS.
+    pub tls: String,
+}
+
+/// Somebody who waits for a lease.
+struct Queued(oneshot::Sender<Result<Handed, LeaseError>>);
+
+/// A lease on its way to whoever waits. Nobody has used it: if he is gone before it reaches him, it goes back.
+pub struct Handed(Option<Lease>);
+
+impl Handed {
+    /// The lease has arrived.
+    pub fn take(mut self) -> Lease {
+        self.0.take().expect("taken only here, which takes the envelope")
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if let Some(lease) = self.0.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Waiter for Queued {
+    fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl Connection for Box<Backend> {
+    fn home(&self) -> usize {
+        self.home
+    }
+
+    fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {
+        // Staggered by up to a tenth, so that connections made together do not all end together.
+        lifetime.map(|lifetime| self.since + lifetime - lifetime / 10 * (self.id % 16) as u32 / 16)
+    }
+}
+
+impl Pool {
+    /// An empty pool. `ids` numbers the server connections of the process.
+    pub fn new(
+        target: Target,
+        settings: Settings,
+        upstream: Arc<dyn Upstream>,
+        ids: Arc<AtomicU64>,
+    ) -> Arc<Self> {
+        Arc::new(Pool {
+            core: Mutex::new(Core::new(settings.limits)),
+            load: AtomicUsize::new(0),
+            struggling: AtomicBool::new(false),
+            target: ArcSwap::from_pointee(target),
+            connect_timeout: ArcSwap::from_pointee(settings.connect_timeout),
+            upstream,
+            ids,
+            cards: Mutex::default(),
+            salvaging: AtomicUsize::new(0),
+        })
+    }
+
+    /// An idle connection for a client on worker `home`, if nobody waits for one.
+    pub fn try_lease(self: &Arc<Self>, home: usize) -> Option<Lease> {
+        loop {
+            let backend = {
+                let mut core = self.lock();
+                let backend = core.lease(home)?;
+                self.note_load(&core);
+                backend
+            };
+            let mut lease = Lease { backend: Some(backend), pool: self.clone() };
+            // A connection that ended while it was idle is dropped here, which frees its slot.
+            if lease.make_usable(home) {
+                return Some(lease);
+            }
+        }
+    }
+
+    /// Stands in the queue until `deadline`; the pool is filled up as far as it may be.
+    ///
+    /// # Cancel safety
+    /// Who drops the receiver leaves the queue; a lease that was on its way goes back to the pool.
+    ///
+    /// # Errors
+    /// [`LeaseError::QueueFull`], [`LeaseError::Closed`].
+    pub fn queue(
+        self: &Arc<Self>,
+        home: usize,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<oneshot::Receiver<Result<Handed, LeaseError>>, LeaseError> {
+        let (sender, receiver) = oneshot::channel();
+        let handed = {
+            let mut core = self.lock();
+            let refusal = match core.is_closed() {
+                true => LeaseError::Closed,
+                false => LeaseError::QueueFull(core.limits().max_waiting),
+            };
+            core.wait(Queued(sender), now, deadline).map_err(|_| refusal)?;
+            let handed = core.hand_out();
+            self.note_load(&core);
+            handed
+        };
+        self.hand_all(handed);
+        self.begin_logins(home);
+        Ok(receiver)
+    }
+
+    /// Connections in use and clients that wait: what balancing goes by.
+    pub fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has no connection and its last login failed, just now: who can go elsewhere should.
+    pub fn is_struggling(&self) -> bool {
+        self.struggling.load(Ordering::Relaxed)
+    }
+
+    /// Ends waits, idleness and age; begins logins whose back-off is over. To be called about ten times a second.
+    pub fn sweep(self: &Arc<Self>, home: usize, now: Instant) {
+        let swept = {
+            let mut core = self.lock();
+            self.struggling.store(core.is_struggling(now), Ordering::Relaxed);
+            if core.is_unused() {
+                return;
+            }
+            let swept = core.sweep(now);
+            self.note_load(&core);
+            swept
+        };
+        for Queued(sender) in swept.timed_out {
+            let _ = sender.send(Err(LeaseError::Timeout));
+        }
+        swept.closed.into_iter().for_each(|backend| self.retire(backend));
+        self.begin_logins(home);
+    }
+
+    /// Sends everybody who waits elsewhere, and closes what is idle: the server is down, or not what it was.
+    pub fn abandon(&self, why: &Report) {
+        self.dismiss(&LeaseError::Unreachable(why.clone()));
+    }
+
+    fn dismiss(&self, answer: &LeaseError) {
+        let (waiters, idle) = {
+            let mut core = self.lock();
+            let dismissed = (core.dismiss_waiters(), core.dismiss_idle());
+            self.note_load(&core);
+            dismissed
+        };
+        for Queued(sender) in waiters {
+            let _ = sender.send(Err(answer.clone()));
+        }
+        idle.into_iter().for_each(|backend| self.retire(backend));
+    }
+
+    /// Gives out nothing until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        self.lock().pause();
+    }
+
+    /// Serves again.
+    pub fn resume(self: &Arc<Self>, home: usize) {
+        let handed = {
+            let mut core = self.lock();
+            core.resume();
+            core.hand_out()
+        };
+        self.hand_all(handed);
+        self.begin_logins(home);
+    }
+
+    /// Keeps nothing from now on: who waits is sent away, and what is in use is closed when it comes back.
+    pub fn close(&self) {
+        self.lock().close();
+        self.dismiss(&LeaseError::Closed);
+    }
+
+    /// What a reload changes.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.lock().set_limits(settings.limits);
+        self.connect_timeout.store(Arc::new(settings.connect_timeout));
+    }
+
+    /// Logs in as `target` says from now on.
+    pub fn retarget(&self, target: Target) {
+        self.target.store(Arc::new(target));
+    }
+
+    /// How full it is.
+    pub fn occupancy(&self) -> Occupancy {
+        self.lock().occupancy()
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> Limits {
+        self.lock().limits()
+    }
+
+    /// How long the first in the queue has waited.
+    pub fn oldest_wait(&self, now: Instant) -> Option<Duration> {
+        self.lock().oldest_wait().map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Connections that are being cleaned after a client that vanished.
+    pub fn salvaging(&self) -> usize {
+        self.salvaging.load(Ordering::Relaxed)
+    }
+
+    /// Every connection that is logged in, and whether it is idle.
+    pub fn connections(&self) -> Vec<(Arc<ServerCard>, bool)> {
+        let idle: Vec<u64> = self.lock().idle().map(|backend| backend.id).collect();
+        let cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        cards.values().map(|card| (card.clone(), idle.contains(&card.id))).collect()
+    }
+
+    fn begin_logins(self: &Arc<Self>, home: usize) {
+        let begun = {
+            let mut core = self.lock();
+            core.begin_logins(Instant::now())
+        };
+        for _ in 0..begun {
+            tokio::spawn(self.clone().log_in(home));
+        }
+    }
+
+    async fn log_in(self: Arc<Self>, home: usize) {
+        let target = self.target.load_full();
+        let timeout = **self.connect_timeout.load();
+        match Box::pin(backend::connect(&target, timeout)).await {
+            Ok(mut backend) => {
+                backend.id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
+                backend.home = home;
+                self.enter(&backend);
+                let placed = {
+                    let mut core = self.lock();
+                    let placed = core.logged_in(Box::new(backend), Instant::now());
+                    self.note_load(&core);
+                    placed
+                };
+                self.struggling.store(false, Ordering::Relaxed);
+                self.carry_out(placed);
+            }
+            Err(error) => self.login_failed(&error),
+        }
+        self.begin_logins(home);
+    }
+
+    fn login_failed(&self, error: &ConnectError) {
+        tracing::warn!(address = %self.target.load().address, user = %self.target.load().user, %error, "login failed");
+        self.upstream.login_failed(error);
+        let waiters = {
+            let (mut core, now) = (self.lock(), Instant::now());
+            core.login_failed(now);
+            self.struggling.store(core.is_struggling(now), Ordering::Relaxed);
+            let occupancy = core.occupancy();
+            // As long as a connection may come back, a refusal that may pass leaves the queue alone.
+            let waiters = match error.retry() {
+                Retry::Safe if occupancy.in_use + occupancy.idle > 0 => Vec::new(),
+                _ => core.dismiss_waiters(),
+            };
+            self.note_load(&core);
+            waiters
+        };
+        for Queued(sender) in waiters {
+            let answer = match error.retry() {
+                Retry::Never => LeaseError::Refused(error.report()),
+                Retry::Safe => LeaseError::Unreachable(error.report()),
+            };
+            let _ = sender.send(Err(answer));
+        }
+    }
+
+    fn put(self: &Arc<Self>, backend: Box<Backend>) {
+        let placed = {
+            let mut core = self.lock();
+            let placed = core.put(backend, Instant::now());
+            self.note_load(&core);
+            placed
+        };
+        self.carry_out(placed);
+    }
+
+    fn carry_out(self: &Arc<Self>, placed: Placed<Box<Backend>, Queued>) {
+        match placed {
+            Placed::Parked => {}
+            Placed::Hand(waiter, backend) => self.hand(waiter, backend),
+            Placed::Close(backend) => {
+                let home = backend.home;
+                self.retire(backend);
+                self.begin_logins_if_running(home);
+            }
+        }
+    }
+
+    fn hand(self: &Arc<Self>, waiter: Queued, backend: Box<Backend>) {
+        let lease = Lease { backend: Some(backend), pool: self.clone() };
+        drop(waiter.0.send(Ok(Handed(Some(lease)))));
+    }
+
+    fn hand_all(self: &Arc<Self>, handed: Vec<(Queued, Box<Backend>)>) {
+        handed.into_iter().for_each(|(waiter, backend)| self.hand(waiter, backend));
+    }
+
+    fn lost(self: &Arc<Self>, backend: Box<Backend>) {
+        let home = backend.home;
+        {
+            let mut core = self.lock();
+            core.lost();
+            self.note_load(&core);
+        }
+        self.retire(backend);
+        self.begin_logins_if_running(home);
+    }
+
+    /// For paths on which a lease is dropped, perhaps by a runtime that ends: then nobody waits any more.
+    fn begin_logins_if_running(self: &Arc<Self>, home: usize) {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.begin_logins(home);
+        }
+    }
+
+    fn retire(&self, backend: Box<Backend>) {
+        self.cards.lock().unwrap_or_else(PoisonError::into_inner).remove(&backend.id);
+        backend.farewell();
+    }
+
+    fn enter(&self, backend: &Backend) {
+        let card = ServerCard {
+            id: backend.id,
+            pid: backend.pid,
+            connected: SystemTime::now(),
+            peer: backend.stream.peer(),
+            local: backend.stream.local(),
+            tls: backend.stream.tls_info().unwrap_or_default(),
+        };
+        self.cards.lock().unwrap_or_else(PoisonError::into_inner).insert(backend.id, Arc::new(card));
+    }
+
+    fn note_load(&self, core: &Core<Box<Backend>, Queued>) {
+        self.load.store(core.pressure(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core<Box<Backend>, Queued>> {
+        // Core's methods leave it whole at every point at which they may panic.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to use one server connection. Dropped without a word, it closes the connection.
+pub struct Lease {
+    backend: Option<Box<Backend>>,
+    pool: Arc<Pool>,
+}
+
+impl Lease {
+    /// The connection.
+    pub fn backend(&mut self) -> &mut Backend {
+        self.backend.as_mut().expect("there until the lease ends, which takes the lease")
+    }
+
+    /// The pool it comes from.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Makes it ready for a task on worker `home`; false: it ended while nobody looked.
+    #[must_use]
+    pub fn make_usable(&mut self, home: usize) -> bool {
+        let backend = self.backend();
+        if backend.home != home {
+            backend.home = home;
+            if backend.stream.rehome().is_err() {
+                return false;
+            }
+        }
+        backend.look() == Idle::Quiet
+    }
+
+    /// The connection is clean: the next one may have it.
+    pub fn give_back(mut self) {
+        let Some(backend) = self.backend.take() else { return };
+        if backend.cancels.load(Ordering::Acquire) == 0 {
+            return self.pool.put(backend);
+        }
+        // A cancel request is on its way to it: whoever had it now could be hit.
+        let lease = Lease { backend: Some(backend), pool: self.pool.clone() };
+        if tokio::runtime::Handle::try_current().is_ok() {
+            tokio::spawn(lease.give_back_after_cancels());
+        }
+    }
+
+    /// The request of a cancel that failed may still be under way somewhere: such a one stays counted, and the connection
+    /// is closed when the time is over.
+    async fn give_back_after_cancels(mut self) {
+        let deadline = Instant::now() + backend::cancel::CANCEL_TIMEOUT;
+        while self.backend().cancels.load(Ordering::Acquire) > 0 {
+            if Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(CANCEL_POLL).await;
+        }
+        if let Some(backend) = self.backend.take() {
+            self.pool.put(backend);
+        }
+    }
+
+    /// The client is gone, or done with a connection that it leaves in some state: the connection is made clean in the
+    /// background, if that can be done, and closed otherwise. `unread` was read from it and not dealt with.
+    pub fn end(self, owed: Owed, unread: &[u8]) {
+        if owed.broken {
+            return;
+        }
+        if owed.is_nothing() && unread.is_empty() {
+            return self.give_back();
+        }
+        let owed = backend::Owed {
+            ready: owed.ready,
+            copy_in: owed.copy_in,
+            needs_sync: owed.needs_sync,
+            scanner: owed.scanner,
+            unread: unread.to_vec(),
+        };
+        tokio::spawn(self.salvage(owed));
+    }
+
+    async fn salvage(mut self, owed: backend::Owed) {
+        self.pool.salvaging.fetch_add(1, Ordering::Relaxed);
+        let saved = Box::pin(backend::reset::salvage(self.backend(), owed, SALVAGE_TIMEOUT)).await;
+        self.pool.salvaging.fetch_sub(1, Ordering::Relaxed);
+        match saved {
+            Ok(()) => self.give_back(),
+            Err(error) => tracing::debug!(%error, "a server connection could not be saved"),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            self.pool.lost(backend);
+        }
+    }
+}
