@@ -56,3 +56,5 @@ pub mod pool;
 
 pub mod cluster;
 
+pub mod admin;
+
