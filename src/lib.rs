@@ -58,3 +58,12 @@ pub mod cluster;
 
 pub mod admin;
 
+pub mod frontend;
+
+pub mod runtime;
+
+pub mod server;
+
+pub mod cli;
+
+pub mod manual;

@@ -1,0 +1,22 @@
+//! Cancel requests from clients.
+//!
+//! A request is bound to the server connection that its client holds at this instant, and that connection is given to
+//! nobody else until the server has dealt with the request: it can never hit another client's query. Whether anything was
+//! cancelled, the client learns on its own connection alone.
+
+use super::clients::Clients;
+use crate::backend;
+use crate::wire::ClientKey;
+
+/// Passes a cancel request on, if its key is right and its client has a server.
+pub async fn cancel(clients: &Clients, key: &ClientKey) {
+    let Some(card) = clients.find(key.pid).filter(|card| card.key.matches(key)) else {
+        tracing::debug!(pid = key.pid, "cancel request with a wrong key");
+        return;
+    };
+    let Some(aim) = card.aim() else { return };
+    if let Err(error) = backend::cancel::cancel(&aim.target, backend::cancel::CANCEL_TIMEOUT).await {
+        tracing::warn!(client = card.id, %error, "a cancel request could not be passed on");
+        aim.failed();
+    }
+}

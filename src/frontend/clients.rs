@@ -1,0 +1,358 @@
+//! Everybody who is logged in: for SHOW CLIENTS, cancel requests, KILL_CLIENT and the drain.
+
+use crate::admin::DATABASE_NAMES;
+use crate::backend::{Backend, CancelTarget};
+use crate::config::ServerAddress;
+use crate::net::Endpoint;
+use crate::wire::ClientKey;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Instant, SystemTime};
+
+/// The clients of the process.
+pub struct Clients {
+    cards: Mutex<HashMap<i32, Arc<ClientCard>>>,
+    ids: AtomicU64,
+    connected: AtomicUsize,
+}
+
+/// What is known of one client.
+pub struct ClientCard {
+    /// Its number: also the process id that it was given.
+    pub id: u64,
+    /// Its cancel key.
+    pub key: ClientKey,
+    /// Its user.
+    pub user: String,
+    /// The database that it asked for.
+    pub database: String,
+    /// Its end.
+    pub peer: Endpoint,
+    /// Our end.
+    pub local: Endpoint,
+    /// When it connected.
+    pub connected: SystemTime,
+    /// Protocol and cipher; empty without TLS.
+    pub tls: String,
+    /// The application_name of its startup packet.
+    pub application_name: String,
+    order: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+    activity: Mutex<Activity>,
+}
+
+/// What a client is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// Nothing.
+    None,
+    /// Leave when nothing is under way: the process is ending.
+    Drain,
+    /// Leave now.
+    Kill,
+}
+
+/// What a client does.
+#[derive(Clone)]
+pub struct Activity {
+    /// What it does.
+    pub doing: Doing,
+    /// When its last request for a server connection was made.
+    pub requested: Option<Instant>,
+    /// Prepared statements that it has named.
+    pub prepared: usize,
+    /// Why it keeps its server connection, if it does.
+    pub held: Option<&'static str>,
+    /// A cancel request came while it waited.
+    cancelled: bool,
+}
+
+/// What a client does.
+#[derive(Clone)]
+pub enum Doing {
+    /// Nothing that needs a server.
+    Idle,
+    /// Waits for a server connection.
+    Waiting(Instant),
+    /// Holds one.
+    Active {
+        /// The connection's number.
+        connection: u64,
+        /// Its server.
+        server: ServerAddress,
+        /// What a cancel request for it takes.
+        target: Option<Arc<CancelTarget>>,
+        /// Cancel requests under way that are aimed at it.
+        cancels: Arc<AtomicUsize>,
+    },
+}
+
+/// A cancel request that is aimed at a server connection: while it exists, nobody else is given that connection.
+pub struct Aim {
+    /// Where to send it.
+    pub target: Arc<CancelTarget>,
+    cancels: Arc<AtomicUsize>,
+}
+
+impl Aim {
+    /// The request failed, but a part of it may have reached the server and take effect at any time: the connection is
+    /// never given to anybody else.
+    pub fn failed(self) {
+        // Never taken back.
+        self.cancels.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Aim {
+    fn drop(&mut self) {
+        self.cancels.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Somebody who is logged in; dropped, the client is forgotten.
+pub struct Registration {
+    card: Arc<ClientCard>,
+    clients: Arc<super::Frontend>,
+}
+
+/// A connection, logged in or not; dropped, it is not counted any more.
+pub struct Admission(Arc<super::Frontend>);
+
+impl Clients {
+    /// Nobody yet.
+    pub fn new() -> Self {
+        Clients { cards: Mutex::default(), ids: AtomicU64::new(0), connected: AtomicUsize::new(0) }
+    }
+
+    /// Connections, whether logged in or not.
+    pub fn connected(&self) -> usize {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Clients that are logged in.
+    pub fn logged_in(&self) -> usize {
+        self.cards().len()
+    }
+
+    /// Clients that are logged in to a database: all but those in the console.
+    pub fn in_service(&self) -> usize {
+        self.cards().values().filter(|card| !DATABASE_NAMES.contains(&card.database.as_str())).count()
+    }
+
+    /// Every client.
+    pub fn all(&self) -> Vec<Arc<ClientCard>> {
+        self.cards().values().cloned().collect()
+    }
+
+    /// The client with this number.
+    pub fn find(&self, pid: i32) -> Option<Arc<ClientCard>> {
+        self.cards().get(&pid).cloned()
+    }
+
+    /// A number for the next client: positive, so that it can stand for a process id, and not in use.
+    pub fn next_id(&self) -> u64 {
+        loop {
+            let id = self.ids.fetch_add(1, Ordering::Relaxed) % (i32::MAX as u64) + 1;
+            if !self.cards().contains_key(&(id as i32)) {
+                return id;
+            }
+        }
+    }
+
+    fn cards(&self) -> MutexGuard<'_, HashMap<i32, Arc<ClientCard>>> {
+        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Admission {
+    /// Counts a connection.
+    pub fn new(frontend: &Arc<super::Frontend>) -> Self {
+        frontend.clients.connected.fetch_add(1, Ordering::Relaxed);
+        Admission(frontend.clone())
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.clients.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Registration {
+    /// Makes a client known.
+    pub fn new(card: ClientCard, frontend: &Arc<super::Frontend>) -> Self {
+        let card = Arc::new(card);
+        frontend.clients.cards().insert(card.key.pid, card.clone());
+        Registration { card, clients: frontend.clone() }
+    }
+
+    /// Its card.
+    pub fn card(&self) -> &Arc<ClientCard> {
+        &self.card
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.clients.clients.cards().remove(&self.card.key.pid);
+    }
+}
+
+/// The facts of a new client.
+pub struct Newcomer {
+    /// From [`Clients::next_id`].
+    pub id: u64,
+    /// Its cancel key.
+    pub key: ClientKey,
+    /// Its user.
+    pub user: String,
+    /// The database that it asked for.
+    pub database: String,
+    /// Its end.
+    pub peer: Endpoint,
+    /// Our end.
+    pub local: Endpoint,
+    /// Protocol and cipher; empty without TLS.
+    pub tls: String,
+    /// The application_name of its startup packet.
+    pub application_name: String,
+}
+
+impl ClientCard {
+    /// A client that has just logged in.
+    pub fn new(newcomer: Newcomer) -> Self {
+        let Newcomer { id, key, user, database, peer, local, tls, application_name } = newcomer;
+        ClientCard {
+            id,
+            key,
+            user,
+            database,
+            peer,
+            local,
+            connected: SystemTime::now(),
+            tls,
+            application_name,
+            order: AtomicU8::new(Order::None as u8),
+            waker: Mutex::default(),
+            activity: Mutex::new(Activity {
+                doing: Doing::Idle,
+                requested: None,
+                prepared: 0,
+                held: None,
+                cancelled: false,
+            }),
+        }
+    }
+
+    /// Tells it what to do; an order is never taken back, only topped.
+    pub fn command(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// What it was told to do.
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::None,
+            1 => Order::Drain,
+            _ => Order::Kill,
+        }
+    }
+
+    /// Waits until it is told to leave now.
+    pub async fn killed(&self) {
+        std::future::poll_fn(|cx| {
+            self.wakes(cx.waker());
+            if self.order() == Order::Kill { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Whom to wake for an order. To be called once from the client's task.
+    pub fn wakes(&self, waker: &Waker) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    /// What it does.
+    pub fn activity(&self) -> Activity {
+        self.lock().clone()
+    }
+
+    /// It waits for a server connection.
+    pub fn waits(&self, now: Instant) {
+        let mut activity = self.lock();
+        activity.doing = Doing::Waiting(now);
+        activity.requested = Some(now);
+        activity.cancelled = false;
+    }
+
+    /// It holds a server connection.
+    pub fn holds(&self, backend: &Backend, now: Instant) {
+        let mut activity = self.lock();
+        activity.doing = Doing::Active {
+            connection: backend.id,
+            server: backend.address.clone(),
+            target: backend.cancel.clone(),
+            cancels: backend.cancels.clone(),
+        };
+        activity.requested = Some(now);
+    }
+
+    /// It holds none any more. To be called before the connection is given back: from here on no cancel request can be
+    /// aimed at it.
+    pub fn rests(&self, prepared: usize) {
+        let mut activity = self.lock();
+        activity.doing = Doing::Idle;
+        activity.prepared = prepared;
+        activity.held = None;
+    }
+
+    /// Why it keeps its server connection beyond the transaction.
+    pub fn keeps(&self, held: Option<&'static str>) {
+        self.lock().held = held;
+    }
+
+    /// Whether a cancel request came while it waited; says so once.
+    pub fn take_cancel(&self) -> bool {
+        std::mem::take(&mut self.lock().cancelled)
+    }
+
+    /// A cancel request arrived: aims at what the client runs, or ends its wait.
+    pub fn aim(&self) -> Option<Aim> {
+        let mut activity = self.lock();
+        match &activity.doing {
+            Doing::Idle => None,
+            Doing::Waiting(_) => {
+                activity.cancelled = true;
+                drop(activity);
+                self.wake();
+                None
+            }
+            Doing::Active { target, cancels, .. } => {
+                let target = target.clone()?;
+                cancels.fetch_add(1, Ordering::AcqRel);
+                Some(Aim { target, cancels: cancels.clone() })
+            }
+        }
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Activity> {
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

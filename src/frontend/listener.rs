@@ -1,0 +1,108 @@
+//! Accepting connections and handing them to workers.
+
+use super::{Frontend, Worker, cancel, handshake, relay};
+use crate::admin::Rights;
+use crate::frontend::clients::Admission;
+use crate::net::{Side, Stream};
+use handshake::Arrived;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// How long to wait after an accept that failed for want of descriptors or memory.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
+
+/// A socket that was accepted, on its way to its worker.
+pub enum Accepted {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix-domain socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// A listening socket.
+pub enum Listener {
+    /// On TCP.
+    Tcp(TcpListener),
+    /// On a Unix-domain socket.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Accepts until dropped; `hand_over` gets each socket. Errors of single connections, and a lack of descriptors, pass.
+    pub async fn run(self, hand_over: impl Fn(Accepted)) {
+        loop {
+            match self.accept().await {
+                Ok(accepted) => hand_over(accepted),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "accept failed");
+                    tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+
+    /// The socket itself.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener) => listener.as_fd(),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Listener::Tcp(listener) => Ok(Accepted::Tcp(listener.accept().await?.0.into_std()?)),
+            Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+impl Accepted {
+    fn into_stream(self) -> io::Result<Stream> {
+        match self {
+            Accepted::Tcp(socket) => Stream::tcp(TcpStream::from_std(socket)?, Side::Client),
+            Accepted::Unix(socket) => Ok(Stream::unix(UnixStream::from_std(socket)?)),
+        }
+    }
+}
+
+/// A connection's whole life, on the worker that has it.
+pub async fn serve(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) {
+    let admission = Admission::new(&frontend);
+    let Ok(stream) = accepted.into_stream() else { return };
+    let timeout = frontend.access.load().config.listen.login_timeout;
+    let arrived = Box::pin(handshake::handshake(stream, &frontend, &worker));
+    match tokio::time::timeout(timeout, arrived).await {
+        Err(_) => tracing::info!("a client did not log in in time"),
+        Ok(Err(error)) => tracing::debug!(%error, "a login ended"),
+        Ok(Ok(Arrived::Nobody)) => {}
+        Ok(Ok(Arrived::Cancel(key))) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
+        Ok(Ok(Arrived::Console(visitor))) => Box::pin(console(*visitor, &frontend)).await,
+        Ok(Ok(Arrived::Client(authenticated))) => relay::run(*authenticated, worker).await,
+    }
+    drop(admission);
+}
+
+async fn console(mut visitor: handshake::Visitor, frontend: &Frontend) {
+    let rights: Rights = visitor.rights;
+    let card = visitor.registration.card().clone();
+    let served = frontend.console.serve(&mut visitor.stream, &visitor.early, &visitor.user, rights);
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            tracing::debug!(%error, "a console connection ended");
+        },
+        // Whatever the console was about to say is not said: the connection closes.
+        () = card.killed() => {}
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,81 @@
+//! Clients: how they come in, prove who they are, and talk to servers.
+//!
+//! [`listener`] accepts and hands each connection to a worker; [`handshake`] turns it into somebody who has logged in (or
+//! a cancel request, or nobody); [`relay`] carries out what the client's [`crate::session::Session`] wants until it is
+//! over. [`clients`] knows everybody who is logged in.
+
+pub mod cancel;
+pub mod clients;
+pub mod handshake;
+pub mod listener;
+pub mod relay;
+
+use crate::admin::Console;
+use crate::auth::KeyRing;
+use crate::cluster::Directory;
+use crate::config::Config;
+use crate::net::{Acceptor, Shelf};
+use crate::prepared::Registry;
+use crate::session::Edits;
+use arc_swap::ArcSwap;
+use clients::Clients;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What every connection from a client needs. One per process.
+pub struct Frontend {
+    /// What a reload replaces as a whole.
+    pub access: ArcSwap<Access>,
+    /// Everybody who is connected.
+    pub clients: Clients,
+    /// The databases.
+    pub directory: Arc<Directory>,
+    /// The virtual database.
+    pub console: Arc<Console>,
+}
+
+/// Who may come in, and how.
+pub struct Access {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// SCRAM keys of its users.
+    pub keys: KeyRing,
+    /// TLS, if it is offered.
+    pub acceptor: Option<Acceptor>,
+}
+
+/// What the connections of one worker share.
+pub struct Worker {
+    /// Its number: where its sockets are at home.
+    pub index: usize,
+    /// Spare buffers.
+    pub shelf: Shelf,
+    desk: Mutex<Desk>,
+}
+
+/// What a session works with while it looks at bytes. Its lock is only ever taken by tasks of one thread, one at a time.
+pub struct Desk {
+    /// Prepared statements.
+    pub registry: Registry,
+    /// The edits of the call under way.
+    pub edits: Edits,
+}
+
+/// Prepared statements shared per worker.
+const PREPARED: usize = 20_000;
+
+/// Spare buffers kept per worker: 16 KiB each.
+const SPARE_BUFFERS: usize = 256;
+
+impl Worker {
+    /// A worker; `key` is the process's secret for hashing texts.
+    pub fn new(index: usize, key: [u8; 16]) -> Arc<Self> {
+        let desk = Desk { registry: Registry::new(PREPARED, key), edits: Edits::default() };
+        Arc::new(Worker { index, shelf: Shelf::new(SPARE_BUFFERS), desk: Mutex::new(desk) })
+    }
+
+    /// The desk, for one call.
+    pub fn desk(&self) -> MutexGuard<'_, Desk> {
+        // Edits are cleared at the start of every call; the caches hold whole entries only.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

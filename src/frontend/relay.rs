@@ -1,0 +1,664 @@
+//! The relay: carries out what a client's session wants, until it is over.
+//!
+//! One loop, one match. Nothing here looks inside a message. Both directions are polled always: awaiting a write to one
+//! side while the other is not read deadlocks when both are full. Buffers are taken from the worker's shelf when there is
+//! something to read and given back when they are empty, so that an idle client owns none.
+//!
+//! ```text
+//!   client --from_client--> session.on_client  --edits--> to_server --> server
+//!   client <--to_client---- session.on_backend <--from_server--------- server
+//! ```
+//! Input is only looked at when the output that it leads to has somewhere to go: `to_*` hold what the other side's kernel
+//! would not take, and while they hold anything that direction stands still.
+
+use super::clients::{ClientCard, Order, Registration};
+use super::handshake::Authenticated;
+use super::{Desk, Worker};
+use crate::backend::Backend;
+use crate::cluster::{Granted, UserPools};
+use crate::config::Config;
+use crate::error::{ErrorSource, Report};
+use crate::net::{Buffer, Shelf, Stream};
+use crate::routing::Route;
+use crate::session::{Edit, Edits, Events, Farewell, Held, Session, Want, World};
+use crate::wire::SqlState;
+use crate::wire::backend::Severity;
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+/// How much may wait for a client that asks without reading before no more of what it asks is looked at, in bytes.
+const MAX_UNREAD: usize = 64 * 1024;
+
+/// How long a farewell may take to reach the client.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sees a client through to its end. What is moved about while a client comes in is not kept in its task.
+pub fn run(client: Authenticated, worker: Arc<Worker>) -> impl Future<Output = ()> + Send {
+    Box::new(Relay::new(client, worker)).live()
+}
+
+struct Relay {
+    client: Stream,
+    session: Session,
+    lease: Option<Granted>,
+    from_client: Buffer,
+    to_server: Buffer,
+    from_server: Buffer,
+    to_client: Buffer,
+    /// Something has changed since the session last looked at `from_client`.
+    fresh: bool,
+    phase: Phase,
+    /// Since when the phase lasts.
+    since: Instant,
+    watch: Option<Limits>,
+    max_message: usize,
+    received: u64,
+    sent: u64,
+    registration: Registration,
+    pools: Arc<UserPools>,
+    worker: Arc<Worker>,
+}
+
+/// What a time limit is set by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    /// In a transaction, and the client's turn.
+    Open,
+    /// An answer is awaited.
+    Asked,
+}
+
+/// The time limits that are set at all.
+struct Limits {
+    idle: Option<Duration>,
+    transaction: Option<Duration>,
+    query: Option<Duration>,
+}
+
+/// Which side a stream error is of.
+enum Failure {
+    Client,
+    Server(String),
+}
+
+/// What the relay does next.
+enum Next {
+    Want(Want),
+    ServerLost(String),
+}
+
+/// Why there is no lease.
+enum Denied {
+    Report(Report),
+    /// The client is gone, or told to go.
+    Gone(Farewell),
+}
+
+impl Relay {
+    fn new(client: Authenticated, worker: Arc<Worker>) -> Self {
+        let Authenticated { stream, early, pools, session, registration, config, frontend: _ } = client;
+        let mut from_client = Buffer::empty();
+        from_client.extend(&early);
+        Relay {
+            client: stream,
+            session,
+            lease: None,
+            from_client,
+            to_server: Buffer::empty(),
+            from_server: Buffer::empty(),
+            to_client: Buffer::empty(),
+            fresh: !early.is_empty(),
+            phase: Phase::Idle,
+            since: Instant::now(),
+            watch: Limits::new(&config, &pools),
+            max_message: config.listen.max_message,
+            received: 0,
+            sent: 0,
+            registration,
+            pools,
+            worker,
+        }
+    }
+
+    async fn live(mut self: Box<Self>) {
+        self.pools.enter();
+        let farewell = self.converse().await;
+        self.pools.leave();
+        Box::pin(self.part(farewell)).await;
+    }
+
+    async fn converse(&mut self) -> Farewell {
+        poll_fn(|cx| {
+            self.card().wakes(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        loop {
+            let want = match self.exchange().await {
+                Next::Want(want) => want,
+                Next::ServerLost(why) => self.server_lost(&why),
+            };
+            match want {
+                Want::Input => {}
+                Want::Whole(length) => self.from_client.reserve_whole(length),
+                Want::Lease(route) => {
+                    if let Some(farewell) = self.lease(route).await {
+                        return farewell;
+                    }
+                }
+                Want::Return => self.give_back(),
+                Want::Close(farewell) => return farewell,
+            }
+        }
+    }
+
+    /// Moves bytes until the session wants something else, or a limit is passed.
+    async fn exchange(&mut self) -> Next {
+        let Some(tick) = self.watch.as_ref().map(Limits::tick) else {
+            return poll_fn(|cx| self.poll_exchange(cx)).await;
+        };
+        loop {
+            // The poll function keeps its state in `self`: dropping it at a tick loses nothing.
+            match tokio::time::timeout(tick, poll_fn(|cx| self.poll_exchange(cx))).await {
+                Ok(next) => return next,
+                Err(_) => {
+                    if let Some(report) = self.overdue(Instant::now()) {
+                        return Next::Want(Want::Close(Farewell::Fatal(report)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        if let Some(farewell) = self.ordered() {
+            return Poll::Ready(Next::Want(Want::Close(farewell)));
+        }
+        loop {
+            let step = match self.step(cx) {
+                Ok(step) => step,
+                Err(Failure::Client) => return Poll::Ready(Next::Want(Want::Close(Farewell::Abrupt))),
+                Err(Failure::Server(why)) => return Poll::Ready(Next::ServerLost(why)),
+            };
+            match step {
+                Poll::Ready(Want::Input) => {}
+                Poll::Ready(want) => return Poll::Ready(Next::Want(want)),
+                Poll::Pending => break,
+            }
+        }
+        let shelf = &self.worker.shelf;
+        for buffer in [&mut self.from_client, &mut self.to_server, &mut self.from_server, &mut self.to_client]
+        {
+            buffer.give_back(shelf);
+        }
+        Poll::Pending
+    }
+
+    /// One step in each direction; pending when neither can be made.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
+        let down = self.downstream(cx)?;
+        if let Poll::Ready(want) = &down
+            && *want != Want::Input
+        {
+            return Ok(down);
+        }
+        match self.upstream(cx)? {
+            Poll::Pending => Ok(down),
+            up => Ok(up),
+        }
+    }
+
+    /// From the server to the client.
+    fn downstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
+        let Relay { client, lease, from_server, to_client, worker, .. } = self;
+        if flush(client, to_client, cx).map_err(|_| Failure::Client)?.is_pending() {
+            return Ok(Poll::Pending);
+        }
+        let Some(granted) = lease else { return Ok(Poll::Pending) };
+        let backend = granted.lease.backend();
+        match fill(&mut backend.stream, from_server, &worker.shelf, cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(0)) => return Err(Failure::Server("the server closed the connection".into())),
+            Poll::Ready(Err(error)) => return Err(Failure::Server(error.to_string())),
+            Poll::Ready(Ok(_)) => {}
+        }
+        let now = Instant::now();
+        let mut desk = worker.desk();
+        let edits = &mut desk.edits;
+        let mut held = Held { role: granted.role, state: &mut backend.state };
+        let want = self.session.on_backend(from_server.filled(), &mut held, now, edits);
+        self.sent += carry_out(edits, from_server, to_client, client, cx).map_err(|_| Failure::Client)?;
+        let events = edits.events;
+        drop(desk);
+        self.fresh = true;
+        self.count(events, now);
+        Ok(Poll::Ready(want))
+    }
+
+    /// From the client to the server.
+    fn upstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
+        let Relay { client, lease, from_client, to_server, to_client, worker, .. } = self;
+        if let Some(granted) = lease.as_mut() {
+            let server = &mut granted.lease.backend().stream;
+            if flush(server, to_server, cx).map_err(|error| Failure::Server(error.to_string()))?.is_pending()
+            {
+                return Ok(Poll::Pending);
+            }
+        }
+        // Answers of ours to requests that no server is asked for. Downstream waits for the client to take them.
+        if to_client.len() > MAX_UNREAD {
+            return Ok(Poll::Pending);
+        }
+        let filled = fill(client, from_client, &worker.shelf, cx);
+        match &filled {
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Failure::Client),
+            Poll::Ready(Ok(count)) => self.received += *count as u64,
+            Poll::Pending if !self.fresh => return Ok(Poll::Pending),
+            Poll::Pending => {}
+        }
+        self.fresh = false;
+        if from_client.is_empty() {
+            return Ok(Poll::Pending);
+        }
+        let now = Instant::now();
+        let (want, events, moved) = {
+            let rules = self.pools.database.cluster.rules();
+            let catalog = self.pools.database.catalog();
+            let mut classifier = self.pools.database.classifier(worker.index);
+            let mut desk = worker.desk();
+            let Desk { registry, edits } = &mut *desk;
+            let mut world = World {
+                now,
+                mode: rules.pool.mode,
+                rules: &rules.routing,
+                catalog: &***catalog,
+                generation: self.pools.database.generation(),
+                classifier: &mut classifier,
+                registry,
+                max_message: self.max_message,
+            };
+            let want = match lease {
+                None => {
+                    let want = self.session.on_client(from_client.filled(), None, &mut world, edits);
+                    from_client.consume(edits.consumed());
+                    want
+                }
+                Some(granted) => {
+                    let Backend { stream, state, .. } = granted.lease.backend();
+                    let held = Some(Held { role: granted.role, state });
+                    let want = self.session.on_client(from_client.filled(), held, &mut world, edits);
+                    carry_out(edits, from_client, to_server, stream, cx)
+                        .map_err(|error| Failure::Server(error.to_string()))?;
+                    want
+                }
+            };
+            self.sent += edits.reply.len() as u64;
+            to_client.extend(&edits.reply);
+            (want, edits.events, edits.consumed() > 0 || !edits.reply.is_empty())
+        };
+        self.count(events, now);
+        match want {
+            // Nothing more can be done with what is here: wait for more, from either side. After a read the socket must be
+            // asked again first: only what answers "pending" wakes us.
+            Want::Input if !moved && filled.is_pending() => Ok(Poll::Pending),
+            want => Ok(Poll::Ready(want)),
+        }
+    }
+
+    async fn lease(&mut self, route: Route) -> Option<Farewell> {
+        let granted = match self.pools.try_lease(route, self.worker.index) {
+            Some(granted) => Ok(granted),
+            None => Box::pin(self.wait_for_lease(route)).await,
+        };
+        let mut granted = match granted {
+            Ok(granted) => granted,
+            Err(Denied::Gone(farewell)) => return Some(farewell),
+            // Its next connection is served as the configuration has it now.
+            Err(Denied::Report(report)) if self.pools.is_closed() => return Some(Farewell::Fatal(report)),
+            Err(Denied::Report(report)) => {
+                self.deny(&report);
+                return None;
+            }
+        };
+        self.card().holds(granted.lease.backend(), Instant::now());
+        self.lease = Some(granted);
+        self.session.on_leased();
+        self.fresh = true;
+        None
+    }
+
+    /// Stands in the queue, and looks out for a client that leaves, a cancel request and orders meanwhile.
+    async fn wait_for_lease(&mut self, route: Route) -> Result<Granted, Denied> {
+        let asked = Instant::now();
+        self.card().waits(asked);
+        let pools = self.pools.clone();
+        let home = self.worker.index;
+        // Both branches are cancel safe: a lease that was on its way goes back to its pool, and what was read stays in
+        // `from_client`.
+        let answer = tokio::select! {
+            biased;
+            granted = pools.lease(route, home) => granted.map_err(Denied::Report),
+            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => Err(denied),
+        };
+        self.pools.stats(home).wait.observe(asked.elapsed());
+        answer
+    }
+
+    fn poll_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Denied> {
+        self.card().wakes(cx.waker());
+        if self.card().take_cancel() {
+            let text = "canceling statement due to user request";
+            return Poll::Ready(Denied::Report(Report::new(
+                ErrorSource::Client,
+                SqlState::QUERY_CANCELED,
+                text,
+            )));
+        }
+        if self.card().order() == Order::Kill {
+            return Poll::Ready(Denied::Gone(Farewell::Fatal(killed())));
+        }
+        if flush(&mut self.client, &mut self.to_client, cx).is_err() {
+            return Poll::Ready(Denied::Gone(Farewell::Abrupt));
+        }
+        loop {
+            match ready!(fill(&mut self.client, &mut self.from_client, &self.worker.shelf, cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Denied::Gone(Farewell::Abrupt)),
+                Ok(count) => self.received += count as u64,
+            }
+        }
+    }
+
+    fn deny(&mut self, report: &Report) {
+        self.card().rests(self.session.prepared_statements());
+        let mut desk = self.worker.desk();
+        let edits = &mut desk.edits;
+        let _ = self.session.on_lease_failed(self.from_client.filled(), report, edits);
+        self.from_client.consume(edits.consumed());
+        self.to_client.extend(&edits.reply);
+        drop(desk);
+        self.fresh = true;
+        self.pools.stats(self.worker.index).error(report.source, report.code);
+    }
+
+    fn give_back(&mut self) {
+        let Some(granted) = self.lease.take() else { return };
+        // From here on no cancel request can be aimed at the connection.
+        self.card().rests(self.session.prepared_statements());
+        let owed = self.session.owed();
+        self.fresh = true;
+        if self.to_server.is_empty() {
+            granted.lease.end(owed, self.from_server.filled());
+        }
+        self.from_server.consume(self.from_server.len());
+        self.to_server.consume(self.to_server.len());
+    }
+
+    fn server_lost(&mut self, why: &str) -> Want {
+        tracing::debug!(client = self.card().id, why, "server connection lost");
+        self.card().rests(self.session.prepared_statements());
+        drop(self.lease.take());
+        self.from_server.consume(self.from_server.len());
+        self.to_server.consume(self.to_server.len());
+        let mut desk = self.worker.desk();
+        let edits = &mut desk.edits;
+        let want = self.session.on_server_lost(why, edits);
+        self.to_client.extend(&edits.reply);
+        drop(desk);
+        self.fresh = true;
+        self.pools.stats(self.worker.index).error(ErrorSource::Server, SqlState::CONNECTION_FAILURE);
+        want
+    }
+
+    fn ordered(&self) -> Option<Farewell> {
+        match self.card().order() {
+            Order::None => None,
+            Order::Kill => Some(Farewell::Fatal(killed())),
+            Order::Drain if self.session.is_between_requests() && self.from_client.is_empty() => {
+                let text = "terminating connection due to administrator command";
+                let report = Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text);
+                Some(Farewell::Fatal(report.detail("pglagoon is shutting down.")))
+            }
+            Order::Drain => None,
+        }
+    }
+
+    fn count(&mut self, events: Events, now: Instant) {
+        if events == Events::default() {
+            return self.turn(now);
+        }
+        if events.ddl {
+            self.pools.database.catalog_changed();
+        }
+        if events.unknown_name {
+            self.pools.database.suspect_catalog(now);
+        }
+        let mut stats = self.pools.stats(self.worker.index);
+        stats.client_parses += u64::from(events.client_parses);
+        stats.server_parses += u64::from(events.server_parses);
+        stats.binds += u64::from(events.binds);
+        stats.received += std::mem::take(&mut self.received);
+        stats.sent += std::mem::take(&mut self.sent);
+        stats.queries += u64::from(events.answered);
+        if let (Some(time), Some(granted)) = (events.query_time, &self.lease) {
+            stats.query(granted.role, granted.why, time);
+            stats.queries -= 1;
+        }
+        if let Some(time) = events.transaction_time {
+            stats.assignments += 1;
+            stats.transactions += 1;
+            stats.transaction.observe(time);
+        }
+        drop(stats);
+        if events.answered > 0 {
+            let held = self.session.pins().reasons().next().map(|reason| reason.label);
+            if held.is_some() {
+                self.card().keeps(held);
+            }
+        }
+        self.turn(now);
+    }
+
+    /// Keeps the phase that time limits go by, where there are any.
+    fn turn(&mut self, now: Instant) {
+        if self.watch.is_none() {
+            return;
+        }
+        let phase = match (self.session.is_waiting(), self.session.in_transaction()) {
+            (true, _) => Phase::Asked,
+            (false, true) => Phase::Open,
+            (false, false) => Phase::Idle,
+        };
+        if phase != self.phase {
+            (self.phase, self.since) = (phase, now);
+        }
+    }
+
+    fn overdue(&self, now: Instant) -> Option<Report> {
+        let limits = self.watch.as_ref()?;
+        let (limit, code, text) = match self.phase {
+            Phase::Idle => (
+                limits.idle,
+                SqlState::IDLE_SESSION_TIMEOUT,
+                "terminating connection due to client_idle_timeout",
+            ),
+            Phase::Open => (
+                limits.transaction,
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle_transaction_timeout",
+            ),
+            Phase::Asked => {
+                (limits.query, SqlState::QUERY_CANCELED, "terminating connection due to query_timeout")
+            }
+        };
+        let is_over = now.saturating_duration_since(self.since) >= limit?;
+        is_over.then(|| Report::new(ErrorSource::Pooler, code, text))
+    }
+
+    /// The end: the client is told why, and the server connection is made clean for the next one.
+    async fn part(mut self: Box<Self>, farewell: Farewell) {
+        let fatal = match farewell {
+            Farewell::Fatal(report) => Some(report),
+            Farewell::Terminated | Farewell::Abrupt => None,
+        };
+        self.card().rests(0);
+        {
+            let mut stats = self.pools.stats(self.worker.index);
+            stats.received += self.received;
+            stats.sent += self.sent;
+        }
+        if let Some(granted) = self.lease.take() {
+            let mut owed = self.session.owed();
+            // What the session believes to be sent is not: the server would wait for the rest of it.
+            owed.broken |= !self.to_server.is_empty();
+            granted.lease.end(owed, self.from_server.filled());
+        }
+        let Some(report) = fatal else { return };
+        self.pools.stats(self.worker.index).error(report.source, report.code);
+        let mut last = self.to_client.filled().to_vec();
+        if self.session.can_be_told() {
+            report.write(&mut last, Severity::Fatal);
+        }
+        let told = async {
+            let _ = self.client.write_all(&last).await;
+            let _ = self.client.shutdown().await;
+        };
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, told).await;
+    }
+
+    fn card(&self) -> &ClientCard {
+        self.registration.card()
+    }
+}
+
+impl Limits {
+    fn new(config: &Config, pools: &UserPools) -> Option<Self> {
+        let rules = pools.database.rules();
+        let limits = Limits {
+            idle: config.listen.client_idle_timeout,
+            transaction: rules.pool.idle_transaction_timeout,
+            query: rules.pool.query_timeout,
+        };
+        (limits.idle.is_some() || limits.transaction.is_some() || limits.query.is_some()).then_some(limits)
+    }
+
+    /// How often to look: the limits are kept to a quarter of the shortest.
+    fn tick(&self) -> Duration {
+        let shortest =
+            [self.idle, self.transaction, self.query].into_iter().flatten().min().unwrap_or_default();
+        (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+}
+
+/// Reads what is there, if there is room for it. Pending without room: whoever makes room polls again.
+fn fill(
+    stream: &mut Stream,
+    buffer: &mut Buffer,
+    shelf: &Shelf,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    ready!(stream.poll_readable(cx))?;
+    buffer.take_from(shelf);
+    if buffer.space().is_empty() {
+        return Poll::Pending;
+    }
+    let count = ready!(stream.poll_read(cx, buffer.space()))?;
+    buffer.advance_filled(count);
+    Poll::Ready(Ok(count))
+}
+
+/// Writes what is left over; ready when nothing is.
+fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+    while !left.is_empty() {
+        match stream.poll_write(cx, left.filled())? {
+            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(count) => left.consume(count),
+            Poll::Pending => return Ok(Poll::Pending),
+        }
+    }
+    // Only TLS keeps anything back.
+    match stream.poll_flush(cx) {
+        Poll::Ready(flushed) => flushed.map(Poll::Ready),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+/// Consumes the input that the edits speak of and sends their output: in one write wherever the kernel takes it. What it
+/// does not take goes to `left`. Answers how many bytes the output has.
+fn carry_out(
+    edits: &Edits,
+    input: &mut Buffer,
+    left: &mut Buffer,
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+) -> io::Result<u64> {
+    let carried = write_out(edits, input.filled(), left, stream, cx);
+    // Whatever became of the output: the session has dealt with the input, and must not be shown it again.
+    input.consume(edits.consumed());
+    let output = carried?;
+    let _ = flush(stream, left, cx)?;
+    Ok(output)
+}
+
+fn write_out(
+    edits: &Edits,
+    input: &[u8],
+    left: &mut Buffer,
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+) -> io::Result<u64> {
+    if let Some(run) = edits.single_forward().filter(|_| left.is_empty()) {
+        let bytes = &input[run];
+        let written = match stream.poll_write(cx, bytes)? {
+            Poll::Ready(count) => count,
+            Poll::Pending => 0,
+        };
+        if written < bytes.len() {
+            left.extend(&bytes[written..]);
+        }
+        return Ok(bytes.len() as u64);
+    }
+    let mut output = 0;
+    for edit in edits.iter() {
+        let bytes = match edit {
+            Edit::Forward(run) => &input[run],
+            Edit::Insert(bytes) => bytes,
+        };
+        output += bytes.len() as u64;
+        left.extend(bytes);
+    }
+    Ok(output)
+}
+
+fn killed() -> Report {
+    Report::new(
+        ErrorSource::Pooler,
+        SqlState::ADMIN_SHUTDOWN,
+        "terminating connection due to administrator command",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frontend::listener::serve;
+
+    fn size_of_future<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_client_is_small() {
+        // What a client costs beside its socket, its names and the allocator's own: the task, and two boxes.
+        let sizes = [
+            ("task", size_of_future(|accepted, (frontend, worker)| serve(accepted, frontend, worker))),
+            ("relay", size_of::<Relay>()),
+            ("card", size_of::<ClientCard>()),
+        ];
+        let sum: usize = sizes.iter().map(|(_, size)| size).sum();
+        assert!(sum <= 1536, "{sizes:?}");
+    }
+}

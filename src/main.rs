@@ -1,0 +1,40 @@
+//! `pglagoon`: arguments, then a subcommand. Nothing else.
+
+use clap::{Parser, Subcommand};
+use pglagoon::cli;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A PostgreSQL connection pooler that sends reads to replicas and never shows a client an older world.
+#[derive(Parser)]
+#[command(name = "pglagoon", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves clients until SIGTERM.
+    Serve {
+        /// The configuration, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Says whether a configuration is good; exit code 0 or 1.
+    Check {
+        /// The configuration, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Tries it all out: a real primary with replicas, pglagoon before them, and a workload.
+    Demo(cli::demo::DemoArgs),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Serve { config } => cli::serve::run(&config),
+        Command::Check { config } => cli::check::run(&config),
+        Command::Demo(args) => cli::demo::run(&args),
+    }
+}

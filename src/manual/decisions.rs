@@ -1,0 +1,37 @@
+//! What was decided, when and why; newest first.
+//!
+//! **2026-11-22, `admin` stands left of `frontend`.** The plan had it on the right. The handshake hands a visitor of the
+//! virtual database to the console; the console knows nothing of clients but the rows that the assembly shows it.
+//!
+//! **2026-11-22, a route names no replica.** The plan had `Route::Replica { node }`. The session would have to know every
+//! node's load at the instant of its decision, and would be wrong by the time a queue has been waited in. A route says what
+//! a replica must be (`at_least`), the lease picks one, and picks again if that one fails.
+//!
+//! **2026-11-22, statements are known by a keyed hash.** A prepared statement's name on servers is a 128-bit SipHash of its
+//! text, types and a generation that grows with DDL. Workers need no shared registry to agree on a name, and nobody outside
+//! can make two texts meet. The generation keeps a client from inheriting another's result type from before a DDL.
+//!
+//! **2026-11-22, unnamed statements stay unnamed.** Turning a repeated unnamed Parse into a kept statement would save the
+//! server a plan, but "cached plan must not change result type" would then reach clients that never asked for a cached plan.
+//! It waits until that error can be healed without the client seeing it.
+//!
+//! **2026-11-22, secrets are parsed in `config`.** The plan has `auth/secret.rs` parse stored passwords. A verifier that is
+//! malformed must be found by `pglagoon check`, and `config` stands left of `auth`; so `config::Secret` is the parsed form
+//! and `auth` only uses it.
+//!
+//! **2026-11-22, the configuration is not read by serde derive.** Derived readers stop at the first mistake and know no path.
+//! The reader in `config/raw.rs` reports every mistake with its key and line in one run.
+//!
+//! **2026-11-22, one thread more than workers.** Listening, probes, the HTTP endpoints and housekeeping have a runtime of
+//! their own, so that nothing that is not about one client stands in the data's way. A connection made there moves to the
+//! worker that leases it (two `epoll_ctl`).
+//!
+//! **2026-11-22, no timer per query.** Waits in the pool's queue, idleness and age are ended by one sweep ten times a second;
+//! a client has a timer only if a time limit is configured for it.
+//!
+//! **2026-11-22, what pins.** Temporary relations, WITH HOLD cursors, session advisory locks, LISTEN, SQL PREPARE, LOAD and
+//! settings changed in ways the text does not tell keep the client's connection until it disconnects or runs DISCARD ALL.
+//! Next: ends of pins verified against the server, a limit on pins, one shared listener connection per database.
+//!
+//! **2026-11-22, in session mode everything runs on the primary.** A session's state lives on one server; splitting it would
+//! need a second connection per client whose state nobody keeps equal.

@@ -1,0 +1,98 @@
+//! What operators can do, from the console.
+
+use super::Shared;
+use crate::admin::{Operated, Operation, Pending, Scope, Shutdown};
+use crate::cluster::Database;
+use crate::error::{ErrorSource, Report};
+use crate::frontend::clients::Order;
+use crate::wire::SqlState;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How often PAUSE looks whether every server connection has come back.
+const PAUSE_POLL: Duration = Duration::from_millis(10);
+
+/// The worker at which what is done here is at home: none.
+const NOWHERE: usize = usize::MAX;
+
+/// Moves the process.
+pub(super) struct Controls {
+    shared: Weak<Shared>,
+    shutdown: mpsc::UnboundedSender<Shutdown>,
+}
+
+impl Controls {
+    pub(super) fn new(shared: Weak<Shared>, shutdown: mpsc::UnboundedSender<Shutdown>) -> Self {
+        Controls { shared, shutdown }
+    }
+
+    fn perform(&self, shared: &Arc<Shared>, operation: Operation) -> Result<Pending, Report> {
+        let done = |text: String| -> Pending { Box::pin(std::future::ready(Ok(text))) };
+        match operation {
+            Operation::Pause(scope) => {
+                let databases = databases(shared, &scope)?;
+                databases.iter().for_each(|database| database.pause());
+                Ok(Box::pin(all_released(databases)))
+            }
+            Operation::Resume(scope) => {
+                databases(shared, &scope)?.iter().for_each(|database| database.resume(NOWHERE));
+                Ok(done(String::new()))
+            }
+            Operation::Reload => shared.reload().map(done).map_err(|error| {
+                Report::new(
+                    ErrorSource::Pooler,
+                    SqlState::INVALID_PARAMETER_VALUE,
+                    "the configuration is not good",
+                )
+                .detail(error)
+            }),
+            Operation::KillClient(id) => {
+                let clients = shared.frontend.clients.all();
+                let Some(card) = clients.iter().find(|card| card.id == id) else {
+                    let text = format!("no client has the id {id}");
+                    return Err(Report::new(ErrorSource::Client, SqlState::UNDEFINED_OBJECT, text));
+                };
+                card.command(Order::Kill);
+                Ok(done(String::new()))
+            }
+            Operation::Shutdown(shutdown) => {
+                let _ = self.shutdown.send(shutdown);
+                Ok(done(String::new()))
+            }
+        }
+    }
+}
+
+impl Operated for Controls {
+    fn operate(&self, operation: Operation) -> Pending {
+        let Some(shared) = self.shared.upgrade() else {
+            let gone =
+                Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, "pglagoon is shutting down");
+            return Box::pin(std::future::ready(Err(gone)));
+        };
+        tracing::info!(?operation, "console");
+        self.perform(&shared, operation).unwrap_or_else(|report| Box::pin(std::future::ready(Err(report))))
+    }
+}
+
+fn databases(shared: &Shared, scope: &Scope) -> Result<Vec<Arc<Database>>, Report> {
+    let directory = &shared.frontend.directory;
+    match scope {
+        Scope::All => Ok(directory.databases()),
+        Scope::Database(name) => {
+            let unknown = || {
+                let text = format!("database \"{name}\" is not configured");
+                Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
+            };
+            directory.find(name).map(|database| vec![database]).ok_or_else(unknown)
+        }
+    }
+}
+
+async fn all_released(databases: Vec<Arc<Database>>) -> Result<String, Report> {
+    while databases.iter().any(|database| database.is_paused() && database.in_use() > 0) {
+        tokio::time::sleep(PAUSE_POLL).await;
+    }
+    Ok(String::new())
+}

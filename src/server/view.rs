@@ -1,0 +1,366 @@
+//! What operators see: rows made from the rooms as they are.
+
+use super::Shared;
+use crate::admin::{
+    ClientRow, ClientState, ConfigRow, Connection, DatabaseReadiness, DatabaseRow, Endpoint, Health, NodeRow,
+    Observed, PoolRow, PoolShare, Process, Readiness, ServerRow, ServerState, Standing, State, StatsRow,
+    UserRow,
+};
+use crate::cluster::failover::Standing as NodeStanding;
+use crate::cluster::{Cluster, Database, UserPools};
+use crate::config::values::{duration_text, size_text};
+use crate::config::{Config, Consistency, Reads};
+use crate::frontend::clients::{ClientCard, Doing};
+use crate::net;
+use crate::routing::Role;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Instant, SystemTime};
+
+/// Shows the process.
+pub(super) struct View {
+    shared: Weak<Shared>,
+}
+
+impl View {
+    pub(super) fn new(shared: Weak<Shared>) -> Self {
+        View { shared }
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        self.shared.upgrade().expect("whoever looks is part of what is looked at")
+    }
+
+    fn user_pools(&self) -> Vec<Arc<UserPools>> {
+        self.shared().frontend.directory.databases().iter().flat_map(|database| database.users()).collect()
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.shared().frontend.access.load().config.clone()
+    }
+}
+
+impl Observed for View {
+    fn process(&self) -> Process {
+        let shared = self.shared();
+        let clients = &shared.frontend.clients;
+        let databases = shared.frontend.directory.databases();
+        let state = if shared.draining.borrow().is_some() {
+            State::Draining
+        } else if !databases.is_empty() && databases.iter().all(|database| database.is_paused()) {
+            State::Paused
+        } else {
+            State::Active
+        };
+        let logged_in = clients.logged_in();
+        Process {
+            started: shared.started,
+            state,
+            clients: logged_in,
+            logging_in: clients.connected().saturating_sub(logged_in),
+            max_clients: self.config().listen.max_clients,
+        }
+    }
+
+    fn pools(&self) -> Vec<PoolRow> {
+        self.user_pools().iter().map(|pools| pool_row(pools)).collect()
+    }
+
+    fn clients(&self) -> Vec<ClientRow> {
+        let now = Instant::now();
+        self.shared().frontend.clients.all().iter().map(|card| client_row(card, now)).collect()
+    }
+
+    fn servers(&self) -> Vec<ServerRow> {
+        let shared = self.shared();
+        let mut links = BTreeMap::new();
+        for card in shared.frontend.clients.all() {
+            let activity = card.activity();
+            if let Doing::Active { connection, .. } = activity.doing {
+                links.insert(connection, (card.id, activity.requested, card.application_name.clone()));
+            }
+        }
+        let now = Instant::now();
+        let mut rows = Vec::new();
+        for pools in self.user_pools() {
+            for (index, pool) in pools.pools().iter().enumerate() {
+                let node = pools.database.cluster.nodes()[index].state();
+                for (card, is_idle) in pool.connections() {
+                    let link = links.get(&card.id);
+                    let state = match (is_idle, link) {
+                        (true, _) => ServerState::Idle,
+                        (false, Some(_)) => ServerState::Active,
+                        (false, None) => ServerState::Tested,
+                    };
+                    rows.push(ServerRow {
+                        connection: Connection {
+                            id: card.id,
+                            user: pools.server_user(),
+                            database: pools.database.name.clone(),
+                            peer: endpoint(&card.peer),
+                            local: endpoint(&card.local),
+                            connected: card.connected,
+                            requested: link
+                                .and_then(|(_, requested, _)| *requested)
+                                .map(|at| wall_clock(at, now)),
+                            link: link.map(|(id, _, _)| *id),
+                            tls: card.tls.clone(),
+                            application_name: link.map(|(_, _, name)| name.clone()).unwrap_or_default(),
+                            prepared_statements: 0,
+                        },
+                        state,
+                        role: node.role,
+                        remote_pid: card.pid,
+                        close_needed: false,
+                    });
+                }
+            }
+        }
+        rows
+    }
+
+    fn nodes(&self) -> Vec<NodeRow> {
+        let now = Instant::now();
+        let clusters = self.shared().frontend.directory.clusters();
+        clusters.iter().flat_map(|cluster| node_rows(cluster, now)).collect()
+    }
+
+    fn databases(&self) -> Vec<DatabaseRow> {
+        let shared = self.shared();
+        let used: BTreeMap<_, _> = shared
+            .frontend
+            .directory
+            .databases()
+            .into_iter()
+            .map(|database| (database.name.clone(), database))
+            .collect();
+        let mut rows: Vec<_> = used.values().map(|database| database_row(database)).collect();
+        let config = self.config();
+        let unused = config
+            .databases
+            .values()
+            .chain(&config.any_database)
+            .filter(|rules| !used.contains_key(&rules.name));
+        rows.extend(unused.map(|rules| DatabaseRow {
+            name: rules.name.clone(),
+            rules: rules.clone(),
+            clients: 0,
+            servers: 0,
+            paused: false,
+        }));
+        rows
+    }
+
+    fn users(&self) -> Vec<UserRow> {
+        let config = self.config();
+        let mut rows: BTreeMap<String, UserRow> = config
+            .users
+            .keys()
+            .map(|name| (name.clone(), UserRow { name: name.clone(), clients: 0, servers: 0 }))
+            .collect();
+        for pools in self.user_pools() {
+            let row = rows.entry(pools.user.clone()).or_insert_with(|| UserRow {
+                name: pools.user.clone(),
+                clients: 0,
+                servers: 0,
+            });
+            row.clients += pools.clients.load(Ordering::Relaxed);
+            row.servers += connections(&pools);
+        }
+        rows.into_values().collect()
+    }
+
+    fn stats(&self) -> Vec<StatsRow> {
+        let row = |pools: &Arc<UserPools>| StatsRow {
+            database: pools.database.name.clone(),
+            user: pools.user.clone(),
+            stats: pools.all_stats(),
+        };
+        self.user_pools().iter().map(row).collect()
+    }
+
+    fn config(&self) -> Vec<ConfigRow> {
+        config_rows(&View::config(self))
+    }
+
+    fn readiness(&self) -> Readiness {
+        let clusters = self.shared().frontend.directory.clusters();
+        Readiness { databases: clusters.iter().map(|cluster| readiness(cluster)).collect() }
+    }
+}
+
+fn pool_row(pools: &UserPools) -> PoolRow {
+    let now = Instant::now();
+    let share = |(index, pool): (usize, &Arc<crate::pool::Pool>)| {
+        let node = &pools.database.cluster.nodes()[index];
+        let (full, resetting) = (pool.occupancy(), pool.salvaging());
+        PoolShare {
+            server: node.address.clone(),
+            role: node.state().role,
+            size: pool.limits().size,
+            in_use: full.in_use.saturating_sub(resetting),
+            idle: full.idle,
+            resetting,
+            connecting: full.connecting,
+            being_canceled: 0,
+            cancels: 0,
+            waiting: full.waiting,
+            oldest_wait: pool.oldest_wait(now),
+        }
+    };
+    PoolRow {
+        database: pools.database.name.clone(),
+        user: pools.user.clone(),
+        mode: pools.database.rules().pool.mode,
+        clients: pools.clients.load(Ordering::Relaxed),
+        shares: pools.pools().iter().enumerate().map(share).collect(),
+    }
+}
+
+fn client_row(card: &ClientCard, now: Instant) -> ClientRow {
+    let activity = card.activity();
+    let (state, wait, server, link) = match activity.doing {
+        Doing::Idle => (ClientState::Idle, None, None, None),
+        Doing::Waiting(since) => {
+            (ClientState::Waiting, Some(now.saturating_duration_since(since)), None, None)
+        }
+        Doing::Active { connection, server, .. } => {
+            (ClientState::Active, None, Some(server), Some(connection))
+        }
+    };
+    ClientRow {
+        connection: Connection {
+            id: card.id,
+            user: card.user.clone(),
+            database: card.database.clone(),
+            peer: endpoint(&card.peer),
+            local: endpoint(&card.local),
+            connected: card.connected,
+            requested: activity.requested.map(|at| wall_clock(at, now)),
+            link,
+            tls: card.tls.clone(),
+            application_name: card.application_name.clone(),
+            prepared_statements: activity.prepared,
+        },
+        state,
+        wait,
+        server,
+        held: activity.held,
+    }
+}
+
+fn node_rows(cluster: &Cluster, now: Instant) -> Vec<NodeRow> {
+    let row = |node: &Arc<crate::cluster::Node>| {
+        let state = node.state();
+        let is_replica = state.role == Some(Role::Replica);
+        NodeRow {
+            database: cluster.section.clone(),
+            server: node.address.clone(),
+            role: state.role,
+            health: match state.standing {
+                NodeStanding::Unknown => Health::Unknown,
+                NodeStanding::Primary | NodeStanding::Replica => Health::Healthy,
+                NodeStanding::Lagging => Health::Lagging,
+                NodeStanding::Down => Health::Down,
+            },
+            since: now.saturating_duration_since(state.since),
+            why: state.why,
+            lag_bytes: state.position.filter(|_| is_replica).and_then(|replay| cluster.lag_bytes(replay)),
+            lag: state.age,
+            position: state.position,
+            timeline: state.timeline,
+        }
+    };
+    cluster.nodes().iter().map(row).collect()
+}
+
+fn database_row(database: &Database) -> DatabaseRow {
+    DatabaseRow {
+        name: database.name.clone(),
+        rules: database.rules(),
+        clients: database.clients.load(Ordering::Relaxed),
+        servers: database.users().iter().map(|pools| connections(pools)).sum(),
+        paused: database.is_paused(),
+    }
+}
+
+fn connections(pools: &UserPools) -> usize {
+    let count = |full: crate::pool::core::Occupancy| full.in_use + full.idle + full.connecting;
+    pools.pools().iter().map(|pool| count(pool.occupancy())).sum()
+}
+
+fn readiness(cluster: &Cluster) -> DatabaseReadiness {
+    let standings: Vec<_> = cluster.nodes().iter().map(|node| node.standing()).collect();
+    let rules = cluster.rules();
+    let wants_replicas = rules.routing.reads == Reads::Replicas
+        && rules.routing.consistency != Consistency::Primary
+        && rules.servers.len() > 1;
+    let has = |wanted: NodeStanding| standings.contains(&wanted);
+    let reasons = || -> String {
+        let unused = cluster
+            .nodes()
+            .iter()
+            .map(|node| (node, node.state()))
+            .filter(|(_, state)| !state.why.is_empty());
+        unused.map(|(node, state)| format!("{}: {}", node.address, state.why)).collect::<Vec<_>>().join("; ")
+    };
+    let (standing, why) = match (has(NodeStanding::Primary), has(NodeStanding::Replica)) {
+        (true, false) if wants_replicas => {
+            (Standing::Degraded, format!("no replica takes reads ({})", reasons()))
+        }
+        (true, _) => (Standing::Ready, String::new()),
+        (false, true) => (Standing::Degraded, format!("no primary takes writes ({})", reasons())),
+        (false, false) => (Standing::Unavailable, format!("no server can be used ({})", reasons())),
+    };
+    DatabaseReadiness { name: cluster.section.clone(), standing, why }
+}
+
+/// PgBouncer's keys first, for those who know them; then our own that concern the whole process.
+fn config_rows(config: &Config) -> Vec<ConfigRow> {
+    let any = config.any_database.as_ref().or(config.databases.values().next());
+    let optional = |time: Option<std::time::Duration>| time.map_or("off".to_owned(), duration_text);
+    let list = |names: &[String]| names.join(", ");
+    let listen = &config.listen;
+    let addresses: Vec<_> = listen.addresses.iter().map(ToString::to_string).collect();
+    let mut rows = vec![
+        row("max_client_conn", listen.max_clients.to_string(), "10000", true),
+        row("max_user_connections", "0".into(), "0", false),
+        row("listen.address", addresses.join(", "), "", false),
+        row("listen.max_clients", listen.max_clients.to_string(), "10000", true),
+        row("listen.workers", listen.workers.to_string(), "0", false),
+        row("listen.login_timeout", duration_text(listen.login_timeout), "1min", true),
+        row("listen.client_idle_timeout", optional(listen.client_idle_timeout), "off", true),
+        row("listen.max_message", size_text(listen.max_message), "64MiB", true),
+        row(
+            "http.address",
+            config.http.as_ref().map(|http| http.address.to_string()).unwrap_or_default(),
+            "",
+            false,
+        ),
+        row("auth.method", format!("{:?}", config.auth.method), "ScramSha256", true),
+        row("admin.users", list(&config.admin.users), "", true),
+        row("admin.stats_users", list(&config.admin.stats_users), "", true),
+        row("monitor.interval", duration_text(config.monitor.interval), "1s", false),
+        row("monitor.timeout", duration_text(config.monitor.timeout), "2s", false),
+        row("drain_timeout", duration_text(config.drain_timeout), "30s", true),
+    ];
+    if let Some(rules) = any {
+        rows.insert(1, row("default_pool_size", rules.pool.size.to_string(), "20", true));
+        rows.insert(2, row("pool_mode", rules.pool.mode.as_str().into(), "transaction", true));
+        rows.insert(3, row("query_wait_timeout", duration_text(rules.pool.checkout_timeout), "10s", true));
+    }
+    rows
+}
+
+fn row(key: &str, value: String, default: &str, changeable: bool) -> ConfigRow {
+    ConfigRow { key: key.into(), value, default: default.into(), changeable }
+}
+
+fn endpoint(end: &net::Endpoint) -> Endpoint {
+    Endpoint { address: end.host.clone(), port: end.port }
+}
+
+fn wall_clock(at: Instant, now: Instant) -> SystemTime {
+    SystemTime::now() - now.saturating_duration_since(at)
+}
