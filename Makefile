@@ -1,0 +1,31 @@
+# The commands of this project. Each does its own set-up from a fresh clone on Debian with a Rust toolchain.
+
+SHELL := /bin/sh
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help setup demo test bench
+
+help:
+	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
+	@echo 'make demo CHECK=1   the same for some seconds; verifies on the servers what went where; exits 0 or 1'
+	@echo 'make test           everything that must pass: format, lints, documentation, all tests'
+	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
+	@echo 'make setup          installs what these need and this machine lacks'
+
+setup:
+	@scripts/setup.sh all
+
+# DEMO_ARGS: more arguments for `pglagoon demo`, for example --replicas 1.
+demo:
+	@scripts/setup.sh demo
+	@echo 'demo: building pglagoon (a release build; some minutes the first time)'
+	@cargo build --release --locked --bin pglagoon
+	@exec target/release/pglagoon demo $(if $(filter-out 0,$(CHECK)),--check) $(DEMO_ARGS)
+
+test:
+	@scripts/setup.sh all
+	@scripts/test.sh
+
+bench:
+	@scripts/setup.sh all
+	@benches/compare/run.sh

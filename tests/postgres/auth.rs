@@ -1,0 +1,147 @@
+//! Who may log in, and how.
+
+use std::fs;
+
+use pglagoon::cli::playground::PASSWORD;
+
+use crate::harness::{Stand, join_all, quote, rows, value};
+use crate::raw::{Raw, V3_0, startup};
+
+/// The SQLSTATE of a login that must fail.
+async fn refusal(stand: &Stand, url: &str) -> String {
+    match stand.lagoon.connect(url).await {
+        Ok(client) => match client.simple_query("SELECT 1").await {
+            Ok(_) => panic!("{url} was let in"),
+            Err(error) => error.as_db_error().expect("an answer").code().code().to_owned(),
+        },
+        Err(error) => error.as_db_error().unwrap_or_else(|| panic!("{error:?}")).code().code().to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_takes_the_right_password_and_refuses_the_wrong_one() {
+    for method in ["scram-sha-256", "md5", "password"] {
+        let stand = Stand::new(|setup| setup.set("auth", "method", quote(method)));
+        let port = stand.lagoon.port;
+        assert_eq!(value(&stand.client().await, "SELECT session_user").await, "app", "{method}");
+        for (user, password) in [("app", "wrong"), ("app", ""), ("nobody", "secret"), ("app", "Secret")] {
+            let url = format!("host=127.0.0.1 port={port} user={user} password='{password}' dbname=app");
+            assert_eq!(refusal(&stand, &url).await, "28P01", "{method} {user} {password}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_believes_known_users_only() {
+    let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let port = stand.lagoon.port;
+    let trusted = format!("host=127.0.0.1 port={port} user=app dbname=app");
+    rows(&stand.lagoon.connect(&trusted).await.unwrap(), "SELECT 1").await;
+    let unknown = format!("host=127.0.0.1 port={port} user=nobody dbname=app");
+    assert!(refusal(&stand, &unknown).await.starts_with("28"));
+}
+
+#[test]
+fn an_unknown_user_is_asked_for_a_password_like_any_other() {
+    let stand = Stand::new(|setup| setup);
+    let mut asked = Vec::new();
+    for user in ["app", "nobody"] {
+        let mut client = Raw::connect(stand.lagoon.port);
+        client.send(&startup(V3_0, &[("user", user), ("database", "app")]));
+        asked.push(client.read());
+    }
+    assert_eq!(asked[0], asked[1], "the first answer tells nothing about who exists");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_come_from_the_auth_file_too() {
+    let stand = Stand::new(|setup| setup);
+    // Verifiers as PostgreSQL itself made them.
+    let shadow = |user: &str| {
+        let sql = format!("SELECT passwd FROM pg_shadow WHERE usename = '{user}'");
+        stand.playground.primary().sql(&sql).unwrap().trim().to_owned()
+    };
+    let (scram, md5) = (shadow("app"), shadow("old"));
+    assert!(scram.starts_with("SCRAM-SHA-256$") && md5.starts_with("md5"));
+    let list = stand.playground.folder().join("userlist.txt");
+    // An MD5 hash cannot serve a SCRAM exchange, and the configuration says so.
+    for (method, users) in [("scram-sha-256", &["app", "postgres"][..]), ("md5", &["app", "postgres", "old"])]
+    {
+        let playground = &stand.playground;
+        let line = |user: &str| {
+            let secret = match user {
+                "app" => &scram,
+                "old" => &md5,
+                _ => PASSWORD,
+            };
+            format!("\"{user}\" \"{secret}\"\n")
+        };
+        let text: String = users.iter().map(|user| line(user)).collect();
+        fs::write(&list, format!("; a comment\n{text}")).unwrap();
+        let servers: Vec<String> = playground.nodes().iter().map(|node| quote(&node.address())).collect();
+        let setup = crate::harness::Setup::empty()
+            .set("auth", "method", quote(method))
+            .set("auth", "auth_file", quote(list.to_str().unwrap()))
+            .set("monitor", "user", quote("postgres"))
+            .set("monitor", "password", quote(PASSWORD))
+            .set("databases.app", "servers", format!("[{}]", servers.join(", ")))
+            // Verifiers open no server: pglagoon needs a password of its own there.
+            .set("databases.app", "server_user", quote("app"))
+            .set("databases.app", "server_password", quote(PASSWORD));
+        let lagoon = crate::harness::Lagoon::start(playground, setup);
+        for user in users {
+            let answer = lagoon.connect(&lagoon.url(user, "app")).await;
+            assert!(answer.is_ok(), "{method} {user}: {:?}", answer.err());
+            let wrong = format!("host=127.0.0.1 port={} user={user} password=wrong dbname=app", lagoon.port);
+            assert!(lagoon.connect(&wrong).await.is_err(), "{method} {user}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_ask_for_md5() {
+    let stand = Stand::new(|setup| setup);
+    stand.playground.primary().sql("GRANT ALL ON ALL TABLES IN SCHEMA public TO old").unwrap();
+    let client = stand.lagoon.connect(&stand.lagoon.url("old", "app")).await.unwrap();
+    assert_eq!(value(&client, "SELECT session_user").await, "old");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_database_is_refused_by_name() {
+    let stand = Stand::new(|setup| setup);
+    assert_eq!(refusal(&stand, &stand.lagoon.url("app", "nowhere")).await, "3D000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_beyond_the_limit_are_refused_and_places_become_free_again() {
+    let stand = Stand::new(|setup| setup.set("listen", "max_clients", "5"));
+    let mut clients = join_all((0..5).map(|_| stand.client())).await;
+    assert_eq!(refusal(&stand, &stand.lagoon.url("app", "app")).await, "53300");
+    clients.pop();
+    crate::harness::eventually_async("a place is free", async || {
+        stand.lagoon.connect(&stand.lagoon.url("app", "app")).await.is_ok()
+    })
+    .await;
+    for client in &clients {
+        rows(client, "SELECT 1").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_server_password_is_told_to_the_client_and_is_not_shown_anywhere() {
+    let stand = Stand::new(|setup| {
+        setup
+            .set("databases.app", "server_user", quote("app"))
+            .set("databases.app", "server_password", quote("hunter2-not-the-one"))
+            .set("pool", "checkout_timeout", quote("2s"))
+    });
+    let answer = match stand.lagoon.connect(&stand.lagoon.url("app", "app")).await {
+        Ok(client) => client.simple_query("SELECT 1").await.map(drop),
+        Err(error) => Err(error),
+    };
+    let error = answer.expect_err("the servers let nobody in");
+    assert!(error.as_db_error().is_some(), "an answer, not {error:?}");
+    for text in [stand.lagoon.log(), format!("{error:?}")] {
+        assert!(!text.contains("hunter2"), "a secret was shown:\n{text}");
+    }
+}

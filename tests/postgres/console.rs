@@ -1,0 +1,256 @@
+//! The virtual database: PgBouncer's columns, and the commands.
+
+use std::time::Duration;
+
+use crate::harness::{Stand, eventually, eventually_async, quote, rows, sqlstate, table};
+use crate::raw::{Raw, V3_0, bind, describe_portal, execute, parse, sync, tags};
+
+/// PgBouncer's columns in their order and with their types; ours may follow.
+const SHOWS: [(&str, &str); 9] = [
+    (
+        "SHOW POOLS",
+        "database text, user text, cl_active int4, cl_waiting int4, cl_active_cancel_req int4, \
+         cl_waiting_cancel_req int4, sv_active int4, sv_active_cancel int4, sv_being_canceled int4, sv_idle int4, \
+         sv_used int4, sv_tested int4, sv_login int4, maxwait int4, maxwait_us int4, pool_mode text",
+    ),
+    (
+        "SHOW CLIENTS",
+        "type text, user text, database text, replication text, state text, addr text, port int4, local_addr text, \
+         local_port int4, connect_time text, request_time text, wait int4, wait_us int4, close_needed int4, ptr text, \
+         link text, remote_pid int4, tls text, application_name text, prepared_statements int4, id int4",
+    ),
+    (
+        "SHOW SERVERS",
+        "type text, user text, database text, replication text, state text, addr text, port int4, local_addr text, \
+         local_port int4, connect_time text, request_time text, wait int4, wait_us int4, close_needed int4, ptr text, \
+         link text, remote_pid int4, tls text, application_name text, prepared_statements int4, id int4",
+    ),
+    (
+        "SHOW DATABASES",
+        "name text, host text, port int4, database text, force_user text, pool_size int4, min_pool_size int4, \
+         reserve_pool_size int4, server_lifetime int4, pool_mode text, load_balance_hosts text, max_connections int4, \
+         current_connections int4, max_client_connections int4, current_client_connections int4, paused int4, \
+         disabled int4",
+    ),
+    (
+        "SHOW STATS",
+        "database text, total_server_assignment_count numeric, total_xact_count numeric, total_query_count numeric, \
+         total_received numeric, total_sent numeric, total_xact_time numeric, total_query_time numeric, \
+         total_wait_time numeric, total_client_parse_count numeric, total_server_parse_count numeric, \
+         total_bind_count numeric",
+    ),
+    (
+        "SHOW STATS_TOTALS",
+        "database text, server_assignment_count numeric, xact_count numeric, query_count numeric, \
+         bytes_received numeric, bytes_sent numeric, xact_time numeric, query_time numeric, wait_time numeric, \
+         client_parse_count numeric, server_parse_count numeric, bind_count numeric",
+    ),
+    ("SHOW LISTS", "list text, items int4"),
+    ("SHOW CONFIG", "key text, value text, default text, changeable text"),
+    ("SHOW VERSION", "version text"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn show_has_pgbouncers_columns_in_both_protocols() {
+    let stand = Stand::new(|setup| setup);
+    rows(&stand.client().await, "SELECT note('x')").await;
+    let console = stand.lagoon.console().await;
+    for (command, columns) in SHOWS {
+        // The extended protocol tells the types.
+        let statement = console.prepare(command).await.unwrap_or_else(|error| panic!("{command}: {error:?}"));
+        let found: Vec<String> = statement
+            .columns()
+            .iter()
+            .map(|column| format!("{} {}", column.name(), column.type_().name()))
+            .collect();
+        let expected: Vec<String> = columns
+            .split(',')
+            .map(|column| column.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let common = &found[..expected.len().min(found.len())];
+        assert_eq!(common, expected, "{command}");
+        // The simple protocol gives the rows as text; any case and a semicolon are fine.
+        let simple = table(&console, &format!("{};", command.to_lowercase())).await;
+        assert!(!simple.is_empty(), "{command} shows something");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_and_clients_show_what_goes_on() {
+    let stand = Stand::new(|setup| setup.set("pool", "size", "1").set("routing", "reads", quote("primary")));
+    let console = stand.lagoon.console().await;
+    let (holder, waiter) = (stand.client().await, stand.client().await);
+    holder.simple_query("BEGIN; SELECT note('held')").await.unwrap();
+    let waiting = tokio::spawn(async move { waiter.simple_query("SELECT note('waited')").await.map(drop) });
+    eventually_async("one client is active, one waits, and one server connection is in use", async || {
+        let pools = table(&console, "SHOW POOLS").await;
+        let pool = pools.iter().find(|pool| pool["database"] == "app" && pool["user"] == "app");
+        pool.is_some_and(|pool| (&*pool["cl_waiting"], &*pool["sv_active"]) == ("1", "1"))
+    })
+    .await;
+    let clients = table(&console, "SHOW CLIENTS").await;
+    let mut states: Vec<&str> =
+        clients.iter().filter(|client| client["database"] == "app").map(|client| &*client["state"]).collect();
+    states.sort_unstable();
+    assert_eq!(states, ["active", "waiting"]);
+    holder.simple_query("COMMIT").await.unwrap();
+    waiting.await.unwrap().unwrap();
+
+    let stats = table(&console, "SHOW STATS_TOTALS").await;
+    let app = stats.iter().find(|row| row["database"] == "app").unwrap();
+    for counter in
+        ["server_assignment_count", "xact_count", "query_count", "bytes_received", "bytes_sent", "wait_time"]
+    {
+        assert!(app[counter].parse::<f64>().unwrap() > 0.0, "{counter}: {app:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_name_opens_it_and_only_admins_may_come_in() {
+    let stand = Stand::new(|setup| {
+        setup.set("admin", "users", "[\"postgres\"]").set("admin", "stats_users", "[\"app\"]")
+    });
+    let lagoon = &stand.lagoon;
+    for name in ["pglagoon", "pgbouncer"] {
+        let admin = lagoon.connect(&lagoon.url("postgres", name)).await.unwrap();
+        assert!(rows(&admin, "SHOW VERSION").await[0][0].to_lowercase().contains("pglagoon"));
+        admin.simple_query("RELOAD").await.unwrap();
+        let viewer = lagoon.connect(&lagoon.url("app", name)).await.unwrap();
+        rows(&viewer, "SHOW POOLS").await;
+        for forbidden in ["RELOAD", "PAUSE", "SHUTDOWN", "KILL_CLIENT 1"] {
+            assert_eq!(sqlstate(viewer.simple_query(forbidden).await).0, "42501", "{forbidden}");
+        }
+        match lagoon.connect(&lagoon.url("old", name)).await {
+            Err(error) => assert!(error.as_db_error().is_some()),
+            Ok(_) => panic!("an ordinary user was let into the console"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_does_not_know_is_an_error_and_no_end() {
+    let stand = Stand::new(|setup| setup);
+    let console = stand.lagoon.console().await;
+    for unknown in [
+        "SHOW NOTHING",
+        "SELECT * FROM pg_class",
+        "KILL_CLIENT",
+        "KILL_CLIENT x",
+        "PAUSE nowhere",
+        "DROP TABLE x",
+    ] {
+        assert!(console.simple_query(unknown).await.is_err(), "{unknown}");
+        rows(&console, "SHOW POOLS").await;
+    }
+    console.simple_query("SHOW HELP").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_waits_for_transactions_and_holds_clients_until_resume() {
+    let stand = Stand::new(|setup| setup);
+    let console = stand.lagoon.console().await;
+    let (busy, idle) = (stand.client().await, stand.client().await);
+    busy.simple_query("BEGIN; SELECT note('busy')").await.unwrap();
+
+    let pausing = console.simple_query("PAUSE app");
+    tokio::pin!(pausing);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), &mut pausing).await.is_err(),
+        "a transaction runs"
+    );
+    busy.simple_query("COMMIT").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), pausing).await.expect("nothing runs any more").unwrap();
+
+    let query = idle.simple_query("SELECT note('idle')");
+    tokio::pin!(query);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), &mut query).await.is_err(),
+        "the database is paused"
+    );
+    console.simple_query("RESUME app").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), query).await.expect("the query runs").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_client_ends_one_client_and_cancels_its_query() {
+    let stand = Stand::new(|setup| setup);
+    let console = stand.lagoon.console().await;
+    let (victim, other) = (stand.client().await, stand.client().await);
+    rows(&other, "SELECT 1").await;
+    let running =
+        tokio::spawn(async move { victim.simple_query("SELECT note('k'), pg_sleep(600)").await.map(drop) });
+    let mut id = String::new();
+    eventually_async("the victim is active", async || {
+        let clients = table(&console, "SHOW CLIENTS").await;
+        let active = clients.iter().find(|client| client["state"] == "active" && client["database"] == "app");
+        id = active.map(|client| client["id"].clone()).unwrap_or_default();
+        !id.is_empty()
+    })
+    .await;
+    console.simple_query(&format!("KILL_CLIENT {id}")).await.unwrap();
+    assert!(running.await.unwrap().is_err());
+    eventually("its query is cancelled", || stand.backends(0, "state = 'active'") == 0);
+    rows(&other, "SELECT note('alive')").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_applies_a_changed_file_and_refuses_a_broken_one() {
+    let mut stand =
+        Stand::new(|setup| setup.set("pool", "size", "1").set("routing", "reads", quote("primary")));
+    let console = stand.lagoon.console().await;
+    let (holder, other) = (stand.client().await, stand.client().await);
+    holder.simple_query("BEGIN; SELECT note('held')").await.unwrap();
+
+    stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "\"many\""));
+    let (_, message) = sqlstate(console.simple_query("RELOAD").await);
+    assert!(message.contains("pool.size"), "the error names the key: {message}");
+
+    stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "2"));
+    console.simple_query("RELOAD").await.unwrap();
+    let second =
+        tokio::time::timeout(Duration::from_secs(5), other.simple_query("SELECT note('second')")).await;
+    second.expect("there are two server connections now").unwrap();
+    holder.simple_query("COMMIT").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_ends_the_process() {
+    let mut stand = Stand::new(|setup| setup);
+    let console = stand.lagoon.console().await;
+    // The answer may be lost with the connection.
+    let _ = console.simple_query("SHUTDOWN").await;
+    assert!(stand.lagoon.wait_end(Duration::from_secs(10)).success());
+    eventually("no server connection is left", || (0..3).all(|place| stand.backends(place, "true") == 0));
+}
+
+#[test]
+fn show_can_be_executed_in_the_extended_protocol() {
+    let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let mut console = Raw::login_with(stand.lagoon.port, V3_0, &[("user", "app"), ("database", "pglagoon")]);
+    for (command, _) in SHOWS {
+        let answer = console.exchange(&[
+            parse("", command),
+            bind("", "", &[]),
+            describe_portal(""),
+            execute("", 0),
+            sync(),
+        ]);
+        let kinds = tags(&answer);
+        assert!(kinds.starts_with("1 2 T D ") && kinds.ends_with(" C Z"), "{command}: {kinds}");
+    }
+}
+
+#[test]
+fn drivers_settings_are_taken_by_the_console() {
+    let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let parameters = [
+        ("user", "app"),
+        ("database", "pgbouncer"),
+        ("extra_float_digits", "3"),
+        ("client_encoding", "UTF8"),
+    ];
+    let mut console = Raw::login_with(stand.lagoon.port, V3_0, &parameters);
+    let version = console.query("SHOW VERSION");
+    assert_eq!(tags(&version), "T D C Z");
+    assert_eq!(version.iter().find(|message| message.tag == 'C').unwrap().command(), "SHOW");
+}

@@ -1,0 +1,21 @@
+//! Black-box tests: pglagoon between real clients and real PostgreSQL servers, a primary and two streaming replicas.
+//!
+//! They run on the newest PostgreSQL that is installed, and those whose outcome may depend on the version on every
+//! installation: see [`harness::installations`].
+
+mod auth;
+mod bad_input;
+mod cancel;
+mod console;
+mod copy;
+mod endurance;
+mod harness;
+mod http;
+mod isolation;
+mod lifecycle;
+mod playground;
+mod pooling;
+mod prepared;
+mod protocol;
+mod raw;
+mod routing;

@@ -1,0 +1,333 @@
+//! Who gets which server connection, when, and what happens to it afterwards.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Stand, eventually, eventually_async, join_all, quote, rows, sqlstate, table, value};
+use crate::raw::{Raw, query};
+
+/// All clients on one server connection, on the primary.
+fn single(setup: crate::harness::Setup) -> crate::harness::Setup {
+    setup.set("pool", "size", "1").set("routing", "reads", quote("primary"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_share_no_more_server_connections_than_the_pools_size() {
+    let stand = Stand::new(|setup| setup.set("pool", "size", "3").set("routing", "reads", quote("primary")));
+    let clients = join_all((0..20).map(|_| stand.client())).await;
+    let work = join_all(clients.iter().map(async |client| {
+        let mut servers = Vec::new();
+        for _ in 0..10 {
+            let sql = "SELECT pg_backend_pid() FROM pg_sleep(0.005)";
+            servers.push(value(client, sql).await);
+        }
+        servers
+    }));
+    let mut servers: Vec<String> = work.await.into_iter().flatten().collect();
+    servers.sort();
+    servers.dedup();
+    assert_eq!(servers.len(), 3, "backends used: {servers:?}");
+    assert_eq!(stand.backends(0, "true"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_client_holds_no_server_connection() {
+    let stand = Stand::new(single);
+    let clients = join_all((0..10).map(|_| stand.client())).await;
+    for _ in 0..3 {
+        for client in &clients {
+            rows(client, "SELECT 1").await;
+        }
+    }
+    assert_eq!(stand.backends(0, "true"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_holds_its_server_connection_until_it_ends() {
+    let stand = Stand::new(single);
+    let (holder, other) = (stand.client().await, stand.client().await);
+    holder.simple_query("BEGIN; INSERT INTO notes (word) VALUES ('held')").await.unwrap();
+    let waiting = other.simple_query("INSERT INTO notes (word) VALUES ('waited')");
+    tokio::pin!(waiting);
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+    holder.simple_query("COMMIT").await.unwrap();
+    waiting.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_are_served_in_their_order() {
+    let stand = Stand::new(single);
+    let console = stand.lagoon.console().await;
+    let holder = stand.client().await;
+    holder.simple_query("BEGIN; SELECT note('holder')").await.unwrap();
+    let mut waiting = Vec::new();
+    for number in 1..=6 {
+        let client = stand.client().await;
+        waiting.push(tokio::spawn(async move {
+            let sql = format!("INSERT INTO notes (word) VALUES ('{number}')");
+            client.simple_query(&sql).await.unwrap();
+        }));
+        eventually_async("the client waits", async || {
+            table(&console, "SHOW POOLS").await.iter().any(|pool| {
+                pool["database"] == "app" && pool["user"] == "app" && pool["cl_waiting"] == number.to_string()
+            })
+        })
+        .await;
+    }
+    holder.simple_query("COMMIT").await.unwrap();
+    for waiter in waiting {
+        waiter.await.unwrap();
+    }
+    let order =
+        stand.playground.primary().sql("SELECT string_agg(word, ' ' ORDER BY id) FROM notes").unwrap();
+    assert_eq!(order.trim(), "holder 1 2 3 4 5 6");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_ends_with_an_error_that_names_the_pool_its_size_and_who_waits() {
+    let stand = Stand::new(|setup| single(setup).set("pool", "checkout_timeout", quote("300ms")));
+    let (holder, other) = (stand.client().await, stand.client().await);
+    holder.simple_query("BEGIN; SELECT note('held')").await.unwrap();
+
+    let began = Instant::now();
+    let (code, message) = sqlstate(other.simple_query("SELECT note('never')").await);
+    let waited = began.elapsed();
+    assert_eq!(code, "53300", "{message}");
+    assert!(waited >= Duration::from_millis(250) && waited < Duration::from_secs(3), "{waited:?}");
+    // The database, the user, the size and the number of clients that wait are all named.
+    assert!(message.contains("app") && message.contains('1'), "{message}");
+
+    holder.simple_query("COMMIT").await.unwrap();
+    let next = stand.client().await;
+    rows(&next, "SELECT note('later')").await;
+    assert_eq!(
+        stand.playground.primary().sql("SELECT count(*) FROM notes WHERE word = 'never'").unwrap(),
+        "0\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_max_waiting_are_refused_at_once() {
+    let stand = Stand::new(|setup| single(setup).set("pool", "max_waiting", "1"));
+    let (holder, first, second) = (stand.client().await, stand.client().await, stand.client().await);
+    let console = stand.lagoon.console().await;
+    holder.simple_query("BEGIN; SELECT note('held')").await.unwrap();
+    let waiting = tokio::spawn(async move { first.simple_query("SELECT note('waits')").await.map(drop) });
+    eventually_async("one waits", async || {
+        table(&console, "SHOW POOLS").await.iter().any(|pool| pool["cl_waiting"] == "1")
+    })
+    .await;
+    let began = Instant::now();
+    let (code, _) = sqlstate(second.simple_query("SELECT note('refused')").await);
+    assert_eq!(code, "53300");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    holder.simple_query("COMMIT").await.unwrap();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statement_mode_refuses_transaction_blocks_and_runs_everything_else() {
+    let stand = Stand::new(|setup| setup.set("pool", "mode", quote("statement")));
+    let client = stand.client().await;
+    client.simple_query("INSERT INTO notes (word) VALUES ('s')").await.unwrap();
+    assert_eq!(value(&client, "SELECT count(*) FROM numbers").await, "1000");
+    for sql in ["BEGIN", "START TRANSACTION READ ONLY"] {
+        let (_, message) = sqlstate(client.simple_query(sql).await);
+        assert!(message.contains("statement"), "the error names the mode: {message}");
+    }
+    // Hidden in a string of several, it is found when it has happened: then the client is told, and must go.
+    let hiding = stand.client().await;
+    let _ = hiding.simple_query("SELECT note('hidden'); BEGIN; SELECT 1").await;
+    assert!(hiding.simple_query("SELECT 1").await.is_err());
+    rows(&client, "SELECT count(*) FROM notes").await;
+    assert_eq!(stand.backends(0, "state LIKE 'idle in transaction%'"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_mode_keeps_a_session() {
+    let stand = Stand::new(|setup| setup.set("pool", "mode", quote("session")));
+    let client = stand.client().await;
+    client.simple_query("CREATE TEMP TABLE mine (i int)").await.unwrap();
+    client.simple_query("SET work_mem = '7MB'").await.unwrap();
+    client.simple_query("PREPARE p AS SELECT 'prepared'").await.unwrap();
+    client.simple_query("INSERT INTO mine VALUES (1)").await.unwrap();
+    client.simple_query("SELECT pg_advisory_lock(42)").await.unwrap();
+    assert_eq!(value(&client, "SELECT count(*) FROM mine").await, "1");
+    assert_eq!(value(&client, "SHOW work_mem").await, "7MB");
+    assert_eq!(value(&client, "EXECUTE p").await, "prepared");
+    drop(client);
+
+    eventually("the session's lock is gone", || {
+        stand.playground.primary().sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").unwrap()
+            == "0\n"
+    });
+    for _ in 0..4 {
+        let next = stand.client().await;
+        assert_eq!(value(&next, "SHOW work_mem").await, "4MB");
+        assert!(next.simple_query("SELECT * FROM mine").await.is_err());
+        assert!(next.simple_query("EXECUTE p").await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_in_mid_query_costs_no_server_connection() {
+    let stand = Stand::new(|setup| single(setup).set("auth", "method", quote("trust")));
+    let before = value(&stand.client().await, "SELECT pg_backend_pid()").await;
+
+    let mut vanishing = Raw::login(stand.lagoon.port);
+    vanishing.send(&query("SELECT pg_sleep(600), note('mid-query')"));
+    eventually("the query runs", || stand.backends(0, "state = 'active'") == 1);
+    vanishing.vanish();
+
+    eventually("the query was cancelled", || stand.backends(0, "state = 'active'") == 0);
+    assert_eq!(value(&stand.client().await, "SELECT pg_backend_pid()").await, before);
+    assert_eq!(stand.playground.primary().sql("SELECT count(*) FROM notes").unwrap(), "0\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_in_a_transaction_is_rolled_back() {
+    let stand = Stand::new(|setup| single(setup).set("auth", "method", quote("trust")));
+    let before = value(&stand.client().await, "SELECT pg_backend_pid()").await;
+
+    let mut vanishing = Raw::login(stand.lagoon.port);
+    vanishing.query("BEGIN; INSERT INTO notes (word) VALUES ('lost'); LOCK TABLE numbers");
+    vanishing.vanish();
+
+    let next = stand.client().await;
+    assert_eq!(value(&next, "SELECT count(*) FROM numbers").await, "1000");
+    assert_eq!(value(&next, "SELECT pg_backend_pid()").await, before);
+    assert_eq!(value(&next, "SELECT count(*) FROM notes").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_in_a_large_result_holds_up_nobody() {
+    let stand = Stand::new(|setup| single(setup).set("auth", "method", quote("trust")));
+    for _ in 0..3 {
+        let mut vanishing = Raw::login(stand.lagoon.port);
+        vanishing.send(&query("SELECT repeat('x', 1000) FROM generate_series(1, 10000000)"));
+        vanishing.skip(1_000_000);
+        vanishing.vanish();
+        let next = stand.client().await;
+        let answer = tokio::time::timeout(Duration::from_secs(5), value(&next, "SELECT 1")).await;
+        assert_eq!(answer.expect("the next client is served"), "1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_user_has_server_connections_of_its_own() {
+    let stand = Stand::new(|setup| setup.set("routing", "reads", quote("primary")));
+    let app = stand.client().await;
+    let postgres = stand.lagoon.connect(&stand.lagoon.url("postgres", "app")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(value(&app, "SELECT session_user").await, "app");
+        assert_eq!(value(&postgres, "SELECT session_user").await, "postgres");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_may_name_the_servers_user_and_database() {
+    let stand = Stand::new(|setup| {
+        let servers = setup.value("databases.app", "servers").unwrap().to_owned();
+        setup
+            .set("databases.alias", "servers", servers)
+            .set("databases.alias", "database", quote("app"))
+            .set("databases.alias", "server_user", quote("postgres"))
+            .set("databases.alias", "server_password", quote("secret"))
+    });
+    let client = stand.lagoon.connect(&stand.lagoon.url("app", "alias")).await.unwrap();
+    let row = rows(&client, "SELECT session_user, current_database()").await;
+    assert_eq!(row, [["postgres", "app"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wildcard_serves_other_databases_under_their_own_name() {
+    let stand = Stand::new(|setup| {
+        let servers = setup.value("databases.app", "servers").unwrap().to_owned();
+        setup.set("databases.\"*\"", "servers", servers)
+    });
+    let client = stand.lagoon.connect(&stand.lagoon.url("postgres", "postgres")).await.unwrap();
+    assert_eq!(value(&client, "SELECT current_database()").await, "postgres");
+    let missing = stand.lagoon.connect(&stand.lagoon.url("postgres", "nowhere")).await;
+    match missing {
+        Err(error) => assert_eq!(error.as_db_error().expect("an answer").code().code(), "3D000"),
+        Ok(client) => assert_eq!(sqlstate(client.simple_query("SELECT 1").await).0, "3D000"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_server_connections_are_closed_and_old_ones_not_used_again() {
+    let idle = Stand::new(|setup| setup.set("pool", "idle_timeout", quote("300ms")));
+    rows(&idle.client().await, "SELECT note('x')").await;
+    eventually("the idle connection is closed", || idle.backends(0, "true") == 0);
+
+    let lifetime = Stand::new(|setup| single(setup).set("pool", "lifetime", quote("300ms")));
+    let client = lifetime.client().await;
+    let before = value(&client, "SELECT pg_backend_pid()").await;
+    eventually_async("another connection is used", async || {
+        value(&client, "SELECT pg_backend_pid()").await != before
+    })
+    .await;
+    assert!(lifetime.backends(0, "true") <= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_connection_that_died_while_idle_is_not_handed_out() {
+    let stand = Stand::new(single);
+    let client = stand.client().await;
+    for _ in 0..5 {
+        let pid = value(&client, "SELECT pg_backend_pid()").await;
+        stand.playground.primary().sql(&format!("SELECT pg_terminate_backend({pid}, 5000)")).unwrap();
+        eventually("the backend is gone", || stand.backends(0, &format!("pid = {pid}")) == 0);
+        assert_ne!(value(&client, "SELECT pg_backend_pid()").await, pid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_connection_that_dies_in_use_ends_in_a_clear_error() {
+    let stand = Stand::new(single);
+    let client = stand.client().await;
+    client.simple_query("BEGIN").await.unwrap();
+    let pid = value(&client, "SELECT pg_backend_pid()").await;
+    stand.playground.primary().sql(&format!("SELECT pg_terminate_backend({pid}, 5000)")).unwrap();
+    let error = client.simple_query("SELECT 1").await.expect_err("the transaction is lost");
+    if let Some(answer) = error.as_db_error() {
+        let class = &answer.code().code()[..2];
+        assert!(["57", "08", "25", "40"].contains(&class), "{answer:?}");
+    }
+    rows(&stand.client().await, "SELECT 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_primary_is_used_again() {
+    let mut stand = Stand::new(single);
+    rows(&stand.client().await, "SELECT note('before')").await;
+    stand.playground.node_mut(0).restart(pglagoon::cli::playground::Stop::Fast).unwrap();
+    let lagoon = &stand.lagoon;
+    eventually_async("writes work again", async || {
+        let Ok(client) = lagoon.connect(&lagoon.url("app", "app")).await else { return false };
+        client.simple_query("SELECT note('after')").await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_full_makes_clients_wait_or_tells_them_why() {
+    let mut options = crate::harness::options(&crate::harness::installations()[0]);
+    options.max_connections = 15;
+    let stand = Stand::with(options, |setup| {
+        setup.set("pool", "size", "50").set("routing", "reads", quote("primary"))
+    });
+    let clients = join_all((0..30).map(|_| stand.client())).await;
+    let done = join_all(clients.iter().map(async |client| {
+        match client.simple_query("SELECT pg_sleep(0.2), note('full')").await {
+            Ok(_) => None,
+            Err(error) => Some(
+                error.as_db_error().expect("an answer, not a broken connection").code().code().to_owned(),
+            ),
+        }
+    }))
+    .await;
+    let refused: Vec<&String> = done.iter().flatten().collect();
+    assert!(refused.iter().all(|code| code.starts_with("53")), "{refused:?}");
+    assert!(refused.len() < done.len(), "somebody is served");
+    rows(&stand.client().await, "SELECT note('after')").await;
+}
