@@ -1,0 +1,43 @@
+#!/bin/sh
+# Instructions and heap allocations per iteration of each workload of benches/hot.rs.
+#
+#   benches/count.sh                        every workload
+#   benches/count.sh session_simple ...     these
+#   benches/count.sh --functions NAME       where one workload's instructions go, by function
+#
+# Counted by callgrind over TIMES and 2 * TIMES iterations; the difference is without the start-up, and does not depend on
+# what else the machine does. HOT=FILE counts a benchmark built before, for a comparison. Needs valgrind.
+set -eu
+cd "$(dirname "$0")/.."
+TIMES=${TIMES:-500}
+
+command -v valgrind >/dev/null || { echo 'count: valgrind is not installed' >&2; exit 1; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+hot=${HOT:-$(cargo bench --quiet --locked --bench hot --no-run --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*hot-[^"]*\)".*/\1/p')}
+
+# instructions NAME TIMES: how many a run executes; leaves the profile behind.
+instructions() {
+    valgrind --quiet --tool=callgrind --callgrind-out-file="$work/$1.$2" "$hot" --count "$1" "$2" >/dev/null
+    sed -n 's/^totals: *//p' "$work/$1.$2"
+}
+
+if [ "${1:-}" = --functions ]; then
+    name=${2:?which workload}
+    instructions "$name" $((TIMES * 20)) >/dev/null
+    echo "instructions of $((TIMES * 20 + 100)) iterations of $name, start-up included:"
+    callgrind_annotate --threshold=98 "$work/$name.$((TIMES * 20))" | sed -n '/file:function/,$p'
+    exit
+fi
+
+[ $# -gt 0 ] || set -- $("$hot" --list)
+"$hot" --allocations >"$work/allocations"
+printf '%-24s %12s %12s %10s\n' workload instructions allocations bytes
+for name in "$@"; do
+    once=$(instructions "$name" "$TIMES")
+    twice=$(instructions "$name" $((TIMES * 2)))
+    printf '%-24s %12d %12.2f %10.1f\n' "$name" $(((twice - once) / TIMES)) \
+        $(awk -v name="$name" '$1 == name { print $2, $4 }' "$work/allocations")
+done
