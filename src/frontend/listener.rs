@@ -6,7 +6,6 @@ use crate::frontend::clients::Admission;
 use crate::net::{Side, Stream};
 use handshake::Arrived;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -42,14 +41,6 @@ impl Listener {
                     tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                 }
             }
-        }
-    }
-
-    /// The socket itself.
-    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        match self {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener) => listener.as_fd(),
         }
     }
 

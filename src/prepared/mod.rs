@@ -10,4 +10,4 @@ mod server;
 
 pub use client::{ClientStatements, Named};
 pub use registry::{Prepared, Registry, StatementId};
-pub use server::{Holding, ServerStatements};
+pub use server::ServerStatements;

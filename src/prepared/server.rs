@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 /// A statement held under our name.
 #[derive(Debug, Clone)]
-pub struct Holding {
-    /// Its name there.
-    pub server_name: Arc<Prepared>,
+struct Holding {
+    prepared: Arc<Prepared>,
     used: u64,
 }
 
@@ -43,12 +42,12 @@ impl ServerStatements {
     /// A Parse of it was sent. Answers the statement that must be closed to stay within bounds.
     pub fn add(&mut self, prepared: &Arc<Prepared>) -> Option<Arc<Prepared>> {
         self.tick += 1;
-        self.held.insert(prepared.id, Holding { server_name: prepared.clone(), used: self.tick });
+        self.held.insert(prepared.id, Holding { prepared: prepared.clone(), used: self.tick });
         if self.held.len() <= self.capacity {
             return None;
         }
         let oldest = self.held.iter().min_by_key(|(_, holding)| holding.used).map(|(&id, _)| id)?;
-        self.held.remove(&oldest).map(|holding| holding.server_name)
+        self.held.remove(&oldest).map(|holding| holding.prepared)
     }
 
     /// It is not there (any more): its Parse failed, or it was closed.
@@ -59,7 +58,7 @@ impl ServerStatements {
     /// Its Close did not come true.
     pub fn restore(&mut self, prepared: &Arc<Prepared>) {
         self.tick += 1;
-        self.held.insert(prepared.id, Holding { server_name: prepared.clone(), used: self.tick });
+        self.held.insert(prepared.id, Holding { prepared: prepared.clone(), used: self.tick });
     }
 
     /// DEALLOCATE ALL or DISCARD ALL ran. What the unnamed statement is, is not asked.
