@@ -1,0 +1,820 @@
+//! What a client's messages mean: where they may run, what goes to the server for them, and what is owed for it.
+
+use super::replies::{Action, Renamed, Request, Then};
+use super::*;
+
+impl Session {
+    pub(super) fn client_message(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: Option<&mut Held<'_>>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        self.client_part = Passing::Forward;
+        match span.tag() {
+            FrontendTag::TERMINATE => Flow::Stop(Want::Close(Farewell::Terminated)),
+            FrontendTag::COPY_DATA | FrontendTag::COPY_DONE | FrontendTag::COPY_FAIL => {
+                self.copy_message(span, edits)
+            }
+            // A server in copy-in mode ignores these two; what it ignores is not counted.
+            FrontendTag::SYNC | FrontendTag::FLUSH if self.copy == Copy::In => {
+                edits.forward(span.have());
+                Flow::Done
+            }
+            FrontendTag::SYNC => self.sync(span, held, edits),
+            FrontendTag::FLUSH => self.flush(span, held, edits),
+            FrontendTag::QUERY
+            | FrontendTag::PARSE
+            | FrontendTag::BIND
+            | FrontendTag::DESCRIBE
+            | FrontendTag::EXECUTE
+            | FrontendTag::CLOSE
+            | FrontendTag::FUNCTION_CALL => {
+                if self.copy == Copy::In {
+                    let text = format!("unexpected message type {:?} during COPY from stdin", span.tag());
+                    return Flow::Stop(fatal(Report::protocol(text)));
+                }
+                if self.batch == Batch::Failed {
+                    return self.skip(span, edits);
+                }
+                self.request(span, bytes, held, world, edits)
+            }
+            tag => Flow::Stop(fatal(Report::protocol(format!("invalid frontend message type {tag:?}")))),
+        }
+    }
+
+    /// COPY data outside copy-in mode comes from a client that has not yet read that its COPY failed (the server would
+    /// ignore it, so it is dropped here and never reaches whoever has that server next), or from one that did not wait for
+    /// CopyInResponse: as long as an answer is outstanding that may be one, the data waits for it.
+    fn copy_message(&mut self, span: Span<FrontendTag>, edits: &mut Edits) -> Flow {
+        if self.copy != Copy::In {
+            if !self.replies.may_begin_copy() {
+                self.copy = Copy::None;
+                return self.skip(span, edits);
+            }
+            if self.copy == Copy::None && self.batch == Batch::Open {
+                // What will end the batch may stand behind these data: the server shall not wait for it with its answer.
+                edits.insert(frontend::write_flush);
+            }
+            self.copy = Copy::Awaited;
+            return Flow::Stop(Want::Input);
+        }
+        if span.tag() != FrontendTag::COPY_DATA {
+            self.copy = Copy::None;
+        }
+        edits.forward(span.have());
+        Flow::Done
+    }
+
+    fn sync(&mut self, span: Span<FrontendTag>, held: Option<&mut Held<'_>>, edits: &mut Edits) -> Flow {
+        if span.len() != HEADER {
+            return Flow::Stop(fatal(Report::protocol("Sync message with a body")));
+        }
+        if held.is_some() && (self.replies.has_deallocations() || !self.has_room(edits)) {
+            return Flow::Stop(Want::Input);
+        }
+        self.batch = Batch::Idle;
+        if held.is_none() {
+            edits.skip(span.have());
+            backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
+            return Flow::Done;
+        }
+        self.replies.push(Request::Sync, Action::Forward, None);
+        edits.forward(span.have());
+        if let Some(stray) = self.stray.take() {
+            edits.insert(|out| {
+                frontend::write_close_statement(out, &stray);
+                frontend::write_sync(out);
+            });
+            self.replies.push(Request::Close, Action::Swallow, None);
+            self.replies.push(Request::Sync, Action::Swallow, None);
+        }
+        Flow::Done
+    }
+
+    /// A message that provokes an answer: it needs a server, the right one, with the client's settings.
+    fn request(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: Option<&mut Held<'_>>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        if let Some(want) = missing(span, bytes, world.max_message) {
+            return Flow::Stop(want);
+        }
+        if let Some(report) = self.refused(span, bytes, world) {
+            return self.refuse(span, report, edits);
+        }
+        let Some(held) = held else {
+            return match span.tag() {
+                FrontendTag::CLOSE => self.close_without_server(span, bytes, edits),
+                _ => Flow::Stop(self.want_server(span, bytes, world)),
+            };
+        };
+        if matches!(self.restoring, Restoring::Held | Restoring::Failed(_)) {
+            return Flow::Stop(Want::Input);
+        }
+        // After a RESET the server's settings are not the client's, and are put right when nothing is outstanding.
+        let is_out_of_step =
+            self.batch == Batch::Idle && !self.replies.is_empty() && self.settings != held.state.settings;
+        if is_out_of_step || self.must_wait(span.tag()) || !self.has_room(edits) {
+            return Flow::Stop(Want::Input);
+        }
+        if !self.routed && !self.is_bound() {
+            // Earlier requests of the same client are still unanswered. One that their server may serve follows at once;
+            // any other waits until that server has been given back.
+            match self.judge(span, bytes, world) {
+                Some(route) if route.is_served_by(held.role) => {}
+                _ if self.may_return() => return Flow::Stop(Want::Return),
+                _ => return Flow::Stop(Want::Input),
+            }
+        }
+        self.routed = false;
+        self.transaction.request(world.now);
+        self.asked.get_or_insert(world.now);
+        if let Some(want) = self.restore_settings(held, edits) {
+            return Flow::Stop(want);
+        }
+        match span.tag() {
+            FrontendTag::QUERY => return self.query(span, bytes, held, world, edits),
+            FrontendTag::FUNCTION_CALL => {
+                self.mark_write(held.role, world.now);
+                self.batch = Batch::Idle;
+                self.replies.push(Request::Query, Action::Forward, None);
+                edits.forward(span.have());
+            }
+            tag => {
+                self.batch = Batch::Open;
+                match tag {
+                    FrontendTag::PARSE => return self.parse(span, bytes, held, world, edits),
+                    FrontendTag::BIND => return self.bind(span, bytes, held, world, edits),
+                    FrontendTag::DESCRIBE | FrontendTag::CLOSE => {
+                        return self.describe_or_close(span, bytes, held, world, edits);
+                    }
+                    _ => return self.execute(span, bytes, edits),
+                }
+            }
+        }
+        Flow::Done
+    }
+
+    /// What was sent may turn out otherwise than was assumed when it was sent, and this request hangs on it: names that a
+    /// batch before this one gives or takes, everything behind a DEALLOCATE, and what runs after a RESET.
+    fn must_wait(&self, tag: FrontendTag) -> bool {
+        match tag {
+            _ if self.replies.has_deallocations() => true,
+            _ if self.batch == Batch::Idle && self.is_resetting() => true,
+            FrontendTag::QUERY | FrontendTag::FUNCTION_CALL => false,
+            _ => self.batch == Batch::Idle && self.replies.has_names(),
+        }
+    }
+
+    /// Whether one more answer may be outstanding. If not, the server is asked for those that it may still hold back.
+    fn has_room(&mut self, edits: &mut Edits) -> bool {
+        if self.replies.len() < MAX_OUTSTANDING {
+            return true;
+        }
+        self.answer_at_once(edits);
+        let has_room = self.replies.len() < MAX_OUTSTANDING;
+        if !has_room {
+            edits.insert(frontend::write_flush);
+        }
+        has_room
+    }
+
+    fn want_server(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Want {
+        if self.mode == PoolMode::Session {
+            return Want::Lease(Route::Primary { why: Why::Held });
+        }
+        match self.judge(span, bytes, world) {
+            Some(route) => Want::Lease(route),
+            None => Want::Input,
+        }
+    }
+
+    /// Where the request at the head of `bytes` may run; `None`: that cannot be told before more of it is here.
+    fn judge(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Route> {
+        let access = match span.tag() {
+            FrontendTag::QUERY => {
+                let statement = world.classify(frontend::query(span.body(bytes)).unwrap_or_default());
+                let access = routable(&statement);
+                self.head = Some(statement);
+                access
+            }
+            FrontendTag::FUNCTION_CALL => Access::Unsure,
+            _ => self.judge_batch(bytes, world)?,
+        };
+        let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
+        Some(routing::route(access, &self.history, world.rules, world.now))
+    }
+
+    /// A batch may leave the primary if all of it, up to its Sync, is here and reads only: it is one implicit
+    /// transaction, and what has been sent to a replica cannot be taken back when a write follows.
+    fn judge_batch(&mut self, bytes: &[u8], world: &mut World<'_>) -> Option<Access> {
+        let mut parsed: SmallVec<[(&[u8], Access); 4]> = SmallVec::new();
+        let mut scanner = Scanner::<FrontendTag>::default();
+        let mut at = 0;
+        self.head = None;
+        loop {
+            let step = match scanner.step(&bytes[at..]) {
+                Ok(step) => step,
+                Err(_) => return Some(Access::Unsure),
+            };
+            let Step::Message(span) = step else { break };
+            if !span.is_whole() {
+                break;
+            }
+            let body = span.body(&bytes[at..]);
+            let access = match span.tag() {
+                FrontendTag::SYNC => return Some(Access::Read),
+                FrontendTag::PARSE => {
+                    let Some(parse) = Parse::new(body) else { return Some(Access::Unsure) };
+                    let statement = world.classify(parse.text);
+                    let access = routable(&statement);
+                    parsed.push((parse.name, access));
+                    if at == 0 {
+                        self.head = Some(statement);
+                    }
+                    access
+                }
+                FrontendTag::BIND => {
+                    let Some(bind) = Bind::new(body) else { return Some(Access::Unsure) };
+                    match parsed.iter().rev().find(|(name, _)| *name == bind.statement) {
+                        Some(&(_, access)) => access,
+                        None => self.prepared_access(bind.statement, world),
+                    }
+                }
+                FrontendTag::DESCRIBE | FrontendTag::CLOSE | FrontendTag::EXECUTE => Access::Read,
+                _ => return Some(Access::Unsure),
+            };
+            if access != Access::Read {
+                return Some(access);
+            }
+            at += span.len();
+            scanner.pass(&step);
+        }
+        // Waiting cannot go on for ever: a batch without an end in sight is the primary's.
+        (bytes.len() >= LOOKAHEAD).then_some(Access::Unsure)
+    }
+
+    fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Access {
+        self.find(name, world).map_or(Access::Unsure, |named| routable(&named.statement))
+    }
+
+    /// The statement of this name, looked at anew if the catalog has changed since.
+    fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
+        let stamp = world.stamp();
+        let named = self.statements.as_mut()?.find_mut(name)?;
+        if named.version != stamp {
+            named.statement = world.classify(&named.prepared.text);
+            // The statement itself stays what was prepared: after DDL the server says that its result has changed (0A000), as
+            // it would to a direct connection, and drivers that rely on that prepare anew.
+            named.version = stamp;
+        }
+        Some(named)
+    }
+
+    /// What statement mode does not serve, and limits.
+    fn refused(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Report> {
+        let body = span.body(bytes);
+        let statement = match span.tag() {
+            FrontendTag::PARSE
+                if self.prepared_statements() >= MAX_STATEMENTS
+                    && Parse::new(body).is_some_and(|parse| !parse.name.is_empty()) =>
+            {
+                let text = format!("too many prepared statements: {MAX_STATEMENTS} for one client");
+                return Some(Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text));
+            }
+            _ if self.mode != PoolMode::Statement => return None,
+            FrontendTag::QUERY => world.classify(frontend::query(body)?),
+            FrontendTag::PARSE => world.classify(Parse::new(body)?.text),
+            _ => return None,
+        };
+        (statement.transaction == Some(TransactionVerb::Begin)).then(no_blocks_in_statement_mode)
+    }
+
+    /// Answers a request with an error of ours, at its place in the queue.
+    fn refuse(&mut self, span: Span<FrontendTag>, report: Report, edits: &mut Edits) -> Flow {
+        if self.batch == Batch::Open || self.transaction.is_open() {
+            // An error would have to undo what the server has already done, and the server knows of none.
+            return Flow::Stop(fatal(report));
+        }
+        let mut answer = Vec::new();
+        report.write(&mut answer, Severity::Error);
+        self.head = None;
+        self.routed = false;
+        if span.tag() == FrontendTag::QUERY {
+            backend::write_ready(&mut answer, self.transaction.status());
+        } else {
+            self.batch = Batch::Failed;
+        }
+        if self.replies.is_empty() && self.server.at_boundary() {
+            edits.reply.extend_from_slice(&answer);
+        } else {
+            self.replies.push(Request::Close, Action::Synthesize(answer.into()), None);
+        }
+        self.skip(span, edits)
+    }
+
+    /// Ahead of a client's first request on a connection: what it takes to make the connection's settings the client's.
+    fn restore_settings(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Option<Want> {
+        let is_aborted = self.transaction.status() == TransactionStatus::Failed;
+        if is_aborted || !self.replies.is_empty() || self.batch != Batch::Idle {
+            return None;
+        }
+        let sql = self.settings.restore_from(&held.state.settings)?;
+        let identity = self.settings.change_identity() || held.state.settings.change_identity();
+        edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+        self.replies.push(Request::Query, Action::Swallow, None);
+        held.state.settings = self.settings.clone();
+        held.state.statements.set_unnamed(None);
+        if !identity {
+            self.restoring = Restoring::Sent;
+            return None;
+        }
+        // Who runs the request must be settled before it runs, whatever that costs.
+        self.restoring = Restoring::Held;
+        self.routed = true;
+        Some(Want::Input)
+    }
+
+    fn query(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: &mut Held<'_>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        // Looking for the text's end costs as much as all else here, and few need it.
+        let text = || frontend::query(span.body(bytes)).unwrap_or_default();
+        let statement = self.head.take().unwrap_or_else(|| world.classify(text()));
+        let then = match has_consequence(&statement) {
+            true => self.consequence(&statement, text()),
+            false => None,
+        };
+        if self.must_know_status(then.as_ref()) {
+            return Flow::Stop(Want::Input);
+        }
+        // In an aborted transaction the stand-in would not be removed, and need not be there.
+        if self.transaction.status() != TransactionStatus::Failed {
+            self.stand_in(then.as_ref(), edits);
+        }
+        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped.
+        held.state.statements.set_unnamed(None);
+        let before = self.statements.as_mut().and_then(|statements| statements.remove(b""));
+        if before.is_some() && self.batch == Batch::Open {
+            let then = Then::Unnamed(Renamed { name: Box::default(), before });
+            self.replies.push(Request::Close, Action::Synthesize(Box::default()), Some(then));
+        }
+        // Its ReadyForQuery ends the batch that it stands in, as a Sync would.
+        self.batch = Batch::Idle;
+        self.sent(&statement, held.role, world.now);
+        self.replies.push(Request::Query, Action::Forward, then);
+        edits.forward(span.have());
+        Flow::Done
+    }
+
+    fn parse(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: &mut Held<'_>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        let Some(parse) = Parse::new(span.body(bytes)) else {
+            return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
+        };
+        let statement = self.head.take().unwrap_or_else(|| world.classify(parse.text));
+        if self.mode == PoolMode::Session {
+            edits.events.client_parses += 1;
+            // The connection is the client's own: names stay as they are.
+            self.replies.push(Request::Parse, Action::Forward, None);
+            edits.forward(span.have());
+            self.name_in_session_mode(parse, statement, world);
+            return Flow::Done;
+        }
+        if !parse.name.is_empty()
+            && self.statements.as_ref().is_some_and(|all| all.find(parse.name).is_some())
+        {
+            return self.duplicate(span, parse, edits);
+        }
+        if self.may_fail_before() && !parse.name.is_empty() {
+            // In an aborted transaction the server refuses it; whether it is one is not known yet.
+            self.head = Some(statement);
+            return Flow::Stop(Want::Input);
+        }
+        edits.events.client_parses += 1;
+        let prepared = world.registry.intern(parse.text, parse.types, world.generation);
+        let named = Named { prepared: prepared.clone(), statement, version: world.stamp() };
+        let before = self.statements.get_or_insert_default().insert(parse.name, named);
+        let renamed = Renamed { name: parse.name.into(), before };
+        if parse.name.is_empty() {
+            edits.events.server_parses += 1;
+            held.state.statements.set_unnamed(Some(prepared.id));
+            self.replies.push(
+                Request::Parse,
+                Action::Forward,
+                Some(Then::ParsedUnnamed { name: Some(renamed) }),
+            );
+            edits.forward(span.have());
+            return Flow::Done;
+        }
+        edits.skip(span.have());
+        let is_there = held.state.statements.uses(prepared.id);
+        if is_there && self.transaction.status() == TransactionStatus::Failed {
+            // In an aborted transaction most statements are refused: the server shall say which.
+            edits.insert(|out| frontend::write_close_statement(out, &prepared.server_name));
+            self.replies.push(Request::Close, Action::Swallow, Some(Then::Evicted(prepared.clone())));
+            self.put_on_server(&prepared, Action::Forward, Some(renamed), held, edits);
+        } else if is_there {
+            let complete = [BackendTag::PARSE_COMPLETE.0, 0, 0, 0, 4];
+            self.replies.push(
+                Request::Parse,
+                Action::Synthesize(complete.into()),
+                Some(Then::Named(renamed)),
+            );
+        } else {
+            self.put_on_server(&prepared, Action::Forward, Some(renamed), held, edits);
+        }
+        Flow::Done
+    }
+
+    /// Whether an earlier batch or Query that is not answered may turn out to have aborted a transaction block.
+    fn may_fail_before(&self) -> bool {
+        (self.transaction.is_open() || self.may_be_in_block) && self.replies.ready_owed() > 0
+    }
+
+    fn name_in_session_mode(&mut self, parse: Parse<'_>, statement: Arc<Statement>, world: &mut World<'_>) {
+        // Only to know what a Bind will run; the server alone says whether the name is good.
+        let prepared = world.registry.intern(parse.text, parse.types, world.generation);
+        let named = Named { prepared, statement, version: world.stamp() };
+        self.statements.get_or_insert_default().insert(parse.name, named);
+    }
+
+    /// The client's name is taken. The server shall say so itself, in its own words and with its own consequences for the
+    /// transaction: it is given an empty statement of that name first, which is closed after the Sync.
+    fn duplicate(&mut self, span: Span<FrontendTag>, parse: Parse<'_>, edits: &mut Edits) -> Flow {
+        if self.stray.is_none() {
+            edits.insert(|out| Parse::write(out, parse.name, b"", b"\0\0"));
+            self.replies.push(Request::Parse, Action::Swallow, None);
+            self.stray = Some(parse.name.into());
+        }
+        self.replies.push(Request::Parse, Action::Forward, None);
+        edits.forward(span.have());
+        Flow::Done
+    }
+
+    fn bind(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: &mut Held<'_>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        let body = span.body(bytes);
+        let Some(bind) = Bind::new(body) else {
+            return Flow::Stop(fatal(Report::protocol("invalid Bind message")));
+        };
+        if bind.statement.is_empty() && self.replies.has_unnamed_of_earlier_batch() {
+            return Flow::Stop(Want::Input);
+        }
+        edits.events.binds += 1;
+        let named = self.find(bind.statement, world).cloned();
+        let is_own = self.mode == PoolMode::Session;
+        match &named {
+            Some(named) => {
+                self.sent(&named.statement, held.role, world.now);
+                self.open_portal(bind.portal, named);
+                if !is_own {
+                    self.ensure(bind.statement, &named.prepared, held, edits);
+                }
+            }
+            None if !is_own && bind.statement.is_empty() => self.close_foreign_unnamed(held, edits),
+            None => {}
+        }
+        if let (None, Some(portals)) = (&named, &mut self.portals) {
+            portals.remove(bind.portal);
+        }
+        self.replies.push(Request::Bind, Action::Forward, None);
+        match named.filter(|_| !is_own && !bind.statement.is_empty()) {
+            None => edits.forward(span.have()),
+            Some(named) => {
+                let rest = span.len() - HEADER - bind.head;
+                let fits =
+                    edits.insert(|out| Bind::write_head(out, bind.portal, &named.prepared.server_name, rest));
+                if !fits {
+                    return Flow::Stop(fatal(Report::protocol("Bind message is too long")));
+                }
+                edits.skip(HEADER + bind.head);
+                edits.forward(span.have() - HEADER - bind.head);
+            }
+        }
+        Flow::Done
+    }
+
+    fn describe_or_close(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: &mut Held<'_>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        let is_close = span.tag() == FrontendTag::CLOSE;
+        let request = if is_close { Request::Close } else { Request::Describe };
+        let name = match Target::new(span.body(bytes)) {
+            None => return Flow::Stop(fatal(Report::protocol("invalid Describe or Close message"))),
+            Some(Target::Statement(name)) if self.mode != PoolMode::Session => name,
+            Some(Target::Statement(name)) => {
+                if let Some(statements) = self.statements.as_mut().filter(|_| is_close) {
+                    statements.remove(name);
+                }
+                self.replies.push(request, Action::Forward, None);
+                edits.forward(span.have());
+                return Flow::Done;
+            }
+            Some(Target::Portal(_)) => {
+                self.replies.push(request, Action::Forward, None);
+                edits.forward(span.have());
+                return Flow::Done;
+            }
+        };
+        if is_close {
+            let before = self.statements.as_mut().and_then(|statements| statements.remove(name));
+            let then = Then::Unnamed(Renamed { name: name.into(), before });
+            let complete = [BackendTag::CLOSE_COMPLETE.0, 0, 0, 0, 4];
+            self.replies.push(request, Action::Synthesize(complete.into()), Some(then));
+            return self.skip(span, edits);
+        }
+        if name.is_empty() && self.replies.has_unnamed_of_earlier_batch() {
+            return Flow::Stop(Want::Input);
+        }
+        let named = self.find(name, world).cloned();
+        match &named {
+            Some(named) => self.ensure(name, &named.prepared, held, edits),
+            None if name.is_empty() => self.close_foreign_unnamed(held, edits),
+            None => {}
+        }
+        self.replies.push(request, Action::Forward, None);
+        match named.filter(|_| !name.is_empty()) {
+            None => edits.forward(span.have()),
+            Some(named) => {
+                edits.insert(|out| frontend::write_describe_statement(out, &named.prepared.server_name));
+                edits.skip(span.have());
+            }
+        }
+        Flow::Done
+    }
+
+    /// A Close needs no server: names are kept here, and portals do not outlive their transaction.
+    fn close_without_server(&mut self, span: Span<FrontendTag>, bytes: &[u8], edits: &mut Edits) -> Flow {
+        match Target::new(span.body(bytes)) {
+            None => return Flow::Stop(fatal(Report::protocol("invalid Close message"))),
+            Some(Target::Statement(name)) => {
+                if let Some(statements) = &mut self.statements {
+                    statements.remove(name);
+                }
+            }
+            Some(Target::Portal(_)) => {}
+        }
+        backend::write_bare(&mut edits.reply, BackendTag::CLOSE_COMPLETE);
+        self.skip(span, edits)
+    }
+
+    fn execute(&mut self, span: Span<FrontendTag>, bytes: &[u8], edits: &mut Edits) -> Flow {
+        let portal = frontend::executed_portal(span.body(bytes)).unwrap_or_default();
+        let effect = self.portals.as_ref().and_then(|portals| portals.get(portal));
+        let then = match effect.map(|effect| (effect.statement.clone(), effect.prepared.clone())) {
+            Some((statement, prepared)) => self.consequence(&statement, &prepared.text),
+            None => None,
+        };
+        if self.must_know_status(then.as_ref()) {
+            return Flow::Stop(Want::Input);
+        }
+        self.stand_in(then.as_ref(), edits);
+        let is_deallocation = then.as_ref().is_some_and(Then::is_deallocation);
+        self.replies.push(Request::Execute, Action::Forward, then);
+        edits.forward(span.have());
+        if is_deallocation {
+            // What follows hangs on it and waits, so it must be answered at once.
+            edits.insert(frontend::write_flush);
+        }
+        Flow::Done
+    }
+
+    /// The client wants to see what is there. If all of that is ours to say, no server will.
+    fn flush(&mut self, span: Span<FrontendTag>, held: Option<&mut Held<'_>>, edits: &mut Edits) -> Flow {
+        if held.is_none() || self.batch != Batch::Open {
+            return self.skip(span, edits);
+        }
+        self.answer_at_once(edits);
+        edits.forward(span.have());
+        Flow::Done
+    }
+
+    /// Sends answers of ours that nothing of the server's comes before.
+    fn answer_at_once(&mut self, edits: &mut Edits) {
+        if !self.server.at_boundary() {
+            return;
+        }
+        while let Some(reply) = self.replies.pop_synthetic() {
+            if let Action::Synthesize(bytes) = reply.action {
+                edits.reply.extend_from_slice(&bytes);
+            }
+        }
+    }
+
+    /// Makes sure that the server has what the client calls `name`.
+    fn ensure(&mut self, name: &[u8], prepared: &Arc<Prepared>, held: &mut Held<'_>, edits: &mut Edits) {
+        if !name.is_empty() {
+            if !held.state.statements.uses(prepared.id) {
+                self.put_on_server(prepared, Action::Swallow, None, held, edits);
+            }
+        } else if held.state.statements.unnamed() != Some(prepared.id) {
+            edits.events.server_parses += 1;
+            edits.insert(|out| Parse::write(out, b"", &prepared.text, &prepared.types));
+            held.state.statements.set_unnamed(Some(prepared.id));
+            self.replies.push(Request::Parse, Action::Swallow, Some(Then::ParsedUnnamed { name: None }));
+        }
+    }
+
+    /// The client has no unnamed statement, but the server may have one of somebody else's: it must not be found.
+    fn close_foreign_unnamed(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        edits.insert(|out| frontend::write_close_statement(out, b""));
+        held.state.statements.set_unnamed(None);
+        self.replies.push(Request::Close, Action::Swallow, None);
+    }
+
+    fn put_on_server(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        action: Action,
+        name: Option<Renamed>,
+        held: &mut Held<'_>,
+        edits: &mut Edits,
+    ) {
+        if let Some(evicted) = held.state.statements.add(prepared) {
+            edits.insert(|out| frontend::write_close_statement(out, &evicted.server_name));
+            self.replies.push(Request::Close, Action::Swallow, Some(Then::Evicted(evicted)));
+        }
+        edits.events.server_parses += 1;
+        edits.insert(|out| Parse::write(out, &prepared.server_name, &prepared.text, &prepared.types));
+        self.replies.push(Request::Parse, action, Some(Then::Parsed { id: prepared.id, name }));
+    }
+
+    fn open_portal(&mut self, portal: &[u8], named: &Named) {
+        if has_consequence(&named.statement) {
+            let effect =
+                PortalEffect { prepared: named.prepared.clone(), statement: named.statement.clone() };
+            let portals = self.portals.get_or_insert_default();
+            portals.insert(portal.into(), effect);
+            if portals.len() > MAX_PORTALS {
+                // No honest client comes here; which settings these portals change is no longer followed.
+                portals.clear();
+                self.pin(Effects::HIDDEN_SETTINGS);
+            }
+        } else if let Some(portals) = &mut self.portals {
+            portals.remove(portal);
+        }
+    }
+
+    /// Whether `then` takes away a name of the client's that the server knows by another name, which others share.
+    fn is_shared(&self, then: Option<&Then>) -> bool {
+        let Some(Then::Deallocated(name)) = then else { return false };
+        let knows = |statements: &ClientStatements| statements.find(name).is_some();
+        self.mode != PoolMode::Session && self.statements.as_deref().is_some_and(knows)
+    }
+
+    /// Whether the state of the transaction must be known first: see [`stand_in`](Self::stand_in).
+    fn must_know_status(&self, then: Option<&Then>) -> bool {
+        self.is_shared(then) && self.replies.ready_owed() > 0
+    }
+
+    /// Ahead of DEALLOCATE: gives the server an empty statement of the client's own name to remove, so that it answers as
+    /// if that had been the one.
+    fn stand_in(&mut self, then: Option<&Then>, edits: &mut Edits) {
+        let Some(Then::Deallocated(name)) = then.filter(|then| self.is_shared(Some(then))) else { return };
+        edits.insert(|out| {
+            frontend::write_close_statement(out, name);
+            Parse::write(out, name, b"", b"\0\0");
+        });
+        self.replies.push(Request::Close, Action::Swallow, None);
+        self.replies.push(Request::Parse, Action::Swallow, None);
+    }
+
+    /// What a statement leads to once it has succeeded.
+    fn consequence(&mut self, statement: &Statement, text: &[u8]) -> Option<Then> {
+        let effects = statement.effects;
+        if effects.any(Effects::DISCARD_ALL) {
+            return Some(Then::Discarded);
+        }
+        if effects.any(Effects::DEALLOCATE_ALL) {
+            return Some(Then::DeallocatedAll);
+        }
+        if effects.any(Effects::PREPARED_NAME)
+            && let Some(Deallocated::Name(name)) = effect::deallocated(text)
+        {
+            return Some(Then::Deallocated(name.into_bytes().into()));
+        }
+        if !effects.any(Effects::SETTINGS) {
+            return None;
+        }
+        match effect::setting_changes(text) {
+            Some(changes) => Some(Then::Settings(changes)),
+            None => {
+                self.pin(Effects::HIDDEN_SETTINGS);
+                None
+            }
+        }
+    }
+
+    /// A statement goes to the server: what that means for the client, whatever becomes of it.
+    fn sent(&mut self, statement: &Statement, role: Role, now: Instant) {
+        self.pin(statement.effects);
+        // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.
+        let is_private = statement.effects.any(Effects::TEMPORARY) && statement.statements == 1;
+        self.ddl |= statement.effects.any(Effects::DDL) && !is_private;
+        self.unknown_name |= matches!(statement.reason, Reason::UnknownFunction | Reason::UnknownRelation);
+        self.may_be_in_block |=
+            statement.transaction.is_some() || (statement.statements > 1 && statement.access != Access::Read);
+        if statement.access != Access::Read && !is_only_session_state(statement) {
+            self.mark_write(role, now);
+        }
+    }
+
+    fn mark_write(&mut self, role: Role, now: Instant) {
+        if role == Role::Primary {
+            self.wrote = true;
+            self.history.wrote(now);
+        }
+    }
+
+    pub(super) fn pin(&mut self, effects: Effects) {
+        if self.mode != PoolMode::Session {
+            self.pins.add(effects);
+        }
+    }
+
+    pub(super) fn skip(&mut self, span: Span<FrontendTag>, edits: &mut Edits) -> Flow {
+        self.client_part = Passing::Skip;
+        // What it would have run is not what the next message runs.
+        self.head = None;
+        edits.skip(span.have());
+        Flow::Done
+    }
+}
+
+/// Whether the buffer lacks bytes that must be there before the message can be dealt with.
+fn missing(span: Span<FrontendTag>, bytes: &[u8], max_message: usize) -> Option<Want> {
+    if span.is_whole() {
+        return None;
+    }
+    match span.tag() {
+        FrontendTag::FUNCTION_CALL => None,
+        FrontendTag::BIND if Bind::new(span.body(bytes)).is_some() => None,
+        FrontendTag::BIND if span.have() > MAX_NAMES => {
+            Some(fatal(Report::protocol("names in Bind are too long")))
+        }
+        FrontendTag::BIND => Some(Want::Whole(span.len().min(span.have() + 1024))),
+        _ if span.len() > max_message => Some(fatal(too_long(span.len(), max_message))),
+        _ => Some(Want::Whole(span.len())),
+    }
+}
+
+/// The access by which a statement is routed: a read that leaves something behind is none.
+fn routable(statement: &Statement) -> Access {
+    match statement.access {
+        Access::Read if !statement.effects.is_none() => Access::Unsure,
+        access => access,
+    }
+}
+
+/// Whether running the statement changes what the session knows.
+fn has_consequence(statement: &Statement) -> bool {
+    statement.effects.any(
+        Effects::SETTINGS
+            .with(Effects::PREPARED_NAME)
+            .with(Effects::DEALLOCATE_ALL)
+            .with(Effects::DISCARD_ALL),
+    )
+}
+
+/// Transaction commands and settings are not data: they make no later read stale.
+fn is_only_session_state(statement: &Statement) -> bool {
+    let is_quiet = matches!(statement.reason, Reason::SessionCommand | Reason::Empty)
+        && !statement.effects.any(Effects::DDL.with(Effects::HIDDEN_SETTINGS));
+    is_quiet || statement.transaction.is_some_and(|verb| verb != TransactionVerb::PrepareTransaction)
+}
+
+fn too_long(len: usize, max: usize) -> Report {
+    let text = format!("a message of {len} bytes is longer than {max} bytes");
+    Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)
+        .hint("listen.max_message is the limit for statements; parameters, rows and COPY data have none")
+}

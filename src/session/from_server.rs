@@ -1,0 +1,356 @@
+//! What a server's messages mean: which answer they belong to, and what comes of it for the client's state.
+
+use super::*;
+
+impl Session {
+    pub(super) fn server_message(
+        &mut self,
+        span: Span<BackendTag>,
+        bytes: &[u8],
+        held: &mut Held<'_>,
+        now: Instant,
+        edits: &mut Edits,
+    ) -> Flow {
+        let tag = span.tag();
+        let swallows = self.replies.front().is_some_and(|reply| reply.action == Action::Swallow);
+        self.server_part = if swallows { Passing::Skip } else { Passing::Forward };
+        let is_inspected = matches!(
+            tag,
+            BackendTag::READY_FOR_QUERY
+                | BackendTag::COMMAND_COMPLETE
+                | BackendTag::ERROR_RESPONSE
+                | BackendTag::PARAMETER_STATUS
+        );
+        if is_inspected && span.have() < span.len().min(MAX_INSPECTED) {
+            return Flow::Stop(Want::Input);
+        }
+        let mut body = span.body(bytes);
+        if is_inspected {
+            body = &body[..body.len().min(MAX_INSPECTED - HEADER)];
+        }
+        match tag {
+            BackendTag::DATA_ROW | BackendTag::COPY_DATA => {}
+            BackendTag::READY_FOR_QUERY => return self.ready(span, body, held, now, edits),
+            BackendTag::ERROR_RESPONSE => self.error(body, held),
+            BackendTag::PARAMETER_STATUS => self.parameter(body, held, edits),
+            BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
+                if !self.begin_copy_in() {
+                    return Flow::Stop(fatal(Report::protocol("a request was sent behind COPY FROM STDIN")));
+                }
+            }
+            BackendTag::NOTICE_RESPONSE | BackendTag::NOTIFICATION_RESPONSE => {
+                self.server_part = Passing::Forward
+            }
+            _ => self.answered(tag, body, held),
+        }
+        pass(edits, self.server_part, span.have());
+        Flow::Done
+    }
+
+    /// A message that may end an answer.
+    fn answered(&mut self, tag: BackendTag, body: &[u8], held: &mut Held<'_>) {
+        if tag == BackendTag::COMMAND_COMPLETE {
+            match backend::command_tag(body) {
+                Some(b"ROLLBACK") => self.outcome = self.outcome.and(Outcome::RolledBack),
+                Some(b"COMMIT") => self.outcome = self.outcome.and(Outcome::Committed),
+                _ => {}
+            }
+        }
+        let Some(Reply { then: Some(then), request: Request::Execute, .. }) = self.replies.pop_ended_by(tag)
+        else {
+            return;
+        };
+        match *then {
+            // No ROLLBACK brings a name back.
+            then if then.is_deallocation() => self.succeed(then, held),
+            then => self.pending.push(then),
+        }
+    }
+
+    fn ready(
+        &mut self,
+        span: Span<BackendTag>,
+        body: &[u8],
+        held: &mut Held<'_>,
+        now: Instant,
+        edits: &mut Edits,
+    ) -> Flow {
+        let (Some(status), Some(reply)) =
+            (TransactionStatus::new(body), self.replies.pop_ended_by(BackendTag::READY_FOR_QUERY))
+        else {
+            return Flow::Stop(fatal(broken_server("ReadyForQuery that nobody asked for")));
+        };
+        pass(edits, self.server_part, span.have());
+        if reply.action == Action::Swallow {
+            if let Restoring::Failed(report) = &self.restoring {
+                return Flow::Stop(fatal(report.clone()));
+            }
+            self.restoring = Restoring::No;
+            if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
+                self.asked = None;
+                self.transaction.ready(TransactionStatus::Idle);
+            }
+            return Flow::Done;
+        }
+        self.settle(reply.then, status, held);
+        edits.events.answered += 1;
+        edits.events.unknown_name |= std::mem::take(&mut self.unknown_name);
+        if self.wrote {
+            self.history.wrote(now);
+        }
+        if self.replies.is_empty()
+            && let Some(asked) = self.asked.take()
+        {
+            edits.events.query_time = Some(now.saturating_duration_since(asked));
+        }
+        if let Some(began) = self.transaction.ready(status) {
+            edits.events.transaction_time = Some(now.saturating_duration_since(began));
+        }
+        if status == TransactionStatus::Idle {
+            edits.events.ddl |= std::mem::take(&mut self.ddl);
+            self.wrote &= !self.replies.is_empty();
+            if self.replies.is_empty() && self.batch == Batch::Idle {
+                self.portals = None;
+                self.may_be_in_block = false;
+            }
+        } else if self.mode == PoolMode::Statement {
+            return Flow::Stop(fatal(no_blocks_in_statement_mode()));
+        }
+        if !self.replies.is_empty() {
+            // The next request is already with the server: its transaction begins here.
+            self.transaction.request(now);
+        }
+        Flow::Done
+    }
+
+    /// ReadyForQuery: what the statements since the last one lead to.
+    fn settle(&mut self, then: Option<Box<Then>>, status: TransactionStatus, held: &mut Held<'_>) {
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Fine);
+        let mut completed = std::mem::take(&mut self.pending);
+        completed.extend(then.map(|then| *then));
+        let is_over = status == TransactionStatus::Idle;
+        let has_settings = completed.iter().any(|then| matches!(then, Then::Settings(_)));
+        if has_settings && !is_over {
+            self.transaction.settings_change(&self.settings, &held.state.settings);
+        }
+        let is_unknown = match outcome {
+            Outcome::Fine => false,
+            // Everything since BEGIN, or in a batch since its start, is undone; in a block that is still open, what
+            // remains is known when it ends.
+            Outcome::Failed => {
+                if is_over {
+                    self.roll_back_settings(held);
+                }
+                return;
+            }
+            Outcome::RolledBack if is_over => {
+                self.roll_back_settings(held);
+                has_settings
+            }
+            Outcome::Committed if is_over => false,
+            Outcome::Committed => {
+                let has_changed = has_settings;
+                self.transaction.keep_settings();
+                has_changed
+            }
+            // To a savepoint, or AND CHAIN, or more than one of them: what the settings are now, only the server knows.
+            Outcome::RolledBack | Outcome::Mixed => has_settings || self.transaction.has_changed_settings(),
+        };
+        if is_unknown {
+            self.pin(Effects::HIDDEN_SETTINGS);
+        }
+        completed.into_iter().for_each(|then| self.succeed(then, held));
+    }
+
+    fn roll_back_settings(&mut self, held: &mut Held<'_>) {
+        if let Some((own, server)) = self.transaction.rolled_back() {
+            self.settings = own;
+            held.state.settings = server;
+        }
+    }
+
+    fn succeed(&mut self, then: Then, held: &mut Held<'_>) {
+        match then {
+            Then::Settings(changes) => {
+                let neutral = Settings::default();
+                for change in &changes {
+                    // RESET takes the server to its own default, and the client to what it asked for when it connected.
+                    let own = self.settings.after(change, &self.base);
+                    match own.zip(held.state.settings.after(change, &neutral)) {
+                        Some((own, server)) => {
+                            self.settings = own;
+                            held.state.settings = server;
+                        }
+                        None => self.pin(Effects::HIDDEN_SETTINGS),
+                    }
+                }
+            }
+            Then::Deallocated(name) => {
+                if let Some(statements) = &mut self.statements {
+                    statements.remove(&name);
+                }
+            }
+            Then::DeallocatedAll => self.deallocate_all(held),
+            Then::Discarded => {
+                self.deallocate_all(held);
+                held.state.discarded();
+                self.settings = self.base.clone();
+                self.pending.clear();
+                self.pins.clear();
+            }
+            Then::Parsed { .. }
+            | Then::ParsedUnnamed { .. }
+            | Then::Named(_)
+            | Then::Unnamed(_)
+            | Then::Evicted(_) => {}
+        }
+    }
+
+    fn deallocate_all(&mut self, held: &mut Held<'_>) {
+        held.state.statements.clear();
+        if let Some(statements) = &mut self.statements {
+            statements.clear();
+        }
+    }
+
+    /// An error ends the answer to a Query, or everything up to the next Sync.
+    fn error(&mut self, body: &[u8], held: &mut Held<'_>) {
+        let fields = Fields::new(body);
+        if let Some(Reply { action: Action::Swallow, request: Request::Query, .. }) = self.replies.front() {
+            self.restoring = Restoring::Failed(unrestorable(&fields));
+            return;
+        }
+        if fields.is_fatal() {
+            // The connection is about to end; the client hears of it when it is known what that means for it.
+            self.server_part = Passing::Skip;
+            self.last_words = Some(server_report(&fields));
+            return;
+        }
+        self.server_part = Passing::Forward;
+        if !self.replies.is_empty() {
+            self.outcome = self.outcome.and(Outcome::Failed);
+        }
+        self.copy = Copy::None;
+        if fields.text(b'R') == Some(b"RevalidateCachedQuery") {
+            // "cached plan must not change result type": DDL went past us. Texts prepared from now on are new ones.
+            self.ddl = true;
+        }
+        if self.replies.front().is_none_or(|reply| reply.request.ends_ready()) {
+            return;
+        }
+        let mut failed: Vec<Reply> = std::iter::from_fn(|| self.replies.pop_failed()).collect();
+        let rest = failed.split_off(1);
+        // What was done last is undone first.
+        rest.into_iter().rev().for_each(|reply| self.undo(reply.then, Some(held)));
+        failed.into_iter().for_each(|reply| self.fail(reply.then, held));
+        if self.replies.is_empty() {
+            self.batch = Batch::Failed;
+        }
+    }
+
+    /// The request itself failed.
+    fn fail(&mut self, then: Option<Box<Then>>, held: &mut Held<'_>) {
+        match then.map(|then| *then) {
+            // A Parse of the unnamed statement destroys the old one before it fails.
+            Some(Then::ParsedUnnamed { name: Some(renamed) }) => {
+                let then = Then::ParsedUnnamed { name: Some(Renamed { before: None, ..renamed }) };
+                self.undo(Some(Box::new(then)), Some(held));
+            }
+            Some(Then::Deallocated(name)) => self.stray = Some(name),
+            then => self.undo(then.map(Box::new), Some(held)),
+        }
+    }
+
+    /// The server never ran the request.
+    pub(super) fn undo(&mut self, then: Option<Box<Then>>, held: Option<&mut Held<'_>>) {
+        let Some(then) = then else { return };
+        let renamed = match *then {
+            Then::Parsed { id, name } => {
+                if let Some(held) = held {
+                    held.state.statements.remove(id);
+                }
+                name
+            }
+            Then::ParsedUnnamed { name } => {
+                if let Some(held) = held.filter(|_| !self.replies.has_unnamed()) {
+                    held.state.statements.set_unnamed(None);
+                }
+                name
+            }
+            Then::Named(renamed) | Then::Unnamed(renamed) => Some(renamed),
+            Then::Evicted(prepared) => {
+                if let Some(held) = held {
+                    held.state.statements.restore(&prepared);
+                }
+                None
+            }
+            Then::Settings(_) | Then::Deallocated(_) | Then::DeallocatedAll | Then::Discarded => None,
+        };
+        let Some(Renamed { name, before }) = renamed else { return };
+        let before = match name.is_empty() {
+            true => self.replies.hand_on(before),
+            false => Err(before),
+        };
+        if let Err(before) = before {
+            self.statements.get_or_insert_default().restore(&name, before);
+        }
+    }
+
+    fn parameter(&mut self, body: &[u8], held: &mut Held<'_>, edits: &mut Edits) {
+        let Some((name, value)) = backend::parameter_status(body) else { return };
+        held.state.report(name, value);
+        // Which server it is on is not the client's business: to a client, pglagoon is never in recovery.
+        if name == "in_hot_standby" {
+            self.server_part = Passing::Skip;
+        }
+        // A RESET takes the client back to what it asked for when it connected, not to what this server was given.
+        let front = self.replies.front();
+        let is_reset = front.and_then(|reply| reply.then.as_deref()).is_some_and(Then::is_reset)
+            || self.pending.iter().any(Then::is_reset);
+        if is_reset && let Some(Value::Text(base)) = self.base.value(&name.to_ascii_lowercase()) {
+            self.server_part = Passing::Skip;
+            edits.insert(|out| backend::write_parameter_status(out, name, base));
+        }
+    }
+
+    /// Whether statements that are not answered yet put settings back.
+    pub(super) fn is_resetting(&self) -> bool {
+        !self.base.is_neutral() && (self.replies.has_resets() || self.pending.iter().any(Then::is_reset))
+    }
+
+    fn begin_copy_in(&mut self) -> bool {
+        if self.replies.front().is_some_and(|reply| reply.request == Request::Execute) {
+            // The Sync behind the Execute, if it was sent, is ignored: the client will send another.
+            self.batch = Batch::Open;
+        }
+        self.copy = Copy::In;
+        self.replies.copy_in_began()
+    }
+
+    /// Puts answers of ours at their place.
+    pub(super) fn fabricate(&mut self, edits: &mut Edits) {
+        while let Some(reply) = self.replies.pop_synthetic() {
+            if let Action::Synthesize(bytes) = reply.action {
+                edits.insert(|out| out.extend_from_slice(&bytes));
+            }
+        }
+    }
+}
+
+fn server_report(fields: &Fields<'_>) -> Report {
+    let text =
+        |field| fields.text(field).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
+    Report::new(ErrorSource::Server, fields.code().unwrap_or(SqlState::CONNECTION_FAILURE), text(b'M'))
+        .detail(text(b'D'))
+        .hint(text(b'H'))
+}
+
+fn unrestorable(fields: &Fields<'_>) -> Report {
+    let code = fields.code().unwrap_or(SqlState::INVALID_PARAMETER_VALUE);
+    Report::new(
+        ErrorSource::Server,
+        code,
+        "the session's settings could not be restored on another server connection",
+    )
+    .detail(fields.message())
+}
