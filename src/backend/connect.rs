@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::dialog::{DialogError, Message};
-use super::{Backend, CancelTarget, Dialog};
+use super::{Backend, CancelTarget, Dialog, Remote};
 use crate::auth::scram::{MECHANISM, offered};
 use crate::auth::{ScramClient, ScramError, ScramKeys, ServerCredential, md5};
 use crate::config::{ServerAddress, TlsMode};
@@ -160,14 +160,16 @@ async fn connect_and_log_in(target: &Target, deadline: Instant) -> Result<Backen
     let address = target.address.clone();
     Ok(Backend {
         pid: key.as_ref().map_or(0, |key| key.pid),
-        cancel: key.map(|key| Arc::new(CancelTarget { address: address.clone(), key, place, tls })),
         stream,
         state,
         id: 0,
         since: Instant::now(),
         home: 0,
-        cancels: Arc::new(AtomicUsize::new(0)),
-        address,
+        remote: Arc::new(Remote {
+            cancel: key.map(|key| CancelTarget { address: address.clone(), key, place, tls }),
+            cancels: AtomicUsize::new(0),
+            address,
+        }),
     })
 }
 

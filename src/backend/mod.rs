@@ -36,8 +36,6 @@ use crate::wire::frontend::write_terminate;
 pub struct Backend {
     /// The connection. Between two uses nothing is unread and nothing unwritten.
     pub stream: Stream,
-    /// What a cancel request needs; `None` if the server gave no key.
-    pub cancel: Option<Arc<CancelTarget>>,
     /// What the session must know of it.
     pub state: ServerState,
     /// A number of its own; 0 until its pool gives it one.
@@ -48,10 +46,19 @@ pub struct Backend {
     pub since: Instant,
     /// The worker on whose runtime the socket is registered; 0 until its pool says.
     pub home: usize,
-    /// Cancel requests under way that are aimed at it: while there are any, nobody else may use it.
-    pub cancels: Arc<AtomicUsize>,
+    /// What others than its user need of it.
+    pub remote: Arc<Remote>,
+}
+
+/// What others than its user need of a server connection: whoever shows it, and whoever cancels what it runs.
+#[derive(Debug)]
+pub struct Remote {
     /// The server, as configured.
     pub address: ServerAddress,
+    /// What a cancel request needs; `None` if the server gave no key.
+    pub cancel: Option<CancelTarget>,
+    /// Cancel requests under way that are aimed at it: while there are any, nobody else may use it.
+    pub cancels: AtomicUsize,
 }
 
 /// How an idle connection is.

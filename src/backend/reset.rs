@@ -92,7 +92,7 @@ pub async fn salvage(backend: &mut Backend, owed: Owed, within: Duration) -> Res
     bounded(within, async {
         if owed.is_anything_running() {
             // Awaited to its end: from then on it cannot hit what comes after.
-            let target = backend.cancel.clone().ok_or(ResetError::NoKey)?;
+            let target = backend.remote.cancel.clone().ok_or(ResetError::NoKey)?;
             cancel(&target, within).await.map_err(ResetError::Cancel)?;
         }
         let status = settle(backend, owed).await?;

@@ -39,7 +39,7 @@ const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
 /// A database that clients can ask for.
 pub struct Database {
     /// The name that they use.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its servers.
     pub cluster: Arc<Cluster>,
     /// Clients that are logged in to it.
@@ -66,7 +66,7 @@ impl Database {
         connection_ids: Arc<AtomicU64>,
     ) -> Arc<Self> {
         let database = Arc::new(Database {
-            name: name.to_owned(),
+            name: name.into(),
             cluster: cluster.clone(),
             clients: AtomicUsize::new(0),
             catalog: ArcSwap::from_pointee(Box::new(NoCatalog)),
@@ -116,7 +116,7 @@ impl Database {
 
     /// Its name on the servers.
     pub fn server_name(&self) -> String {
-        self.rules().server_database.clone().unwrap_or_else(|| self.name.clone())
+        self.rules().server_database.clone().unwrap_or_else(|| self.name.to_string())
     }
 
     /// The statements that one worker has classified by this database's catalog. Only tasks of that worker ask for it, one
@@ -211,7 +211,7 @@ impl Database {
 
     /// Whether it has no section of its own: then its catalog is kept for as long as it has clients.
     fn is_of_wildcard(&self) -> bool {
-        self.cluster.section != self.name
+        *self.cluster.section != *self.name
     }
 
     /// Keeps the catalog fresh until the task is dropped: on a beat, soon after DDL, and when a name was not known. It is

@@ -34,7 +34,7 @@ pub struct UserPools {
     /// The database.
     pub database: Arc<Database>,
     /// The clients' user.
-    pub user: String,
+    pub user: Arc<str>,
     /// Clients that are logged in.
     pub clients: AtomicUsize,
     pools: Vec<Arc<Pool>>,
@@ -82,7 +82,7 @@ impl UserPools {
         let pools = (0..database.cluster.nodes().len()).map(pool).collect();
         Arc::new(UserPools {
             database,
-            user: user.to_owned(),
+            user: user.into(),
             clients: AtomicUsize::new(0),
             pools,
             stats: (0..workers).map(|_| Mutex::default()).collect(),
@@ -288,7 +288,7 @@ impl UserPools {
 
     /// The user at the servers.
     pub fn server_user(&self) -> String {
-        self.database.rules().server_user.clone().unwrap_or_else(|| self.user.clone())
+        self.database.rules().server_user.clone().unwrap_or_else(|| self.user.to_string())
     }
 
     /// Ends what has lasted too long.
@@ -418,7 +418,7 @@ fn target(
         address: database.cluster.nodes()[index].address.clone(),
         tls: database.cluster.tls().clone(),
         user: rules.server_user.clone().unwrap_or_else(|| user.to_owned()),
-        database: rules.server_database.clone().unwrap_or_else(|| database.name.clone()),
+        database: rules.server_database.clone().unwrap_or_else(|| database.name.to_string()),
         credential,
         statements: rules.pool.prepared_statements,
         parameters: Vec::new(),

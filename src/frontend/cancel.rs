@@ -15,7 +15,8 @@ pub async fn cancel(clients: &Clients, key: &ClientKey) {
         return;
     };
     let Some(aim) = card.aim() else { return };
-    if let Err(error) = backend::cancel::cancel(&aim.target, backend::cancel::CANCEL_TIMEOUT).await {
+    let Some(target) = aim.target() else { return };
+    if let Err(error) = backend::cancel::cancel(target, backend::cancel::CANCEL_TIMEOUT).await {
         tracing::warn!(client = card.id, %error, "a cancel request could not be passed on");
         aim.failed();
     }

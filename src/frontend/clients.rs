@@ -1,8 +1,7 @@
 //! Everybody who is logged in: for SHOW CLIENTS, cancel requests, KILL_CLIENT and the drain.
 
 use crate::admin::DATABASE_NAMES;
-use crate::backend::{Backend, CancelTarget};
-use crate::config::ServerAddress;
+use crate::backend::{Backend, CancelTarget, Remote};
 use crate::net::Endpoint;
 use crate::wire::ClientKey;
 use std::collections::HashMap;
@@ -25,9 +24,9 @@ pub struct ClientCard {
     /// Its cancel key.
     pub key: ClientKey,
     /// Its user.
-    pub user: String,
+    pub user: Arc<str>,
     /// The database that it asked for.
-    pub database: String,
+    pub database: Arc<str>,
     /// Its end.
     pub peer: Endpoint,
     /// Our end.
@@ -35,9 +34,9 @@ pub struct ClientCard {
     /// When it connected.
     pub connected: SystemTime,
     /// Protocol and cipher; empty without TLS.
-    pub tls: String,
+    pub tls: Box<str>,
     /// The application_name of its startup packet.
-    pub application_name: String,
+    pub application_name: Box<str>,
     order: AtomicU8,
     waker: Mutex<Option<Waker>>,
     activity: Mutex<Activity>,
@@ -63,7 +62,7 @@ pub struct Activity {
     /// When its last request for a server connection was made.
     pub requested: Option<Instant>,
     /// Prepared statements that it has named.
-    pub prepared: usize,
+    pub prepared: u32,
     /// Why it keeps its server connection, if it does.
     pub held: Option<&'static str>,
     /// A cancel request came while it waited.
@@ -77,38 +76,30 @@ pub enum Doing {
     Idle,
     /// Waits for a server connection.
     Waiting(Instant),
-    /// Holds one.
-    Active {
-        /// The connection's number.
-        connection: u64,
-        /// Its server.
-        server: ServerAddress,
-        /// What a cancel request for it takes.
-        target: Option<Arc<CancelTarget>>,
-        /// Cancel requests under way that are aimed at it.
-        cancels: Arc<AtomicUsize>,
-    },
+    /// Holds the connection of this number.
+    Active(u64, Arc<Remote>),
 }
 
 /// A cancel request that is aimed at a server connection: while it exists, nobody else is given that connection.
-pub struct Aim {
-    /// Where to send it.
-    pub target: Arc<CancelTarget>,
-    cancels: Arc<AtomicUsize>,
-}
+pub struct Aim(Arc<Remote>);
 
 impl Aim {
+    /// Where to send it; `None` if the server gave no key.
+    pub fn target(&self) -> Option<&CancelTarget> {
+        self.0.cancel.as_ref()
+    }
+
     /// The request failed, but a part of it may have reached the server and take effect at any time: the connection is
     /// never given to anybody else.
     pub fn failed(self) {
         // Never taken back.
-        self.cancels.fetch_add(1, Ordering::AcqRel);
+        self.0.cancels.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 impl Drop for Aim {
     fn drop(&mut self) {
-        self.cancels.fetch_sub(1, Ordering::AcqRel);
+        self.0.cancels.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -139,7 +130,7 @@ impl Clients {
 
     /// Clients that are logged in to a database: all but those in the console.
     pub fn in_service(&self) -> usize {
-        self.cards().values().filter(|card| !DATABASE_NAMES.contains(&card.database.as_str())).count()
+        self.cards().values().filter(|card| !DATABASE_NAMES.contains(&&*card.database)).count()
     }
 
     /// Every client.
@@ -214,17 +205,17 @@ pub struct Newcomer {
     /// Its cancel key.
     pub key: ClientKey,
     /// Its user.
-    pub user: String,
+    pub user: Arc<str>,
     /// The database that it asked for.
-    pub database: String,
+    pub database: Arc<str>,
     /// Its end.
     pub peer: Endpoint,
     /// Our end.
     pub local: Endpoint,
     /// Protocol and cipher; empty without TLS.
-    pub tls: String,
+    pub tls: Box<str>,
     /// The application_name of its startup packet.
-    pub application_name: String,
+    pub application_name: Box<str>,
 }
 
 impl ClientCard {
@@ -298,12 +289,7 @@ impl ClientCard {
     /// It holds a server connection.
     pub fn holds(&self, backend: &Backend, now: Instant) {
         let mut activity = self.lock();
-        activity.doing = Doing::Active {
-            connection: backend.id,
-            server: backend.address.clone(),
-            target: backend.cancel.clone(),
-            cancels: backend.cancels.clone(),
-        };
+        activity.doing = Doing::Active(backend.id, backend.remote.clone());
         activity.requested = Some(now);
     }
 
@@ -312,7 +298,7 @@ impl ClientCard {
     pub fn rests(&self, prepared: usize) {
         let mut activity = self.lock();
         activity.doing = Doing::Idle;
-        activity.prepared = prepared;
+        activity.prepared = prepared as u32;
         activity.held = None;
     }
 
@@ -337,10 +323,9 @@ impl ClientCard {
                 self.wake();
                 None
             }
-            Doing::Active { target, cancels, .. } => {
-                let target = target.clone()?;
-                cancels.fetch_add(1, Ordering::AcqRel);
-                Some(Aim { target, cancels: cancels.clone() })
+            Doing::Active(_, remote) => {
+                remote.cancels.fetch_add(1, Ordering::AcqRel);
+                Some(Aim(remote.clone()))
             }
         }
     }

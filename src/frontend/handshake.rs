@@ -71,7 +71,7 @@ pub struct Visitor {
     /// What was sent beyond the login.
     pub early: Vec<u8>,
     /// The user.
-    pub user: String,
+    pub user: Arc<str>,
     /// What it may do.
     pub rights: Rights,
     /// Its entry among the clients.
@@ -167,7 +167,7 @@ async fn log_in(
     }
     let admitted = authenticate(line, user, access).await?;
     let database = parameters.value("database").filter(|name| !name.is_empty()).unwrap_or(user);
-    let newcomer = newcomer(line, user, database, version, parameters, frontend)?;
+    let mut newcomer = newcomer(line, user, database, version, parameters, frontend)?;
     if admin::DATABASE_NAMES.contains(&database) {
         return visit(line, newcomer, admitted, frontend, access).await;
     }
@@ -196,6 +196,9 @@ async fn log_in(
     greeting.iter().for_each(|(name, value)| backend::write_parameter_status(&mut out, name, value));
     backend::write_key_data(&mut out, &newcomer.key);
     backend::write_ready(&mut out, TransactionStatus::Idle);
+    // All clients of a pool share its names.
+    newcomer.user = pools.user.clone();
+    newcomer.database = pools.database.name.clone();
     // Known before the client can use its cancel key.
     let registration = Registration::new(ClientCard::new(newcomer), frontend);
     line.stream().write_all(&out).await?;
@@ -221,8 +224,8 @@ async fn visit(
 ) -> Result<Arrived, HandshakeError> {
     let rules = &access.config.admin;
     let rights = match &newcomer.user {
-        user if rules.users.contains(user) => Rights::Admin,
-        user if rules.stats_users.contains(user) => Rights::Stats,
+        user if rules.users.iter().any(|name| **name == **user) => Rights::Admin,
+        user if rules.stats_users.iter().any(|name| **name == **user) => Rights::Stats,
         user => {
             let text = format!("user \"{user}\" may not open the console (admin.users, admin.stats_users)");
             return Err(Report::new(ErrorSource::Client, SqlState::INSUFFICIENT_PRIVILEGE, text).into());
@@ -320,12 +323,12 @@ fn newcomer(
     Ok(Newcomer {
         id,
         key: ClientKey::new(id as i32, &secret[..length]),
-        user: user.to_owned(),
-        database: database.to_owned(),
+        user: user.into(),
+        database: database.into(),
         peer: stream.peer(),
         local: stream.local(),
-        tls: stream.tls_info().unwrap_or_default(),
-        application_name: parameters.value("application_name").unwrap_or_default().to_owned(),
+        tls: stream.tls_info().unwrap_or_default().into(),
+        application_name: parameters.value("application_name").unwrap_or_default().into(),
     })
 }
 

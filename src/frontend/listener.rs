@@ -64,18 +64,26 @@ impl Accepted {
 /// A connection's whole life, on the worker that has it.
 pub async fn serve(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) {
     let admission = Admission::new(&frontend);
-    let Ok(stream) = accepted.into_stream() else { return };
-    let timeout = frontend.access.load().config.listen.login_timeout;
-    let arrived = Box::pin(handshake::handshake(stream, &frontend, &worker));
-    match tokio::time::timeout(timeout, arrived).await {
-        Err(_) => tracing::info!("a client did not log in in time"),
-        Ok(Err(error)) => tracing::debug!(%error, "a login ended"),
-        Ok(Ok(Arrived::Nobody)) => {}
-        Ok(Ok(Arrived::Cancel(key))) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
-        Ok(Ok(Arrived::Console(visitor))) => Box::pin(console(*visitor, &frontend)).await,
-        Ok(Ok(Arrived::Client(authenticated))) => relay::run(*authenticated, worker).await,
+    // What a login takes is large, and gone when the client is in.
+    let Some(arrived) = Box::pin(receive(accepted, &frontend, &worker)).await else { return };
+    match arrived {
+        Arrived::Nobody => {}
+        Arrived::Cancel(key) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
+        Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
+        Arrived::Client(authenticated) => relay::run(*authenticated, worker).await,
     }
     drop(admission);
+}
+
+async fn receive(accepted: Accepted, frontend: &Arc<Frontend>, worker: &Worker) -> Option<Arrived> {
+    let stream = accepted.into_stream().ok()?;
+    let timeout = frontend.access.load().config.listen.login_timeout;
+    match tokio::time::timeout(timeout, handshake::handshake(stream, frontend, worker)).await {
+        Ok(Ok(arrived)) => return Some(arrived),
+        Ok(Err(error)) => tracing::debug!(%error, "a login ended"),
+        Err(_) => tracing::info!("a client did not log in in time"),
+    }
+    None
 }
 
 async fn console(mut visitor: handshake::Visitor, frontend: &Frontend) {

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -41,13 +42,15 @@ pub enum Side {
     Server,
 }
 
-/// One end of a connection, as SHOW CLIENTS and SHOW SERVERS print it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// An IP address, or `unix`.
-    pub host: String,
-    /// The port; 0 for a Unix-domain socket.
-    pub port: u16,
+/// One end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Of a TCP connection; an IPv4 address is not written as an IPv6 one.
+    Tcp(SocketAddr),
+    /// Of a Unix-domain socket.
+    Unix,
+    /// The connection ended before anybody asked.
+    Gone,
 }
 
 /// What [`Stream::glance`] saw.
@@ -348,16 +351,14 @@ impl Socket {
         Ok(())
     }
 
-    fn endpoint(&self, end: impl Fn(&TcpStream) -> io::Result<std::net::SocketAddr>) -> Endpoint {
+    fn endpoint(&self, end: impl Fn(&TcpStream) -> io::Result<SocketAddr>) -> Endpoint {
         match self {
             Socket::Tcp(socket) => match end(socket) {
-                Ok(address) => {
-                    Endpoint { host: address.ip().to_canonical().to_string(), port: address.port() }
-                }
-                Err(_) => Endpoint { host: "gone".to_owned(), port: 0 },
+                Ok(address) => Endpoint::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port())),
+                Err(_) => Endpoint::Gone,
             },
-            Socket::Unix(_) => Endpoint { host: "unix".to_owned(), port: 0 },
-            Socket::Homeless => Endpoint { host: "gone".to_owned(), port: 0 },
+            Socket::Unix(_) => Endpoint::Unix,
+            Socket::Homeless => Endpoint::Gone,
         }
     }
 }
@@ -503,8 +504,8 @@ mod tests {
             assert_eq!(options.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
             assert_eq!(options.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
         }
-        let Endpoint { host, port } = stream.peer();
-        assert!(host == "127.0.0.1" && port != 0 && port != stream.local().port);
+        let (Endpoint::Tcp(peer), Endpoint::Tcp(local)) = (stream.peer(), stream.local()) else { panic!() };
+        assert!(peer.ip().is_loopback() && peer.port() != local.port());
     }
 
     #[tokio::test]

@@ -468,7 +468,7 @@ impl Lease {
     /// The connection is clean: the next one may have it.
     pub fn give_back(mut self) {
         let Some(backend) = self.backend.take() else { return };
-        if backend.cancels.load(Ordering::Acquire) == 0 {
+        if backend.remote.cancels.load(Ordering::Acquire) == 0 {
             return self.pool.put(backend);
         }
         // A cancel request is on its way to it: whoever had it now could be hit.
@@ -482,7 +482,7 @@ impl Lease {
     /// is closed when the time is over.
     async fn give_back_after_cancels(mut self) {
         let deadline = Instant::now() + backend::cancel::CANCEL_TIMEOUT;
-        while self.backend().cancels.load(Ordering::Acquire) > 0 {
+        while self.backend().remote.cancels.load(Ordering::Acquire) > 0 {
             if Instant::now() >= deadline {
                 return;
             }

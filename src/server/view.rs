@@ -77,8 +77,8 @@ impl Observed for View {
         let mut links = BTreeMap::new();
         for card in shared.frontend.clients.all() {
             let activity = card.activity();
-            if let Doing::Active { connection, .. } = activity.doing {
-                links.insert(connection, (card.id, activity.requested, card.application_name.clone()));
+            if let Doing::Active(connection, _) = activity.doing {
+                links.insert(connection, (card.id, activity.requested, card.application_name.to_string()));
             }
         }
         let now = Instant::now();
@@ -97,9 +97,9 @@ impl Observed for View {
                         connection: Connection {
                             id: card.id,
                             user: pools.server_user(),
-                            database: pools.database.name.clone(),
-                            peer: endpoint(&card.peer),
-                            local: endpoint(&card.local),
+                            database: pools.database.name.to_string(),
+                            peer: endpoint(card.peer),
+                            local: endpoint(card.local),
                             connected: card.connected,
                             requested: link
                                 .and_then(|(_, requested, _)| *requested)
@@ -133,7 +133,7 @@ impl Observed for View {
             .directory
             .databases()
             .into_iter()
-            .map(|database| (database.name.clone(), database))
+            .map(|database| (database.name.to_string(), database))
             .collect();
         let mut rows: Vec<_> = used.values().map(|database| database_row(database)).collect();
         let config = self.config();
@@ -160,8 +160,8 @@ impl Observed for View {
             .map(|name| (name.clone(), UserRow { name: name.clone(), clients: 0, servers: 0 }))
             .collect();
         for pools in self.user_pools() {
-            let row = rows.entry(pools.user.clone()).or_insert_with(|| UserRow {
-                name: pools.user.clone(),
+            let row = rows.entry(pools.user.to_string()).or_insert_with(|| UserRow {
+                name: pools.user.to_string(),
                 clients: 0,
                 servers: 0,
             });
@@ -173,8 +173,8 @@ impl Observed for View {
 
     fn stats(&self) -> Vec<StatsRow> {
         let row = |pools: &Arc<UserPools>| StatsRow {
-            database: pools.database.name.clone(),
-            user: pools.user.clone(),
+            database: pools.database.name.to_string(),
+            user: pools.user.to_string(),
             stats: pools.all_stats(),
         };
         self.user_pools().iter().map(row).collect()
@@ -210,8 +210,8 @@ fn pool_row(pools: &UserPools) -> PoolRow {
         }
     };
     PoolRow {
-        database: pools.database.name.clone(),
-        user: pools.user.clone(),
+        database: pools.database.name.to_string(),
+        user: pools.user.to_string(),
         mode: pools.database.rules().pool.mode,
         clients: pools.clients.load(Ordering::Relaxed),
         shares: pools.pools().iter().enumerate().map(share).collect(),
@@ -225,23 +225,23 @@ fn client_row(card: &ClientCard, now: Instant) -> ClientRow {
         Doing::Waiting(since) => {
             (ClientState::Waiting, Some(now.saturating_duration_since(since)), None, None)
         }
-        Doing::Active { connection, server, .. } => {
-            (ClientState::Active, None, Some(server), Some(connection))
+        Doing::Active(connection, remote) => {
+            (ClientState::Active, None, Some(remote.address.clone()), Some(connection))
         }
     };
     ClientRow {
         connection: Connection {
             id: card.id,
-            user: card.user.clone(),
-            database: card.database.clone(),
-            peer: endpoint(&card.peer),
-            local: endpoint(&card.local),
+            user: card.user.to_string(),
+            database: card.database.to_string(),
+            peer: endpoint(card.peer),
+            local: endpoint(card.local),
             connected: card.connected,
             requested: activity.requested.map(|at| wall_clock(at, now)),
             link,
-            tls: card.tls.clone(),
-            application_name: card.application_name.clone(),
-            prepared_statements: activity.prepared,
+            tls: card.tls.to_string(),
+            application_name: card.application_name.to_string(),
+            prepared_statements: activity.prepared as usize,
         },
         state,
         wait,
@@ -277,7 +277,7 @@ fn node_rows(cluster: &Cluster, now: Instant) -> Vec<NodeRow> {
 
 fn database_row(database: &Database) -> DatabaseRow {
     DatabaseRow {
-        name: database.name.clone(),
+        name: database.name.to_string(),
         rules: database.rules(),
         clients: database.clients.load(Ordering::Relaxed),
         servers: database.users().iter().map(|pools| connections(pools)).sum(),
@@ -357,8 +357,12 @@ fn row(key: &str, value: String, default: &str, changeable: bool) -> ConfigRow {
     ConfigRow { key: key.into(), value, default: default.into(), changeable }
 }
 
-fn endpoint(end: &net::Endpoint) -> Endpoint {
-    Endpoint { address: end.host.clone(), port: end.port }
+fn endpoint(end: net::Endpoint) -> Endpoint {
+    match end {
+        net::Endpoint::Tcp(address) => address.into(),
+        net::Endpoint::Unix => Endpoint::unix(),
+        net::Endpoint::Gone => Endpoint { address: "gone".into(), port: 0 },
+    }
 }
 
 fn wall_clock(at: Instant, now: Instant) -> SystemTime {

@@ -315,7 +315,7 @@ impl Session {
         if self.replies.is_empty() && self.server.at_boundary() {
             edits.reply.extend_from_slice(&answer);
         } else {
-            self.replies.push(Request::Close, Action::Synthesize(answer.into()), None);
+            self.replies.push(Request::Close, Action::Fabricate, Some(Then::Answered(answer.into())));
         }
         self.skip(span, edits)
     }
@@ -369,7 +369,7 @@ impl Session {
         let before = self.statements.as_mut().and_then(|statements| statements.remove(b""));
         if before.is_some() && self.batch == Batch::Open {
             let then = Then::Unnamed(Renamed { name: Box::default(), before });
-            self.replies.push(Request::Close, Action::Synthesize(Box::default()), Some(then));
+            self.replies.push(Request::Close, Action::Fabricate, Some(then));
         }
         // Its ReadyForQuery ends the batch that it stands in, as a Sync would.
         self.batch = Batch::Idle;
@@ -433,12 +433,8 @@ impl Session {
             self.replies.push(Request::Close, Action::Swallow, Some(Then::Evicted(prepared.clone())));
             self.put_on_server(&prepared, Action::Forward, Some(renamed), held, edits);
         } else if is_there {
-            let complete = [BackendTag::PARSE_COMPLETE.0, 0, 0, 0, 4];
-            self.replies.push(
-                Request::Parse,
-                Action::Synthesize(complete.into()),
-                Some(Then::Named(renamed)),
-            );
+            let action = Action::Complete(BackendTag::PARSE_COMPLETE);
+            self.replies.push(Request::Parse, action, Some(Then::Named(renamed)));
         } else {
             self.put_on_server(&prepared, Action::Forward, Some(renamed), held, edits);
         }
@@ -549,8 +545,7 @@ impl Session {
         if is_close {
             let before = self.statements.as_mut().and_then(|statements| statements.remove(name));
             let then = Then::Unnamed(Renamed { name: name.into(), before });
-            let complete = [BackendTag::CLOSE_COMPLETE.0, 0, 0, 0, 4];
-            self.replies.push(request, Action::Synthesize(complete.into()), Some(then));
+            self.replies.push(request, Action::Complete(BackendTag::CLOSE_COMPLETE), Some(then));
             return self.skip(span, edits);
         }
         if name.is_empty() && self.replies.has_unnamed_of_earlier_batch() {
@@ -625,9 +620,7 @@ impl Session {
             return;
         }
         while let Some(reply) = self.replies.pop_synthetic() {
-            if let Action::Synthesize(bytes) = reply.action {
-                edits.reply.extend_from_slice(&bytes);
-            }
+            reply.fabricate(&mut edits.reply);
         }
     }
 

@@ -83,7 +83,7 @@ impl Session {
         pass(edits, self.server_part, span.have());
         if reply.action == Action::Swallow {
             if let Restoring::Failed(report) = &self.restoring {
-                return Flow::Stop(fatal(report.clone()));
+                return Flow::Stop(fatal(Report::clone(report)));
             }
             self.restoring = Restoring::No;
             if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
@@ -198,7 +198,8 @@ impl Session {
                 self.pending.clear();
                 self.pins.clear();
             }
-            Then::Parsed { .. }
+            Then::Answered(_)
+            | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
             | Then::Named(_)
             | Then::Unnamed(_)
@@ -217,13 +218,13 @@ impl Session {
     fn error(&mut self, body: &[u8], held: &mut Held<'_>) {
         let fields = Fields::new(body);
         if let Some(Reply { action: Action::Swallow, request: Request::Query, .. }) = self.replies.front() {
-            self.restoring = Restoring::Failed(unrestorable(&fields));
+            self.restoring = Restoring::Failed(Box::new(unrestorable(&fields)));
             return;
         }
         if fields.is_fatal() {
             // The connection is about to end; the client hears of it when it is known what that means for it.
             self.server_part = Passing::Skip;
-            self.last_words = Some(server_report(&fields));
+            self.last_words = Some(Box::new(server_report(&fields)));
             return;
         }
         self.server_part = Passing::Forward;
@@ -284,7 +285,11 @@ impl Session {
                 }
                 None
             }
-            Then::Settings(_) | Then::Deallocated(_) | Then::DeallocatedAll | Then::Discarded => None,
+            Then::Answered(_)
+            | Then::Settings(_)
+            | Then::Deallocated(_)
+            | Then::DeallocatedAll
+            | Then::Discarded => None,
         };
         let Some(Renamed { name, before }) = renamed else { return };
         let before = match name.is_empty() {
@@ -330,9 +335,7 @@ impl Session {
     /// Puts answers of ours at their place.
     pub(super) fn fabricate(&mut self, edits: &mut Edits) {
         while let Some(reply) = self.replies.pop_synthetic() {
-            if let Action::Synthesize(bytes) = reply.action {
-                edits.insert(|out| out.extend_from_slice(&bytes));
-            }
+            edits.insert(|out| reply.fabricate(out));
         }
     }
 }

@@ -138,7 +138,7 @@ pub enum Farewell {
     /// The client said goodbye.
     Terminated,
     /// The client is told why.
-    Fatal(Report),
+    Fatal(Box<Report>),
     /// Nothing can be said: the stream stands inside a message.
     Abrupt,
 }
@@ -232,7 +232,7 @@ enum Restoring {
     /// The answer is awaited, and nothing may run before: the settings say who runs it.
     Held,
     /// The server refused.
-    Failed(Report),
+    Failed(Box<Report>),
 }
 
 /// Whether a message was dealt with.
@@ -290,7 +290,7 @@ pub struct Session {
     /// A statement that stands on the server under the client's own name, to be closed after the next Sync.
     stray: Option<Arc<[u8]>>,
     /// The server said why it is about to close the connection.
-    last_words: Option<Report>,
+    last_words: Option<Box<Report>>,
 }
 
 impl Session {
@@ -410,7 +410,7 @@ impl Session {
     /// has lost no state. `edits.reply` goes to the client.
     pub fn on_server_lost(&mut self, why: &str, edits: &mut Edits) -> Want {
         edits.clear();
-        let report = self.last_words.take().unwrap_or_else(|| lost_server(why));
+        let report = self.last_words.take().map_or_else(|| lost_server(why), |report| *report);
         let owed = self.replies.ready_owed_to_client();
         let is_cut = !self.server.at_boundary() && self.server_part == Passing::Forward;
         // What follows must not run as if the transaction had never been, so it does not follow.
@@ -544,7 +544,7 @@ fn pass(edits: &mut Edits, passing: Passing, n: usize) {
 }
 
 fn fatal(report: Report) -> Want {
-    Want::Close(Farewell::Fatal(report))
+    Want::Close(Farewell::Fatal(Box::new(report)))
 }
 
 fn no_blocks_in_statement_mode() -> Report {

@@ -8,7 +8,7 @@
 
 use crate::prepared::{Named, Prepared, StatementId};
 use crate::sql::effect::SettingChange;
-use crate::wire::BackendTag;
+use crate::wire::{BackendTag, backend};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -51,17 +51,21 @@ impl Request {
 }
 
 /// What becomes of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Forward,
     Swallow,
-    /// No request was sent: these bytes are the answer.
-    Synthesize(Box<[u8]>),
+    /// No request was sent: a bare message of this kind is the answer.
+    Complete(BackendTag),
+    /// No request was sent: the answer is that of [`Then::Answered`], else nothing at all.
+    Fabricate,
 }
 
 /// What a request changes, done before its answer is known, or to be done when it is.
 #[derive(Debug)]
 pub(super) enum Then {
+    /// An answer of ours, with nothing to undo.
+    Answered(Box<[u8]>),
     /// A Parse that puts a statement on the server and, if it is the client's, gives it a name.
     Parsed { id: StatementId, name: Option<Renamed> },
     /// A Parse of the unnamed statement.
@@ -105,7 +109,7 @@ impl Then {
 
     /// Whether it makes or unmakes a name, the client's or ours.
     fn is_of_names(&self) -> bool {
-        !matches!(self, Then::ParsedUnnamed { .. } | Then::Settings(_))
+        !matches!(self, Then::ParsedUnnamed { .. } | Then::Settings(_) | Then::Answered(_))
     }
 }
 
@@ -121,6 +125,17 @@ pub(super) struct Reply {
     pub request: Request,
     pub action: Action,
     pub then: Option<Box<Then>>,
+}
+
+impl Reply {
+    /// Appends the answer that no server gives.
+    pub fn fabricate(&self, out: &mut Vec<u8>) {
+        match (self.action, self.then.as_deref()) {
+            (Action::Complete(tag), _) => backend::write_bare(out, tag),
+            (Action::Fabricate, Some(Then::Answered(bytes))) => out.extend_from_slice(bytes),
+            _ => {}
+        }
+    }
 }
 
 /// The queue.
@@ -232,7 +247,7 @@ impl ReplyQueue {
     /// Takes the first entry if its answer is fabricated.
     pub fn pop_synthetic(&mut self) -> Option<Reply> {
         match self.entries.front() {
-            Some(Reply { action: Action::Synthesize(_), .. }) => self.pop(),
+            Some(Reply { action: Action::Complete(_) | Action::Fabricate, .. }) => self.pop(),
             _ => None,
         }
     }

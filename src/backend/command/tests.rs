@@ -4,13 +4,15 @@ use super::*;
 use crate::backend::cancel::cancel;
 use crate::backend::fake::{Fake, SOON, listen, raw};
 use crate::backend::reset::{ResetError, discard, salvage};
-use crate::backend::{Idle, Owed, connect};
+use crate::backend::{Idle, Owed, Remote, connect};
 use crate::session::settings::Settings;
 use crate::wire::Scanner;
 use crate::wire::backend::{
     Column, ColumnType, Formats, Severity, write_command_complete, write_data_row, write_parameter_status,
     write_ready, write_report, write_row_description,
 };
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use tokio::net::TcpListener;
 
 use TransactionStatus::{Failed, InTransaction};
@@ -223,7 +225,8 @@ async fn without_a_cancel_nothing_is_salvaged() {
     let owed = Owed { ready: 1, ..Owed::default() };
     let failed = salvage(&mut backend, owed, SOON).await;
     assert!(matches!(failed, Err(ResetError::Cancel(_))));
-    backend.cancel = None;
+    let address = backend.remote.address.clone();
+    backend.remote = Arc::new(Remote { address, cancel: None, cancels: AtomicUsize::new(0) });
     let failed = salvage(&mut backend, Owed { ready: 1, ..Owed::default() }, SOON).await;
     assert!(matches!(failed, Err(ResetError::NoKey)));
 }
@@ -231,7 +234,7 @@ async fn without_a_cancel_nothing_is_salvaged() {
 #[tokio::test]
 async fn a_cancel_waits_for_the_close_but_not_for_ever() {
     let (backend, _server, listener) = pair().await;
-    let target = backend.cancel.clone().unwrap();
+    let target = backend.remote.cancel.clone().unwrap();
     let failed = cancel(&target, Duration::from_millis(20)).await;
     assert!(failed.is_err(), "the server keeps it open");
     drop(listener.accept().await.unwrap());

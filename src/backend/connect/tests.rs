@@ -52,7 +52,7 @@ async fn what_the_server_reported_is_known_after_the_login() {
     let backend = log_in(|_| {}, |mut server| async move { server.let_in().await }).await.unwrap();
     assert_eq!(backend.state.parameter("server_version"), Some("17.2"));
     assert_eq!(backend.pid, 4711);
-    assert_eq!(backend.cancel.unwrap().key, ServerKey::new(4711, b"\x01\x02\x03\x04"));
+    assert_eq!(backend.remote.cancel.clone().unwrap().key, ServerKey::new(4711, b"\x01\x02\x03\x04"));
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn a_unix_socket_is_found_by_directory_and_port() {
         server
     };
     let (backend, _server) = tokio::join!(connect(&target, SOON), server);
-    assert_eq!(backend.unwrap().stream.peer().host, "unix");
+    assert_eq!(backend.unwrap().stream.peer(), crate::net::Endpoint::Unix);
 }
 
 fn tls_mode(mode: TlsMode) -> impl FnOnce(&mut Target) {
@@ -348,7 +348,7 @@ async fn an_encrypted_login_is_cancelled_over_tls() {
     assert!(backend.stream.is_tls());
     assert_eq!(backend.look(), Idle::Quiet);
 
-    let key = backend.cancel.clone().unwrap();
+    let key = backend.remote.cancel.clone().unwrap();
     let server = async {
         let mut stream = encrypted().await;
         let mut request = [0; 64];
