@@ -18,7 +18,8 @@ use pglagoon::config::{Balance, Consistency, PoolMode, Reads, Routing};
 use pglagoon::pool::core::{Connection, Core, Limits, Placed, Waiter};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::{Role, Route};
-use pglagoon::session::{Edit, Edits, Held, ServerState, Session, Settings, Want, World};
+use pglagoon::session::pin::PinRoom;
+use pglagoon::session::{Edit, Edits, Held, Sequences, ServerState, Session, Settings, Want, World};
 use pglagoon::sql::{Access, Cache, Catalog, Verdict};
 use pglagoon::wire::BackendTag;
 use pglagoon::wire::scan::{HEADER, Scanner, Step};
@@ -321,6 +322,9 @@ impl Client {
             classifier: &mut self.cache,
             registry: &mut self.registry,
             max_message: 1 << 20,
+            client: 1,
+            pin_room: PinRoom::Open,
+            sequences: Sequences::Unused,
         };
         self.session.on_client(request, held, &mut world, &mut self.edits)
     }

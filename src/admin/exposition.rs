@@ -42,6 +42,7 @@ const GAUGE: MetricType = MetricType::GAUGE;
 const HISTOGRAM: MetricType = MetricType::HISTOGRAM;
 
 const POOL: &[&str] = &["database", "user"];
+const PINS: &[&str] = &["database", "user", "reason"];
 const SHARE: &[&str] = &["database", "user", "server", "role"];
 const NODE: &[&str] = &["database", "server"];
 const ROUTE: &[&str] = &["database", "role", "reason"];
@@ -61,6 +62,7 @@ families! {
     LOGGING_IN = "pglagoon_clients_logging_in", GAUGE, &[], "Clients that are connected but not logged in.";
     MAX_CLIENTS = "pglagoon_max_clients", GAUGE, &[], "Clients allowed at once.";
     POOL_CLIENTS = "pglagoon_pool_clients", GAUGE, POOL, "Clients of a pool.";
+    PINNED = "pglagoon_pinned_clients", GAUGE, PINS, "Clients that keep a server connection, by what keeps it.";
     POOL_SIZE = "pglagoon_pool_size", GAUGE, SHARE, "Server connections allowed.";
     POOL_IN_USE = "pglagoon_pool_in_use", GAUGE, SHARE, "Server connections held by clients.";
     POOL_IDLE = "pglagoon_pool_idle", GAUGE, SHARE, "Server connections ready to be handed out.";
@@ -150,6 +152,11 @@ impl Sheet {
     fn pool(&mut self, row: &PoolRow, labels: &Labels) {
         let pool = labels.pool(&row.database, &row.user);
         self.add(POOL_CLIENTS, pool.clone(), row.clients as u64);
+        for (reason, clients) in &row.pinned {
+            let mut values = pool.clone();
+            values.push((*reason).into());
+            self.add(PINNED, values, *clients as u64);
+        }
         for share in &row.shares {
             let mut values = pool.clone();
             values.extend([share.server.to_string(), role(share.role).into()]);
@@ -401,6 +408,7 @@ mod tests {
         let row = |n| StatsRow { database: name(n), user: "u".into(), stats: stats() };
         let rows: Vec<_> = (0..MAX_POOLS + 10).map(row).collect();
         let pool = |n| PoolRow {
+            pinned: Vec::new(),
             database: name(n),
             user: "u".into(),
             mode: PoolMode::Session,

@@ -34,6 +34,8 @@ fn rules() -> Database {
         server_password: None,
         server_tls: ServerTls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
         pool: config::Pool {
+            session_state: config::SessionState::Pin,
+            pin_limit: 80,
             mode: PoolMode::Transaction,
             size: 20,
             checkout_timeout: seconds(10),
@@ -109,6 +111,7 @@ impl Observed for Fake {
 
     fn pools(&self) -> Vec<PoolRow> {
         vec![PoolRow {
+            pinned: vec![("listen", 1)],
             database: "app".into(),
             user: "app".into(),
             mode: PoolMode::Transaction,

@@ -140,6 +140,8 @@ pub struct PoolRow {
     pub mode: PoolMode,
     /// Clients that are logged in, those that wait included.
     pub clients: usize,
+    /// Clients that keep a server connection beyond their transactions, by what keeps it.
+    pub pinned: Vec<(&'static str, usize)>,
     /// The pool's part on each server.
     pub shares: Vec<PoolShare>,
 }

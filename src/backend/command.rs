@@ -8,9 +8,9 @@ use super::connect::server_report;
 use super::dialog::DialogError;
 use super::{Backend, Dialog};
 use crate::error::{ClientVisible, ErrorSource, Report};
-use crate::wire::backend::{Fields, TransactionStatus};
+use crate::wire::backend::{Fields, TransactionStatus, data_row};
 use crate::wire::frontend::{write_copy_fail, write_query};
-use crate::wire::{BackendTag, Reader, SqlState};
+use crate::wire::{BackendTag, SqlState};
 
 /// The rows of one result: values as text, `None` for NULL.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -136,7 +136,7 @@ async fn answer(
             BackendTag::ROW_DESCRIPTION => results.push(Rows::new()),
             BackendTag::DATA_ROW => {
                 left = left.saturating_sub(message.body.len() + ROW_COST);
-                match (results.last_mut(), row(message.body)) {
+                match (results.last_mut(), data_row(message.body)) {
                     (Some(rows), Some(row)) => rows.push(row),
                     _ => return violation("a malformed DataRow"),
                 }
@@ -155,20 +155,6 @@ async fn answer(
             BackendTag::COPY_OUT_RESPONSE | BackendTag::COPY_DATA | BackendTag::COPY_DONE => {}
             _ => return violation("a message that has no place in the answer to a Query"),
         }
-    }
-}
-
-fn row(body: &[u8]) -> Option<Vec<Option<String>>> {
-    let mut reader = Reader::new(body);
-    let columns = reader.int16()? as u16;
-    (0..columns).map(|_| value(&mut reader)).collect()
-}
-
-/// The outer `None`: the row is malformed.
-fn value(reader: &mut Reader<'_>) -> Option<Option<String>> {
-    match usize::try_from(reader.int32()?) {
-        Ok(length) => Some(Some(String::from_utf8_lossy(reader.bytes(length)?).into_owned())),
-        Err(_) => Some(None),
     }
 }
 

@@ -5,6 +5,7 @@
 //! ([`Catalog`](crate::sql::Catalog)); *a name is harmless only if every object that it could mean is*.
 
 mod builtin;
+mod leaves;
 mod snapshot;
 
 pub use builtin::{Builtin, NoCatalog};

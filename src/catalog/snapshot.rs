@@ -11,10 +11,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Builtin;
+use super::{Builtin, leaves::leaves};
 use crate::sql::classify::classify;
 use crate::sql::second::confirm;
-use crate::sql::{Access, Catalog, Verdict};
+use crate::sql::{Access, Catalog, Effects, Verdict};
 
 /// The rows of one query, in text form.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -31,6 +31,8 @@ pub struct Snapshot {
     types: Names,
     /// Types of PostgreSQL's own to which somebody created a cast with a function that may do anything.
     harmful_casts: HashSet<String>,
+    /// What functions leave behind in a session.
+    leaves: HashMap<String, Effects>,
     /// Somebody created an implicit cast between PostgreSQL's own types with a function that may do anything: any
     /// expression may call it.
     implicit: bool,
@@ -41,13 +43,13 @@ type Names = HashMap<String, Vec<(String, Verdict)>>;
 
 impl Snapshot {
     /// How many queries make a snapshot.
-    pub const QUERY_COUNT: usize = 9;
+    pub const QUERY_COUNT: usize = 10;
 
     /// The queries whose rows make a snapshot, for PostgreSQL 13 to 18 and a user without privileges. They depend on no
     /// setting and no object of the database; to see one state of the catalog they belong into one REPEATABLE READ
     /// transaction. The last one takes ACCESS SHARE locks on what views refer to, so it wants a `lock_timeout`.
     pub const QUERIES: [&'static str; Snapshot::QUERY_COUNT] =
-        [FUNCTIONS, OPERATORS, CASTS, TYPES, DOMAIN_CONSTRAINTS, COLUMNS, RELATIONS, CHILDREN, VIEWS];
+        [FUNCTIONS, OPERATORS, CASTS, TYPES, DOMAIN_CONSTRAINTS, COLUMNS, RELATIONS, CHILDREN, BODIES, VIEWS];
 
     /// A snapshot from the rows of [`Snapshot::QUERIES`], in their order. `version` must differ from that of every other
     /// snapshot whose answers are still cached.
@@ -56,9 +58,11 @@ impl Snapshot {
     ///
     /// A row does not have the columns that its query names.
     pub fn from_rows(version: u64, rows: &[Rows; Snapshot::QUERY_COUNT]) -> Result<Snapshot, MalformedRow> {
-        let [functions, operators, casts, types, constraints, columns, relations, children, views] = rows;
+        let [functions, operators, casts, types, constraints, columns, relations, children, bodies, views] =
+            rows;
         let mut snapshot = Snapshot { version, ..Snapshot::default() };
         snapshot.read_functions(functions)?;
+        snapshot.leaves = read_bodies(bodies)?;
         snapshot.read_operators(operators)?;
         let unsafe_types = snapshot.read_casts(casts)?;
         let columns = user_typed_columns(columns)?;
@@ -236,6 +240,10 @@ impl Catalog for Snapshot {
         combine(self.operators.get(symbol).copied(), Builtin.operator(symbol))
     }
 
+    fn leaves(&self, name: &str) -> Effects {
+        self.leaves.get(name).copied().unwrap_or_default()
+    }
+
     fn attribute(&self, name: &str) -> Verdict {
         match Builtin.function(None, name) {
             Verdict::Harmful => Verdict::Harmful,
@@ -399,6 +407,15 @@ fn judge_code(code: [Option<&str>; 5]) -> Result<Verdict, MalformedRow> {
 
 /// Only superusers can create functions in C, and one that calls itself STABLE promises not to write; of extensions whose
 /// code was looked at, that is believed.
+fn read_bodies(rows: &Rows) -> Result<HashMap<String, Effects>, MalformedRow> {
+    let mut bodies = Vec::with_capacity(rows.len());
+    for row in rows {
+        let [name, body] = columns_of(row)?;
+        bodies.push((required(name)?, required(body)?));
+    }
+    Ok(leaves(bodies))
+}
+
 fn judge_function(name: &str, language: &str, volatility: &str, extension: Option<&str>) -> Verdict {
     let stable = matches!(volatility, "i" | "s") || VOLATILE_BUT_HARMLESS.contains(&name);
     if is_reviewed(extension) && matches!(language, "c" | "internal") && stable {
@@ -500,6 +517,17 @@ LEFT JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog
 LEFT JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
 WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
   AND p.prokind OPERATOR(pg_catalog.<>) 'p'::pg_catalog.\"char\"
+  AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
+  AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.event_trigger'::pg_catalog.regtype::pg_catalog.oid";
+
+/// The bodies of functions and procedures that users or extensions created, in the languages that are read.
+const BODIES: &str = "
+SELECT p.proname::pg_catalog.text, p.prosrc
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+  AND (l.lanname OPERATOR(pg_catalog.=) 'sql'::pg_catalog.name
+       OR l.lanname OPERATOR(pg_catalog.=) 'plpgsql'::pg_catalog.name)
   AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
   AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.event_trigger'::pg_catalog.regtype::pg_catalog.oid";
 

@@ -8,6 +8,7 @@ mod database;
 mod directory;
 pub mod failover;
 pub mod monitor;
+mod pinned;
 mod user_pools;
 
 pub use database::Database;

@@ -1,6 +1,7 @@
 //! One user of one database: a pool on each server, and how a request gets a connection from one of them.
 
 use super::failover::Standing;
+use super::pinned::Pinned;
 use super::{Database, Node, lock};
 use crate::auth::ServerCredential;
 use crate::backend::connect::ScramCache;
@@ -39,6 +40,8 @@ pub struct UserPools {
     pub clients: AtomicUsize,
     pools: Vec<Arc<Pool>>,
     stats: Box<[Mutex<Stats>]>,
+    /// Clients that keep a server connection.
+    pub pinned: Pinned,
     greetings: Mutex<HashMap<u64, (Settings, Arc<Greeting>)>>,
     credential: Mutex<ServerCredential>,
 }
@@ -86,6 +89,7 @@ impl UserPools {
             clients: AtomicUsize::new(0),
             pools,
             stats: (0..workers).map(|_| Mutex::default()).collect(),
+            pinned: Pinned::default(),
             greetings: Mutex::default(),
             credential: Mutex::new(credential),
         })
@@ -400,6 +404,7 @@ pub(super) async fn put_on(backend: &mut Backend, settings: &Settings) -> Result
     let Some(sql) = settings.restore_from(&backend.state.settings) else { return Ok(()) };
     Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await?;
     backend.state.settings = settings.clone();
+    settings.prove();
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::raw::{Report, Section, quoted};
 use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
-    Log, LogFormat, Monitor, Pool, PoolMode, Reads, Routing, Secret, ServerAddress, ServerTls, TlsMode,
-    UnixListen, User, userlist, values,
+    Log, LogFormat, Monitor, Pool, PoolMode, Reads, Routing, Secret, ServerAddress, ServerTls, SessionState,
+    TlsMode, UnixListen, User, userlist, values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -242,6 +242,8 @@ const DEFAULT_POOL: Pool = Pool {
     lifetime: Some(seconds(60 * 60)),
     connect_timeout: seconds(5),
     max_logins: 4,
+    session_state: SessionState::Pin,
+    pin_limit: 80,
     prepared_statements: 200,
     idle_transaction_timeout: None,
     query_timeout: None,
@@ -250,6 +252,7 @@ const DEFAULT_POOL: Pool = Pool {
 fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
     let modes =
         [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement].map(|mode| (mode.as_str(), mode));
+    let states = [SessionState::Pin, SessionState::Error].map(|state| (state.as_str(), state));
     Pool {
         mode: section.word("mode", &modes, default.mode),
         size: section.count("size", 1..=10_000, default.size),
@@ -259,6 +262,8 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
         lifetime: section.limit("lifetime", default.lifetime),
         connect_timeout: section.duration("connect_timeout", default.connect_timeout),
         max_logins: section.count("max_logins", 1..=1000, default.max_logins),
+        session_state: section.word("session_state", &states, default.session_state),
+        pin_limit: section.count("pin_limit", 1..=100, default.pin_limit),
         prepared_statements: section.count("prepared_statements", 1..=100_000, default.prepared_statements),
         idle_transaction_timeout: section.limit("idle_transaction_timeout", default.idle_transaction_timeout),
         query_timeout: section.limit("query_timeout", default.query_timeout),

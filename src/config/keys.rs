@@ -137,6 +137,19 @@ pub const KEYS: &[Key] = &[
     ),
     key("pool.connect_timeout", Value("\"5s\""), "Time for connecting and logging in to a server."),
     key("pool.max_logins", Value("4"), "Logins to one server under way at once, per pool."),
+    key(
+        "pool.session_state",
+        Value("\"pin\""),
+        "In transaction mode: what becomes of a client that creates what cannot follow it to another server connection \
+         (a temporary table, a session-level advisory lock, a cursor WITH HOLD ...). \"pin\": it keeps its server \
+         connection until that is gone. \"error\": such statements are refused.",
+    ),
+    key(
+        "pool.pin_limit",
+        Value("80"),
+        "How many clients may keep a server connection so, in percent of pool.size. Beyond, such statements are refused \
+         with SQLSTATE 53300.",
+    ),
     key("pool.prepared_statements", Value("200"), "Prepared statements kept on one server connection."),
     key(
         "pool.idle_transaction_timeout",

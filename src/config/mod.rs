@@ -293,12 +293,42 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// Logins to one server under way at once, per pool.
     pub max_logins: usize,
+    /// What becomes of clients that leave state behind which cannot follow them.
+    pub session_state: SessionState,
+    /// How many of them may keep a server connection, in percent of `size`.
+    pub pin_limit: usize,
     /// Prepared statements kept on one server connection.
     pub prepared_statements: usize,
     /// How long a transaction may sit idle before its client is disconnected, if ever.
     pub idle_transaction_timeout: Option<Duration>,
     /// How long one query may run before its client is disconnected, if ever.
     pub query_timeout: Option<Duration>,
+}
+
+impl Pool {
+    /// How many clients may keep a server connection beyond their transactions: at least one.
+    pub fn most_pinned(&self) -> usize {
+        (self.size * self.pin_limit).div_ceil(100).max(1)
+    }
+}
+
+/// What becomes of a client that leaves state behind which cannot follow it: a temporary table, a session-level lock ...
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    /// It keeps its server connection until the state is gone.
+    Pin,
+    /// Such statements are refused.
+    Error,
+}
+
+impl SessionState {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SessionState::Pin => "pin",
+            SessionState::Error => "error",
+        }
+    }
 }
 
 /// When a server connection goes back to the pool.

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
 use crate::routing::Route;
+use crate::session::pin::Pins;
 use crate::session::{Edit, Edits, Events, Farewell, Held, Session, Want, World};
 use crate::wire::SqlState;
 use crate::wire::backend::Severity;
@@ -50,6 +51,7 @@ struct Relay {
     to_client: Buffer,
     /// Something has changed since the session last looked at `from_client`.
     fresh: bool,
+    pins: Pins,
     phase: Phase,
     /// Since when the phase lasts.
     since: Instant,
@@ -112,6 +114,7 @@ impl Relay {
             from_server: Buffer::empty(),
             to_client: Buffer::empty(),
             fresh: !early.is_empty(),
+            pins: Pins::default(),
             phase: Phase::Idle,
             since: Instant::now(),
             watch: Limits::new(&config, &pools),
@@ -266,7 +269,7 @@ impl Relay {
             Poll::Pending => {}
         }
         self.fresh = false;
-        if from_client.is_empty() {
+        if from_client.is_empty() && !(lease.is_some() && self.session.has_questions()) {
             return Ok(Poll::Pending);
         }
         let now = Instant::now();
@@ -285,6 +288,9 @@ impl Relay {
                 classifier: &mut classifier,
                 registry,
                 max_message: self.max_message,
+                client: self.registration.card().id,
+                pin_room: self.pools.pinned.room(&rules.pool),
+                sequences: self.pools.pinned.sequences(),
             };
             let want = match lease {
                 None => {
@@ -438,6 +444,7 @@ impl Relay {
     }
 
     fn count(&mut self, events: Events, now: Instant) {
+        self.count_pins(self.session.pins());
         if events == Events::default() {
             return self.turn(now);
         }
@@ -464,13 +471,18 @@ impl Relay {
             stats.transaction.observe(time);
         }
         drop(stats);
-        if events.answered > 0 {
-            let held = self.session.pins().reasons().next().map(|reason| reason.label);
-            if held.is_some() {
-                self.card().keeps(held);
-            }
+        if events.sequence_state {
+            self.pools.pinned.use_sequences();
         }
         self.turn(now);
+    }
+
+    fn count_pins(&mut self, pins: Pins) {
+        if pins != self.pins {
+            self.pools.pinned.change(self.pins, pins);
+            self.pins = pins;
+            self.card().keeps(pins.reasons().next().map(|reason| reason.label));
+        }
     }
 
     /// Keeps the phase that time limits go by, where there are any.
@@ -515,6 +527,7 @@ impl Relay {
             Farewell::Fatal(report) => Some(report),
             Farewell::Terminated | Farewell::Abrupt => None,
         };
+        self.count_pins(Pins::default());
         self.card().rests(0);
         {
             let mut stats = self.pools.stats(self.worker.index);

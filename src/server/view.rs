@@ -214,6 +214,7 @@ fn pool_row(pools: &UserPools) -> PoolRow {
         user: pools.user.to_string(),
         mode: pools.database.rules().pool.mode,
         clients: pools.clients.load(Ordering::Relaxed),
+        pinned: pools.pinned.counts(),
         shares: pools.pools().iter().enumerate().map(share).collect(),
     }
 }

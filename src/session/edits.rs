@@ -51,6 +51,8 @@ pub struct Events {
     pub ddl: bool,
     /// A statement named something that the catalog snapshot does not know.
     pub unknown_name: bool,
+    /// A statement asked what its session drew from a sequence.
+    pub sequence_state: bool,
 }
 
 impl Edits {

@@ -107,7 +107,7 @@ impl Session {
             return Flow::Stop(want);
         }
         if let Some(report) = self.refused(span, bytes, world) {
-            return self.refuse(span, report, edits);
+            return self.refuse(span, report, held, edits);
         }
         let Some(held) = held else {
             return match span.tag() {
@@ -139,10 +139,12 @@ impl Session {
         if let Some(want) = self.restore_settings(held, edits) {
             return Flow::Stop(want);
         }
+        self.look_ahead(span, bytes, world);
+        self.forget_foreign_sequences(held, world, edits);
         match span.tag() {
             FrontendTag::QUERY => return self.query(span, bytes, held, world, edits),
             FrontendTag::FUNCTION_CALL => {
-                self.mark_write(held.role, world.now);
+                self.mark_write(held, world);
                 self.batch = Batch::Idle;
                 self.replies.push(Request::Query, Action::Forward, None);
                 edits.forward(span.have());
@@ -160,6 +162,18 @@ impl Session {
             }
         }
         Flow::Done
+    }
+
+    /// Classifies the statement of a Query or Parse, if that has not been done to route it.
+    fn look_ahead(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) {
+        let body = span.body(bytes);
+        let text = match span.tag() {
+            _ if self.head.is_some() => return,
+            FrontendTag::QUERY => frontend::query(body),
+            FrontendTag::PARSE => Parse::new(body).map(|parse| parse.text),
+            _ => return,
+        };
+        self.head = text.map(|text| world.classify(text));
     }
 
     /// What was sent may turn out otherwise than was assumed when it was sent, and this request hangs on it: names that a
@@ -289,6 +303,11 @@ impl Session {
                 let text = format!("too many prepared statements: {MAX_STATEMENTS} for one client");
                 return Some(Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text));
             }
+            _ if matches!(world.pin_room, PinRoom::Full(_) | PinRoom::Forbidden)
+                && let Some(report) = self.unpinnable(span, bytes, world) =>
+            {
+                return Some(report);
+            }
             _ if self.mode != PoolMode::Statement => return None,
             FrontendTag::QUERY => world.classify(frontend::query(body)?),
             FrontendTag::PARSE => world.classify(Parse::new(body)?.text),
@@ -297,11 +316,47 @@ impl Session {
         (statement.transaction == Some(TransactionVerb::Begin)).then(no_blocks_in_statement_mode)
     }
 
+    /// What would keep a server connection for the client that may not have one.
+    fn unpinnable(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Report> {
+        if self.mode == PoolMode::Session || (!self.pins.is_empty() && world.pin_room != PinRoom::Forbidden) {
+            return None;
+        }
+        let body = span.body(bytes);
+        let (statement, text) = match span.tag() {
+            FrontendTag::QUERY => (world.classify(frontend::query(body)?), frontend::query(body)?.to_vec()),
+            FrontendTag::PARSE => (world.classify(Parse::new(body)?.text), Parse::new(body)?.text.to_vec()),
+            // In the middle of a batch it is too late for an error of ours.
+            FrontendTag::BIND if self.batch == Batch::Idle => {
+                let named = self.find(Bind::new(body)?.statement, world)?;
+                (named.statement.clone(), named.prepared.text.to_vec())
+            }
+            _ => return None,
+        };
+        let mut effects = effects_of(&statement, || &text, world.catalog).without(Effects::SEQUENCE);
+        if effects.any(Effects::PREPARE) && statement.statements == 1 && self.sql_statements.has_room(&text) {
+            effects = effects.without(Effects::PREPARE);
+        }
+        let tells = !effects.any(Effects::SETTINGS.with(Effects::SET_CONFIG))
+            || setting_changes(effects, &text).is_some();
+        let effects = if tells { effects } else { effects.with(Effects::HIDDEN_SETTINGS) };
+        let cause = Pins::of(effects).without(self.pins).reasons().next()?;
+        Some(no_pin(cause, world.pin_room))
+    }
+
     /// Answers a request with an error of ours, at its place in the queue.
-    fn refuse(&mut self, span: Span<FrontendTag>, report: Report, edits: &mut Edits) -> Flow {
-        if self.batch == Batch::Open || self.transaction.is_open() {
-            // An error would have to undo what the server has already done, and the server knows of none.
-            return Flow::Stop(fatal(report));
+    fn refuse(
+        &mut self,
+        span: Span<FrontendTag>,
+        report: Report,
+        held: Option<&mut Held<'_>>,
+        edits: &mut Edits,
+    ) -> Flow {
+        if self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block {
+            // The error has to undo what the server has already done, so it must be the server's.
+            return match held.filter(|_| span.tag() == FrontendTag::QUERY && span.is_whole()) {
+                Some(held) => self.fail_on_server(span, &report, held, edits),
+                None => Flow::Stop(fatal(report)),
+            };
         }
         let mut answer = Vec::new();
         report.write(&mut answer, Severity::Error);
@@ -320,26 +375,99 @@ impl Session {
         self.skip(span, edits)
     }
 
+    /// Has the server raise the error in place of a Query.
+    fn fail_on_server(
+        &mut self,
+        span: Span<FrontendTag>,
+        report: &Report,
+        held: &mut Held<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        let quote = |text: &str| settings::literal(text);
+        let sql = format!(
+            "DO $pglagoon$BEGIN RAISE EXCEPTION USING ERRCODE = '{}', MESSAGE = {}, HINT = {}; END$pglagoon$",
+            report.code,
+            quote(&report.message),
+            quote(&report.hint)
+        );
+        held.state.statements.set_unnamed(None);
+        self.batch = Batch::Idle;
+        self.routed = false;
+        edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+        self.replies.push(Request::Query, Action::Forward, None);
+        self.skip(span, edits)
+    }
+
     /// Ahead of a client's first request on a connection: what it takes to make the connection's settings the client's.
     fn restore_settings(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Option<Want> {
         let is_aborted = self.transaction.status() == TransactionStatus::Failed;
         if is_aborted || !self.replies.is_empty() || self.batch != Batch::Idle {
             return None;
         }
+        self.restore_sql_statements(held, edits);
         let sql = self.settings.restore_from(&held.state.settings)?;
         let identity = self.settings.change_identity() || held.state.settings.change_identity();
         edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
         self.replies.push(Request::Query, Action::Swallow, None);
         held.state.settings = self.settings.clone();
         held.state.statements.set_unnamed(None);
-        if !identity {
+        if !identity && self.settings.are_proven() {
             self.restoring = Restoring::Sent;
             return None;
         }
-        // Who runs the request must be settled before it runs, whatever that costs.
+        // Who runs the request must be settled before it runs, whatever that costs; and values that no server has taken
+        // yet may be refused.
         self.restoring = Restoring::Held;
         self.routed = true;
         Some(Want::Input)
+    }
+
+    /// Takes another client's SQL-level prepared statements from the connection, and puts the client's own there.
+    fn restore_sql_statements(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        if self.sql_statements.is_empty() && held.state.sql_statements.is_empty() {
+            return;
+        }
+        for (name, _) in held.state.sql_statements.beyond(&self.sql_statements) {
+            let sql = format!("DEALLOCATE {}", settings::identifier(name));
+            self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
+            edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+        }
+        for (name, text) in self.sql_statements.beyond(&held.state.sql_statements) {
+            self.replies.push(Request::Query, Action::Swallow, Some(Then::PreparedAgain(name.clone())));
+            edits.insert(|out| frontend::write_query(out, text));
+        }
+        held.state.sql_statements = self.sql_statements.clone();
+        held.state.statements.set_unnamed(None);
+    }
+
+    /// Ahead of a request that asks what its session drew from sequences: what somebody else drew on this connection is
+    /// forgotten, so that it is never taken for the client's own.
+    fn forget_foreign_sequences(&mut self, held: &mut Held<'_>, world: &World<'_>, edits: &mut Edits) {
+        let is_foreign = held.state.sequences_of.is_some_and(|owner| owner != world.client);
+        let asks = self.head.as_ref().is_some_and(|head| head.effects.any(Effects::SEQUENCE));
+        let is_settled = self.batch == Batch::Idle && self.transaction.status() != TransactionStatus::Failed;
+        if is_foreign && is_settled && (asks || world.sequences == Sequences::Used) {
+            held.state.sequences_of = None;
+            held.state.statements.set_unnamed(None);
+            edits.insert(|out| frontend::write_query(out, Question::Nothing.sql().as_bytes()));
+            self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
+        }
+    }
+
+    /// Asks the server what is in doubt, if nothing is under way.
+    pub(super) fn ask(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        if !self.has_questions() {
+            return;
+        }
+        let names = self.hidden.take().map(|names| names.into_iter().collect());
+        let pins = std::mem::take(&mut self.doubts_pins).then(|| self.pins.checkable());
+        let questions =
+            [names.map(Question::Settings), pins.filter(|pins| !pins.is_empty()).map(Question::State)];
+        for question in questions.into_iter().flatten() {
+            held.state.statements.set_unnamed(None);
+            edits.insert(|out| frontend::write_query(out, question.sql().as_bytes()));
+            self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(question)));
+        }
     }
 
     fn query(
@@ -373,7 +501,7 @@ impl Session {
         }
         // Its ReadyForQuery ends the batch that it stands in, as a Sync would.
         self.batch = Batch::Idle;
-        self.sent(&statement, held.role, world.now);
+        self.sent(&statement, text, held, world, edits);
         self.replies.push(Request::Query, Action::Forward, then);
         edits.forward(span.have());
         Flow::Done
@@ -486,7 +614,7 @@ impl Session {
         let is_own = self.mode == PoolMode::Session;
         match &named {
             Some(named) => {
-                self.sent(&named.statement, held.role, world.now);
+                self.sent(&named.statement, || &named.prepared.text, held, world, edits);
                 self.open_portal(bind.portal, named);
                 if !is_own {
                     self.ensure(bind.statement, &named.prepared, held, edits);
@@ -716,10 +844,14 @@ impl Session {
         {
             return Some(Then::Deallocated(name.into_bytes().into()));
         }
-        if !effects.any(Effects::SETTINGS) {
+        if effects.any(Effects::PREPARE) && statement.statements == 1 {
+            return self.prepare_by_sql(text);
+        }
+        if !effects.any(Effects::SETTINGS.with(Effects::SET_CONFIG)) {
             return None;
         }
-        match effect::setting_changes(text) {
+        match setting_changes(effects, text) {
+            Some(changes) if changes.is_empty() => None,
             Some(changes) => Some(Then::Settings(changes)),
             None => {
                 self.pin(Effects::HIDDEN_SETTINGS);
@@ -728,9 +860,28 @@ impl Session {
         }
     }
 
+    /// PREPARE follows its client; what cannot follow pins.
+    fn prepare_by_sql(&mut self, text: &[u8]) -> Option<Then> {
+        let name = effect::prepared(text).filter(|_| self.sql_statements.has_room(text));
+        if name.is_none() {
+            self.pin(Effects::PREPARE);
+        }
+        name.map(|name| Then::Prepared(name, text.into()))
+    }
+
     /// A statement goes to the server: what that means for the client, whatever becomes of it.
-    fn sent(&mut self, statement: &Statement, role: Role, now: Instant) {
-        self.pin(statement.effects);
+    fn sent<'t>(
+        &mut self,
+        statement: &Statement,
+        text: impl Fn() -> &'t [u8],
+        held: &mut Held<'_>,
+        world: &World<'_>,
+        edits: &mut Edits,
+    ) {
+        if !statement.effects.is_none() {
+            self.leaves(effects_of(statement, text, world.catalog), statement, edits);
+        }
+        self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.
         let is_private = statement.effects.any(Effects::TEMPORARY) && statement.statements == 1;
         self.ddl |= statement.effects.any(Effects::DDL) && !is_private;
@@ -738,20 +889,36 @@ impl Session {
         self.may_be_in_block |=
             statement.transaction.is_some() || (statement.statements > 1 && statement.access != Access::Read);
         if statement.access != Access::Read && !is_only_session_state(statement) {
-            self.mark_write(role, now);
+            self.mark_write(held, world);
         }
     }
 
-    fn mark_write(&mut self, role: Role, now: Instant) {
-        if role == Role::Primary {
-            self.wrote = true;
-            self.history.wrote(now);
+    /// What a statement leaves behind in its session.
+    fn leaves(&mut self, effects: Effects, statement: &Statement, edits: &mut Edits) {
+        let asks_sequences = effects.any(Effects::SEQUENCE);
+        edits.events.sequence_state |= asks_sequences;
+        let follows = effects.any(Effects::PREPARE) && statement.statements == 1;
+        let causes = if follows { effects.without(Effects::PREPARE) } else { effects };
+        self.pin(causes.without(Effects::SEQUENCE));
+    }
+
+    fn mark_write(&mut self, held: &mut Held<'_>, world: &World<'_>) {
+        if held.role != Role::Primary {
+            return;
+        }
+        self.wrote = true;
+        self.history.wrote(world.now);
+        held.state.sequences_of = Some(world.client);
+        if world.sequences == Sequences::Used && world.pin_room == PinRoom::Open {
+            self.pin(Effects::SEQUENCE);
         }
     }
 
     pub(super) fn pin(&mut self, effects: Effects) {
-        if self.mode != PoolMode::Session {
-            self.pins.add(effects);
+        let causes = Pins::of(effects);
+        if self.mode != PoolMode::Session && !causes.is_empty() {
+            self.pins = self.pins.with(causes);
+            self.doubts_pins = true;
         }
     }
 
@@ -793,10 +960,56 @@ fn routable(statement: &Statement) -> Access {
 fn has_consequence(statement: &Statement) -> bool {
     statement.effects.any(
         Effects::SETTINGS
+            .with(Effects::SET_CONFIG)
+            .with(Effects::PREPARE)
             .with(Effects::PREPARED_NAME)
             .with(Effects::DEALLOCATE_ALL)
             .with(Effects::DISCARD_ALL),
     )
+}
+
+fn no_pin(cause: PinReason, room: PinRoom) -> Report {
+    let label = cause.label;
+    match room {
+        PinRoom::Forbidden => {
+            let text = format!("this statement leaves state behind that cannot follow its client: {label}");
+            Report::new(ErrorSource::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
+                .hint("pool.session_state = \"pin\" lets a client keep its server connection for it.")
+        }
+        room => {
+            let clients = if let PinRoom::Full(clients) = room { clients } else { 0 };
+            let text = format!("too many clients keep a server connection: {clients} (now for: {label})");
+            Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text)
+                .hint("pool.pin_limit and pool.size say how many may; SHOW CLIENTS in the console says why they do.")
+        }
+    }
+}
+
+/// What running the statement leaves behind, with what only its literals tell.
+fn effects_of<'t>(statement: &Statement, text: impl Fn() -> &'t [u8], catalog: &dyn Catalog) -> Effects {
+    match statement.effects.any(Effects::BLOCK) {
+        true => statement.effects.with(effect::block(text(), catalog)),
+        false => statement.effects,
+    }
+}
+
+/// Whether state that pins a client may be gone once the statement has run.
+fn may_end_state(statement: &Statement) -> bool {
+    statement.effects.any(Effects::ENDS_STATE.with(Effects::BLOCK))
+        || matches!(statement.reason, Reason::UnknownFunction | Reason::HarmfulFunction)
+}
+
+/// What a text does to settings by SET, RESET and `set_config`, if it can be told.
+fn setting_changes(effects: Effects, text: &[u8]) -> Option<Vec<SettingChange>> {
+    let mut changes = match effects.any(Effects::SETTINGS) {
+        true => effect::setting_changes(text)?,
+        false => Vec::new(),
+    };
+    if effects.any(Effects::SET_CONFIG) {
+        let names = effect::set_configs(text)?;
+        changes.extend(names.into_iter().map(|name| SettingChange::Hidden { name }));
+    }
+    Some(changes)
 }
 
 /// Transaction commands and settings are not data: they make no later read stale.

@@ -21,6 +21,7 @@ impl Session {
                 | BackendTag::ERROR_RESPONSE
                 | BackendTag::PARAMETER_STATUS
         );
+        let is_inspected = is_inspected || (swallows && tag == BackendTag::DATA_ROW);
         if is_inspected && span.have() < span.len().min(MAX_INSPECTED) {
             return Flow::Stop(Want::Input);
         }
@@ -29,6 +30,7 @@ impl Session {
             body = &body[..body.len().min(MAX_INSPECTED - HEADER)];
         }
         match tag {
+            BackendTag::DATA_ROW if swallows => self.learn(body, held),
             BackendTag::DATA_ROW | BackendTag::COPY_DATA => {}
             BackendTag::READY_FOR_QUERY => return self.ready(span, body, held, now, edits),
             BackendTag::ERROR_RESPONSE => self.error(body, held),
@@ -62,7 +64,7 @@ impl Session {
         };
         match *then {
             // No ROLLBACK brings a name back.
-            then if then.is_deallocation() => self.succeed(then, held),
+            then if then.outlives_rollback() => self.succeed(then, held),
             then => self.pending.push(then),
         }
     }
@@ -82,10 +84,15 @@ impl Session {
         };
         pass(edits, self.server_part, span.have());
         if reply.action == Action::Swallow {
+            if let (None, Restoring::Sent | Restoring::Held) = (&reply.then, &self.restoring) {
+                self.settings.prove();
+            }
             if let Restoring::Failed(report) = &self.restoring {
                 return Flow::Stop(fatal(Report::clone(report)));
             }
-            self.restoring = Restoring::No;
+            if reply.then.is_none() {
+                self.restoring = Restoring::No;
+            }
             if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
                 self.asked = None;
                 self.transaction.ready(TransactionStatus::Idle);
@@ -123,6 +130,32 @@ impl Session {
         Flow::Done
     }
 
+    /// An answer to a question of ours.
+    fn learn(&mut self, body: &[u8], held: &mut Held<'_>) {
+        let asked = self.replies.front().and_then(|reply| reply.then.as_deref());
+        match (asked, backend::data_row(body)) {
+            (Some(Then::Asked(Question::State(pins))), Some(answer)) => {
+                self.pins = self.pins.without(pins.refuted(&answer));
+            }
+            (Some(Then::Asked(Question::Settings(names))), Some(answer)) if names.len() == answer.len() => {
+                let known = names.iter().zip(answer).try_for_each(|(name, value)| {
+                    // Text in another encoding than UTF-8 cannot be kept.
+                    let value = value.map(|value| (!value.contains('\u{fffd}')).then_some(value));
+                    let value = value.map_or(Some(None), |value| value.map(Some))?;
+                    self.settings = self.settings.with(name, value.clone())?;
+                    held.state.settings = held.state.settings.with(name, value)?;
+                    Some(())
+                });
+                if known.is_none() {
+                    self.pin(Effects::HIDDEN_SETTINGS);
+                }
+                self.settings.prove();
+            }
+            (Some(Then::Asked(Question::Settings(_))), _) => self.pin(Effects::HIDDEN_SETTINGS),
+            _ => {}
+        }
+    }
+
     /// ReadyForQuery: what the statements since the last one lead to.
     fn settle(&mut self, then: Option<Box<Then>>, status: TransactionStatus, held: &mut Held<'_>) {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Fine);
@@ -157,12 +190,25 @@ impl Session {
             Outcome::RolledBack | Outcome::Mixed => has_settings || self.transaction.has_changed_settings(),
         };
         if is_unknown {
-            self.pin(Effects::HIDDEN_SETTINGS);
+            self.doubt_settings(&completed, held);
         }
         completed.into_iter().for_each(|then| self.succeed(then, held));
     }
 
+    /// What these settings are now, only the server knows: it is asked when the transaction is over.
+    fn doubt_settings(&mut self, completed: &[Then], held: &Held<'_>) {
+        let hidden = self.hidden.get_or_insert_default();
+        hidden.extend(self.transaction.names_before().cloned());
+        hidden.extend(self.settings.names().chain(held.state.settings.names()).cloned());
+        let changes = completed.iter().filter_map(|then| match then {
+            Then::Settings(changes) => Some(changes),
+            _ => None,
+        });
+        hidden.extend(changes.flatten().filter_map(SettingChange::name).cloned());
+    }
+
     fn roll_back_settings(&mut self, held: &mut Held<'_>) {
+        self.hidden = None;
         if let Some((own, server)) = self.transaction.rolled_back() {
             self.settings = own;
             held.state.settings = server;
@@ -174,6 +220,10 @@ impl Session {
             Then::Settings(changes) => {
                 let neutral = Settings::default();
                 for change in &changes {
+                    if let SettingChange::Hidden { name } = change {
+                        self.hidden.get_or_insert_default().insert(name.clone());
+                        continue;
+                    }
                     // RESET takes the server to its own default, and the client to what it asked for when it connected.
                     let own = self.settings.after(change, &self.base);
                     match own.zip(held.state.settings.after(change, &neutral)) {
@@ -184,11 +234,19 @@ impl Session {
                         None => self.pin(Effects::HIDDEN_SETTINGS),
                     }
                 }
+                self.settings.prove();
             }
             Then::Deallocated(name) => {
                 if let Some(statements) = &mut self.statements {
                     statements.remove(&name);
                 }
+                let name = String::from_utf8_lossy(&name);
+                self.sql_statements.remove(&name);
+                held.state.sql_statements.remove(&name);
+            }
+            Then::Prepared(name, text) => {
+                self.sql_statements.insert(name.clone(), text.clone());
+                held.state.sql_statements.insert(name, text);
             }
             Then::DeallocatedAll => self.deallocate_all(held),
             Then::Discarded => {
@@ -196,9 +254,12 @@ impl Session {
                 held.state.discarded();
                 self.settings = self.base.clone();
                 self.pending.clear();
-                self.pins.clear();
+                self.pins = Pins::default();
+                self.hidden = None;
             }
             Then::Answered(_)
+            | Then::PreparedAgain(_)
+            | Then::Asked(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
             | Then::Named(_)
@@ -209,6 +270,8 @@ impl Session {
 
     fn deallocate_all(&mut self, held: &mut Held<'_>) {
         held.state.statements.clear();
+        held.state.sql_statements.clear();
+        self.sql_statements.clear();
         if let Some(statements) = &mut self.statements {
             statements.clear();
         }
@@ -217,8 +280,19 @@ impl Session {
     /// An error ends the answer to a Query, or everything up to the next Sync.
     fn error(&mut self, body: &[u8], held: &mut Held<'_>) {
         let fields = Fields::new(body);
-        if let Some(Reply { action: Action::Swallow, request: Request::Query, .. }) = self.replies.front() {
-            self.restoring = Restoring::Failed(Box::new(unrestorable(&fields)));
+        if let Some(Reply { action: Action::Swallow, request: Request::Query, then, .. }) =
+            self.replies.front()
+        {
+            match then.as_deref() {
+                None => self.restoring = Restoring::Failed(Box::new(unrestorable(&fields))),
+                Some(Then::PreparedAgain(name)) => {
+                    // Its table is gone, say: the client hears of it when it runs the statement, as of one that is not there.
+                    held.state.sql_statements.remove(name);
+                    self.sql_statements.remove(name);
+                }
+                Some(Then::Asked(Question::Settings(_))) => self.pin(Effects::HIDDEN_SETTINGS),
+                Some(_) => {}
+            }
             return;
         }
         if fields.is_fatal() {
@@ -289,7 +363,10 @@ impl Session {
             | Then::Settings(_)
             | Then::Deallocated(_)
             | Then::DeallocatedAll
-            | Then::Discarded => None,
+            | Then::Discarded
+            | Then::Prepared(..)
+            | Then::PreparedAgain(_)
+            | Then::Asked(_) => None,
         };
         let Some(Renamed { name, before }) = renamed else { return };
         let before = match name.is_empty() {

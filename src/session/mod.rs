@@ -32,9 +32,11 @@ mod edits;
 mod from_client;
 mod from_server;
 pub mod pin;
+mod questions;
 mod replies;
 pub mod server_state;
 pub mod settings;
+pub mod sql_statements;
 mod transaction;
 
 pub use edits::{Edit, Edits, Events};
@@ -45,16 +47,18 @@ use crate::config::{PoolMode, Routing};
 use crate::error::{ErrorSource, Report};
 use crate::prepared::{ClientStatements, Named, Prepared, Registry};
 use crate::routing::{self, History, Role, Route, Why};
-use crate::sql::effect::{self, Deallocated};
+use crate::sql::effect::{self, Deallocated, SettingChange};
 use crate::sql::{Access, Cache, Catalog, Effects, Reason, Statement, TransactionVerb};
 use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
-use pin::Pins;
+use pin::{PinReason, PinRoom, Pins};
+use questions::Question;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
 use smallvec::SmallVec;
-use std::collections::HashMap;
+use sql_statements::SqlStatements;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 use transaction::Transaction;
@@ -95,6 +99,12 @@ pub struct World<'a> {
     pub registry: &'a mut Registry,
     /// The largest message that may be held whole, in bytes.
     pub max_message: usize,
+    /// The client's number.
+    pub client: u64,
+    /// Whether one more client may be pinned.
+    pub pin_room: PinRoom,
+    /// What is done for `currval` and `lastval`.
+    pub sequences: Sequences,
 }
 
 impl World<'_> {
@@ -106,6 +116,15 @@ impl World<'_> {
     fn stamp(&self) -> u64 {
         self.catalog.version().wrapping_mul(1 << 24).wrapping_add(self.generation)
     }
+}
+
+/// What is done for `currval` and `lastval`, which answer about one server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sequences {
+    /// Nobody has asked for them yet.
+    Unused,
+    /// Clients of this user ask for them: who may have drawn from a sequence keeps its server, as long as there is room.
+    Used,
 }
 
 /// The server connection that the client holds.
@@ -266,8 +285,15 @@ pub struct Session {
     outcome: Outcome,
     restoring: Restoring,
     pins: Pins,
+    /// The server shall be asked whether the state that pins is still there.
+    doubts_pins: bool,
+    /// Settings that the server shall be asked for.
+    #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
+    hidden: Option<Box<BTreeSet<String>>>,
     history: History,
     statements: Option<Box<ClientStatements>>,
+    /// What SQL PREPARE made.
+    sql_statements: SqlStatements,
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
     /// Consequences of statements that have completed and count from the next ReadyForQuery.
@@ -311,8 +337,11 @@ impl Session {
             outcome: Outcome::Fine,
             restoring: Restoring::No,
             pins: Pins::default(),
+            doubts_pins: false,
+            hidden: None,
             history: History::default(),
             statements: None,
+            sql_statements: SqlStatements::default(),
             portals: None,
             pending: Vec::new(),
             head: None,
@@ -336,6 +365,9 @@ impl Session {
         edits: &mut Edits,
     ) -> Want {
         edits.clear();
+        if let Some(held) = &mut held {
+            self.ask(held, edits);
+        }
         loop {
             let rest = &input[edits.consumed()..];
             let step = match self.client.step(rest) {
@@ -417,7 +449,8 @@ impl Session {
         let loses_state = self.mode == PoolMode::Session
             || !self.pins.is_empty()
             || self.transaction.is_open()
-            || self.may_be_in_block;
+            || self.may_be_in_block
+            || self.hidden.is_some();
         let undone: Vec<Reply> = self.replies.drain().collect();
         undone.into_iter().rev().for_each(|reply| self.undo(reply.then, None));
         self.forget_server();
@@ -484,6 +517,20 @@ impl Session {
         self.transaction.is_open()
     }
 
+    /// Whether `on_client` has something to send even without input.
+    pub fn has_questions(&self) -> bool {
+        (self.doubts_pins || self.hidden.is_some()) && self.is_quiet()
+    }
+
+    /// Whether nothing is under way on the server connection.
+    fn is_quiet(&self) -> bool {
+        self.replies.is_empty()
+            && !self.transaction.is_open()
+            && self.batch == Batch::Idle
+            && self.server.at_boundary()
+            && self.client.at_boundary()
+    }
+
     /// Whether an answer is awaited.
     pub fn is_waiting(&self) -> bool {
         !self.replies.is_empty()
@@ -514,6 +561,7 @@ impl Session {
 
     fn may_return(&self) -> bool {
         self.replies.is_empty()
+            && !self.has_questions()
             && !self.routed
             && !self.is_bound()
             && self.server.at_boundary()
@@ -531,6 +579,8 @@ impl Session {
         self.portals = None;
         self.pending.clear();
         self.stray = None;
+        self.doubts_pins = false;
+        self.hidden = None;
         self.asked = None;
         self.server = Scanner::default();
     }

@@ -6,6 +6,7 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>
 
+use super::questions::Question;
 use crate::prepared::{Named, Prepared, StatementId};
 use crate::sql::effect::SettingChange;
 use crate::wire::{BackendTag, backend};
@@ -84,6 +85,12 @@ pub(super) enum Then {
     DeallocatedAll,
     /// Done when the statement succeeds: DISCARD ALL.
     Discarded,
+    /// Done when the statement succeeds: PREPARE of this name by this text.
+    Prepared(String, Arc<[u8]>),
+    /// A statement that PREPARE made is put on this server, too; undone when it fails.
+    PreparedAgain(String),
+    /// A question of ours.
+    Asked(Question),
 }
 
 impl Then {
@@ -97,10 +104,15 @@ impl Then {
         match self {
             Then::Discarded => true,
             Then::Settings(changes) => {
-                changes.iter().any(|change| !matches!(change, SettingChange::Set { .. }))
+                changes.iter().any(|c| matches!(c, SettingChange::Reset { .. } | SettingChange::ResetAll))
             }
             _ => false,
         }
+    }
+
+    /// Whether it comes true with the statement, whatever becomes of the transaction.
+    pub fn outlives_rollback(&self) -> bool {
+        self.is_deallocation() || matches!(self, Then::Prepared(..))
     }
 
     fn is_unnamed(&self) -> bool {
@@ -109,7 +121,16 @@ impl Then {
 
     /// Whether it makes or unmakes a name, the client's or ours.
     fn is_of_names(&self) -> bool {
-        !matches!(self, Then::ParsedUnnamed { .. } | Then::Settings(_) | Then::Answered(_))
+        matches!(
+            self,
+            Then::Parsed { .. }
+                | Then::Named(_)
+                | Then::Unnamed(_)
+                | Then::Evicted(_)
+                | Then::Deallocated(_)
+                | Then::DeallocatedAll
+                | Then::Discarded
+        )
     }
 }
 

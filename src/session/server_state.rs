@@ -1,6 +1,7 @@
 //! What one server connection has at the moment, as far as a session must know: plain data, carried by the connection.
 
 use super::settings::Settings;
+use super::sql_statements::SqlStatements;
 use crate::prepared::ServerStatements;
 
 /// The session's side of a server connection.
@@ -10,6 +11,10 @@ pub struct ServerState {
     pub statements: ServerStatements,
     /// The settings that differ from a fresh login's.
     pub settings: Settings,
+    /// What SQL PREPARE made, by name.
+    pub sql_statements: SqlStatements,
+    /// Who may have drawn from sequences on it: `currval` and `lastval` are that client's alone.
+    pub sequences_of: Option<u64>,
     /// What it has reported by ParameterStatus, latest value by name.
     pub parameters: Vec<(Box<str>, Box<str>)>,
 }
@@ -20,6 +25,8 @@ impl ServerState {
         ServerState {
             statements: ServerStatements::new(statements),
             settings: Settings::default(),
+            sql_statements: SqlStatements::default(),
+            sequences_of: None,
             parameters: Vec::new(),
         }
     }
@@ -42,5 +49,7 @@ impl ServerState {
     pub fn discarded(&mut self) {
         self.statements.clear();
         self.settings = Settings::default();
+        self.sql_statements.clear();
+        self.sequences_of = None;
     }
 }

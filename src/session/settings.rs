@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The most settings that one client may carry along.
 pub const MAX_SETTINGS: usize = 200;
@@ -32,6 +33,8 @@ struct Inner {
     hash: u64,
     /// Whether what the classifier proves of a text holds under these settings.
     proofs_hold: bool,
+    /// A server has taken the values: see [`Settings::prove`].
+    proven: AtomicBool,
 }
 
 impl PartialEq for Settings {
@@ -58,7 +61,12 @@ impl Settings {
         let mut hasher = DefaultHasher::new();
         values.hash(&mut hasher);
         let proofs_hold = values.iter().all(|(name, value)| keeps_proofs(name, value));
-        Settings(Some(Arc::new(Inner { hash: hasher.finish(), values, proofs_hold })))
+        Settings(Some(Arc::new(Inner {
+            hash: hasher.finish(),
+            values,
+            proofs_hold,
+            proven: AtomicBool::new(false),
+        })))
     }
 
     /// Whether nothing differs from a fresh login.
@@ -100,6 +108,7 @@ impl Settings {
                 }
             }
             SettingChange::Reset { name } => reset(&mut values, name),
+            SettingChange::Hidden { .. } => {}
             SettingChange::ResetAll => {
                 // RESET ALL leaves the role and the session user alone.
                 let kept: Vec<_> = IDENTITY.iter().filter_map(|name| values.remove_entry(*name)).collect();
@@ -108,6 +117,35 @@ impl Settings {
             }
         }
         (values.len() <= MAX_SETTINGS).then(|| Settings::new(values))
+    }
+
+    /// These settings with what a server says `name` is; `None`: it knows of no such setting.
+    ///
+    /// Answers `None` when there would be more than [`MAX_SETTINGS`].
+    pub fn with(&self, name: &str, value: Option<String>) -> Option<Settings> {
+        let mut values = self.0.as_ref().map(|inner| inner.values.clone()).unwrap_or_default();
+        match value {
+            Some(value) => drop(values.insert(name.to_owned(), Value::Text(value))),
+            None => drop(values.remove(name)),
+        }
+        (values.len() <= MAX_SETTINGS).then(|| Settings::new(values))
+    }
+
+    /// The names of what is set.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().flat_map(|inner| inner.values.keys())
+    }
+
+    /// Whether a server has taken these values: what a server took once, it takes again.
+    pub fn are_proven(&self) -> bool {
+        self.0.as_ref().is_none_or(|inner| inner.proven.load(Ordering::Relaxed))
+    }
+
+    /// A server has taken these values.
+    pub fn prove(&self) {
+        if let Some(inner) = &self.0 {
+            inner.proven.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether who runs the statements differs: the session user or the role.
@@ -191,8 +229,13 @@ fn write_set(sql: &mut String, name: &str, value: &Value) {
 
 /// A setting's name for SET and RESET: each part of `a.b` quoted.
 fn quoted_name(name: &str) -> String {
-    let parts: Vec<_> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    let parts: Vec<_> = name.split('.').map(identifier).collect();
     parts.join(".")
+}
+
+/// A name in quotes.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A string literal that means the same whatever `standard_conforming_strings` says.

@@ -61,6 +61,11 @@ impl Transaction {
         self.settings_before = None;
     }
 
+    /// The names of the settings that were set before a change inside.
+    pub fn names_before(&self) -> impl Iterator<Item = &String> {
+        self.settings_before.iter().flat_map(|(own, server)| own.names().chain(server.names()))
+    }
+
     /// Whether a setting has changed inside.
     pub fn has_changed_settings(&self) -> bool {
         self.settings_before.is_some()

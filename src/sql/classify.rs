@@ -21,7 +21,7 @@ pub const PROVABLE_DEPTH: u32 = 200;
 ///
 /// The values of literals never matter, so the answer holds for every text of the same fingerprint.
 pub fn classify(text: &[u8], catalog: &dyn Catalog) -> Statement {
-    let outline = outline(text);
+    let outline = outline(text, catalog);
     let judgement = judge(text, &outline, catalog);
     let (access, reason) = match (outline.hint, judgement.0) {
         (Some(Hint::Primary), Access::Read | Access::Unsure) => (Access::Unsure, Reason::HintPrimary),

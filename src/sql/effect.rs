@@ -3,8 +3,9 @@
 //! Used rarely: only when a [`Statement`](super::Statement) has the effect. Here literals count, so nothing is cached.
 //! Whatever is not understood to the letter is `None`, and then the values are as good as hidden.
 
+use super::body::{self, Body};
 use super::lexer::{Kind, Lexer, Token};
-use super::words;
+use super::{Catalog, Effects, Verdict, words};
 
 /// What a text does to one setting of its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +22,25 @@ pub enum SettingChange {
         /// In lower case.
         name: String,
     },
+    /// It may get a value that the text does not tell.
+    Hidden {
+        /// In lower case.
+        name: String,
+    },
     /// All go back.
     ResetAll,
+}
+
+impl SettingChange {
+    /// The one setting that changes.
+    pub fn name(&self) -> Option<&String> {
+        match self {
+            SettingChange::Set { name, .. }
+            | SettingChange::Reset { name }
+            | SettingChange::Hidden { name } => Some(name),
+            SettingChange::ResetAll => None,
+        }
+    }
 }
 
 /// What a text does to the settings of its session, in order, if it succeeds.
@@ -36,10 +54,13 @@ pub fn setting_changes(text: &[u8]) -> Option<Vec<SettingChange>> {
         return None;
     }
     let mut changes = Vec::new();
+    let mut has_boundary = false;
     for tokens in tokens.split(|token| token.kind == Kind::Semicolon) {
-        Reader { text, tokens }.statement(&mut changes)?;
+        let mut reader = Reader { text, tokens };
+        has_boundary |= reader.is_boundary();
+        reader.statement(&mut changes)?;
     }
-    Some(changes)
+    (!has_boundary || changes.is_empty()).then_some(changes)
 }
 
 /// What a DEALLOCATE drops.
@@ -74,6 +95,84 @@ pub fn deallocated(text: &[u8]) -> Option<Deallocated> {
     }
 }
 
+/// The name that `text` gives to a statement, if it is exactly one PREPARE.
+pub fn prepared(text: &[u8]) -> Option<String> {
+    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
+        tokens.pop();
+    }
+    if tokens.iter().any(|token| matches!(token.kind, Kind::Semicolon | Kind::Error)) {
+        return None;
+    }
+    let mut reader = Reader { text, tokens: &tokens };
+    reader.word("prepare")?;
+    let name = reader.take()?;
+    words::name(name, text)
+}
+
+/// What the DO blocks of a text leave behind, by what stands in them and what `catalog` says of what they call.
+pub fn block(text: &[u8], catalog: &dyn Catalog) -> Effects {
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let blocks = tokens.split(|token| token.kind == Kind::Semicolon);
+    let blocks = blocks.filter_map(|tokens| Reader { text, tokens }.block_body());
+    blocks
+        .map(|body| body.map_or(body::ANYTHING, |body| judge(&body, catalog)))
+        .fold(Effects::NONE, Effects::with)
+}
+
+fn judge(body: &Body, catalog: &dyn Catalog) -> Effects {
+    let called = |name: &String| match catalog.function(None, name) {
+        Verdict::Unknown => body::ANYTHING,
+        Verdict::Harmless | Verdict::Harmful => catalog.leaves(name),
+    };
+    body.calls.iter().map(called).fold(body.effects, Effects::with)
+}
+
+/// The settings that the `set_config` calls of a text change beyond the transaction, if they are called at all; `None` if
+/// one does not name its setting by a literal.
+pub fn set_configs(text: &[u8]) -> Option<Vec<String>> {
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let mut names = Vec::new();
+    for (at, pair) in tokens.windows(2).enumerate() {
+        let is_call = pair[1].kind == Kind::LeftParen && pair[0].kind.is_name();
+        if !is_call || words::name(pair[0], text).is_none_or(|name| name != "set_config") {
+            continue;
+        }
+        let [name, comma, rest @ ..] = &tokens[at + 2..] else { return None };
+        if comma.kind != Kind::Comma {
+            return None;
+        }
+        let name = string_value(*name, text)?.to_ascii_lowercase();
+        if !is_local(rest, text) {
+            names.push(name);
+        }
+    }
+    // A name that is spelt with escapes was not seen.
+    (!tokens.iter().any(|token| token.kind == Kind::UnicodeName)).then_some(names)
+}
+
+/// Whether the last argument, behind the value, is the word or the string that says so.
+fn is_local(tokens: &[Token], text: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    let mut arguments = vec![Vec::new()];
+    for token in tokens {
+        match token.kind {
+            Kind::LeftParen | Kind::LeftBracket => depth += 1,
+            Kind::RightParen if depth == 0 => break,
+            Kind::RightParen | Kind::RightBracket => depth = depth.saturating_sub(1),
+            Kind::Comma if depth == 0 => arguments.push(Vec::new()),
+            _ => {}
+        }
+        if let (0, false, Some(last)) = (depth, token.kind == Kind::Comma, arguments.last_mut()) {
+            last.push(*token);
+        }
+    }
+    let [_, scope] = &arguments[..] else { return false };
+    let [scope] = scope[..] else { return false };
+    let word = words::name(scope, text).or_else(|| string_value(scope, text)).unwrap_or_default();
+    matches!(word.as_str(), "true" | "t" | "on" | "yes")
+}
+
 /// The tokens of one statement that are still to be read.
 struct Reader<'a> {
     text: &'a [u8],
@@ -88,11 +187,30 @@ impl Reader<'_> {
                 changes.push(self.reset()?);
                 Some(())
             }
-            // Not all that was SET may stay.
-            "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release"
-            | "discard" => None,
             _ => Some(()),
         }
+    }
+
+    /// Whether what was SET before or is SET after may not stay.
+    fn is_boundary(&self) -> bool {
+        const BOUNDARIES: [&str; 9] =
+            ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "discard"];
+        BOUNDARIES.contains(&self.folded().as_str())
+    }
+
+    /// The body of a DO block, if this is one: `None` in it if that cannot be read.
+    fn block_body(&mut self) -> Option<Option<Body>> {
+        self.word("do")?;
+        let is = |token: Token, word: &str| words::name(token, self.text).as_deref() == Some(word);
+        let is_plpgsql = |language, name| is(language, "language") && is(name, "plpgsql");
+        let is_plain = match *self.tokens {
+            [_] => true,
+            [a, b, c] => is_plpgsql(a, b) || is_plpgsql(b, c),
+            _ => false,
+        };
+        let code = self.tokens.iter().find(|token| token.kind == Kind::DollarString).filter(|_| is_plain);
+        let code = code.and_then(|code| body::dollar_quoted(code.bytes(self.text)));
+        Some(code.map(body::read))
     }
 
     fn set(&mut self, changes: &mut Vec<SettingChange>) -> Option<()> {

@@ -4,6 +4,7 @@
 //! point nobody looks at SQL again (but for the values of SET, which `effect.rs` reads when a `Statement` says that there
 //! are some). *Unknown means primary*: only [`Access::Read`] may leave it.
 
+pub mod body;
 pub mod cache;
 pub mod classify;
 pub mod effect;
@@ -160,7 +161,7 @@ pub enum TransactionVerb {
 
 /// What a text leaves behind in the session that ran it: a set of flags.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Effects(u16);
+pub struct Effects(u32);
 
 impl Effects {
     /// Nothing.
@@ -168,7 +169,7 @@ impl Effects {
     /// SET / RESET of settings whose new values `effect::setting_changes` can read from the text; where it cannot, they are
     /// as good as hidden.
     pub const SETTINGS: Effects = Effects(1);
-    /// Settings change in a way that the text does not tell (`set_config`, SET in a DO block ...).
+    /// Settings change in a way that the text does not tell (SET in a DO block, SET and ROLLBACK in one text ...).
     pub const HIDDEN_SETTINGS: Effects = Effects(1 << 1);
     /// A temporary relation may come to be.
     pub const TEMPORARY: Effects = Effects(1 << 2);
@@ -189,12 +190,19 @@ impl Effects {
     pub const DISCARD_ALL: Effects = Effects(1 << 9);
     /// LOAD, or something else that lives in one backend.
     pub const BACKEND_STATE: Effects = Effects(1 << 10);
-    /// nextval, currval, lastval, setval: state of sequences in this session.
+    /// currval, lastval: what this session drew from a sequence before.
     pub const SEQUENCE: Effects = Effects(1 << 11);
     /// The catalog may change: DDL.
     pub const DDL: Effects = Effects(1 << 12);
     /// SET LOCAL or SET TRANSACTION: ends with the transaction.
     pub const LOCAL_SETTINGS: Effects = Effects(1 << 13);
+    /// `set_config()`: `effect::set_configs` can read from the text which settings change; where it cannot, they are as good
+    /// as hidden.
+    pub const SET_CONFIG: Effects = Effects(1 << 14);
+    /// State of one backend may end: a lock is released, a relation dropped, a cursor closed, a transaction is over.
+    pub const ENDS_STATE: Effects = Effects(1 << 15);
+    /// A DO block: what it leaves behind is in its body, a literal, which `effect::block` reads.
+    pub const BLOCK: Effects = Effects(1 << 16);
 
     /// Both sets together.
     pub const fn with(self, other: Effects) -> Effects {
@@ -219,7 +227,7 @@ impl Effects {
 
 impl fmt::Debug for Effects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 14] = [
+        const NAMES: [&str; 17] = [
             "settings",
             "hidden_settings",
             "temporary",
@@ -234,8 +242,11 @@ impl fmt::Debug for Effects {
             "sequence",
             "ddl",
             "local_settings",
+            "set_config",
+            "ends_state",
+            "block",
         ];
-        f.debug_set().entries((0..14).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
+        f.debug_set().entries((0..17).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
     }
 }
 
@@ -265,6 +276,11 @@ pub trait Catalog {
     }
     /// A type that is cast to or constructed.
     fn type_name(&self, schema: Option<&str>, name: &str) -> Verdict;
+    /// What a function of this name, built-in ones aside, leaves behind in the session that calls it.
+    fn leaves(&self, name: &str) -> Effects {
+        let _ = name;
+        Effects::NONE
+    }
     /// Changes whenever an answer may: caches keyed by it are dropped.
     fn version(&self) -> u64;
 }

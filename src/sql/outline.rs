@@ -7,7 +7,7 @@
 
 use super::fingerprint::{Hint, hint};
 use super::lexer::{Kind, Lexer, Token};
-use super::{Access, Effects, Reason, TransactionVerb, words};
+use super::{Access, Catalog, Effects, Reason, TransactionVerb, words};
 
 /// What the first look found.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +37,9 @@ pub struct Judgement {
     pub token: Token,
 }
 
-/// Takes the first look at `text`.
-pub fn outline(text: &[u8]) -> Outline {
-    let mut scan = Scan::new(text);
+/// Takes the first look at `text`. Of the catalog it asks only what functions leave behind.
+pub fn outline(text: &[u8], catalog: &dyn Catalog) -> Outline {
+    let mut scan = Scan::new(text, catalog);
     for token in Lexer::new(text) {
         match token.kind {
             Kind::Space => {}
@@ -59,6 +59,7 @@ const MEMORY: usize = 4;
 
 struct Scan<'a> {
     text: &'a [u8],
+    catalog: &'a dyn Catalog,
     out: Outline,
     /// The first tokens of the current statement.
     head: [Option<Token>; HEAD],
@@ -73,12 +74,10 @@ struct Scan<'a> {
     /// An EXPLAIN runs what it explains.
     runs: bool,
     last_transaction: Option<TransactionVerb>,
-    /// Commands after which the values in SET are not the whole story.
-    clouded: bool,
 }
 
 impl<'a> Scan<'a> {
-    fn new(text: &'a [u8]) -> Scan<'a> {
+    fn new(text: &'a [u8], catalog: &'a dyn Catalog) -> Scan<'a> {
         let out = Outline {
             statements: 0,
             effects: Effects::NONE,
@@ -89,6 +88,7 @@ impl<'a> Scan<'a> {
         };
         Scan {
             text,
+            catalog,
             out,
             head: [None; HEAD],
             seen: 0,
@@ -98,7 +98,6 @@ impl<'a> Scan<'a> {
             holds: false,
             runs: false,
             last_transaction: None,
-            clouded: false,
         }
     }
 
@@ -155,6 +154,8 @@ impl<'a> Scan<'a> {
         if let Some(effects) = words::writing_function(name) {
             self.add(effects);
             self.judge(Access::Write, Reason::HarmfulFunction, token);
+        } else {
+            self.add(self.catalog.leaves(name));
         }
     }
 
@@ -263,11 +264,17 @@ impl<'a> Scan<'a> {
             _ if is_query_verb(first, &verb) => {}
             "begin" | "start" => self.transaction(TransactionVerb::Begin),
             "commit" | "end" | "rollback" | "abort" if self.head_is(1, "prepared") => self.write(first),
-            "commit" | "end" => self.transaction(TransactionVerb::Commit),
+            "commit" | "end" => {
+                self.add(Effects::ENDS_STATE);
+                self.transaction(TransactionVerb::Commit);
+            }
             "rollback" | "abort" if self.head_is(1, "to") || self.head_is(2, "to") => {
                 self.transaction(TransactionVerb::Savepoint);
             }
-            "rollback" | "abort" => self.transaction(TransactionVerb::Rollback),
+            "rollback" | "abort" => {
+                self.add(Effects::ENDS_STATE);
+                self.transaction(TransactionVerb::Rollback);
+            }
             "savepoint" | "release" => self.transaction(TransactionVerb::Savepoint),
             "prepare"
                 if self.head_is(1, "transaction") && self.head[2].is_some_and(|id| id.kind.is_string()) =>
@@ -279,21 +286,29 @@ impl<'a> Scan<'a> {
             "execute" => self.session(first, Effects::PREPARED_NAME),
             "deallocate" => self.session(first, self.deallocates()),
             "discard" => {
-                self.clouded = true;
                 let all = self.head_is(1, "all");
-                self.session(first, if all { Effects::DISCARD_ALL } else { Effects::NONE });
+                self.session(first, if all { Effects::DISCARD_ALL } else { Effects::ENDS_STATE });
             }
             "set" => self.session(first, self.sets()),
             "reset" => self.session(first, Effects::SETTINGS),
             "listen" => self.session(first, Effects::LISTEN),
             "load" => self.session(first, Effects::BACKEND_STATE),
             "declare" if self.holds => self.session(first, Effects::HOLD_CURSOR),
-            "declare" | "unlisten" | "fetch" | "move" | "close" => self.session(first, Effects::NONE),
-            "do" | "call" => {
-                self.add(Effects::HIDDEN_SETTINGS);
+            "unlisten" | "close" => self.session(first, Effects::ENDS_STATE),
+            "declare" | "fetch" | "move" => self.session(first, Effects::NONE),
+            "do" => {
+                self.add(Effects::BLOCK);
                 self.write(first);
             }
-            "create" | "alter" | "drop" | "import" | "grant" | "revoke" | "reassign" => {
+            "call" => {
+                self.add(Effects::ENDS_STATE);
+                self.write(first);
+            }
+            "drop" => {
+                self.add(Effects::DDL.with(Effects::ENDS_STATE));
+                self.write(first);
+            }
+            "create" | "alter" | "import" | "grant" | "revoke" | "reassign" => {
                 self.add(Effects::DDL);
                 self.write(first);
             }
@@ -321,7 +336,6 @@ impl<'a> Scan<'a> {
 
     fn transaction(&mut self, verb: TransactionVerb) {
         self.last_transaction = Some(verb);
-        self.clouded = true;
         if let Some(first) = self.head[0] {
             self.judge(Access::Unsure, Reason::TransactionCommand, first);
         }
@@ -350,10 +364,6 @@ impl<'a> Scan<'a> {
     fn finish(mut self) -> Outline {
         if self.out.statements == 1 {
             self.out.transaction = self.last_transaction;
-        }
-        // SET in a text that also commits, rolls back or discards: which values stay is not in the SETs.
-        if self.clouded && self.out.effects.any(Effects::SETTINGS) {
-            self.add(Effects::HIDDEN_SETTINGS);
         }
         self.out
     }

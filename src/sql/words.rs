@@ -93,13 +93,11 @@ pub fn writing_function(name: &str) -> Option<Effects> {
         "pg_advisory_lock"
         | "pg_advisory_lock_shared"
         | "pg_try_advisory_lock"
-        | "pg_try_advisory_lock_shared"
-        | "pg_advisory_unlock"
-        | "pg_advisory_unlock_shared" => Effects::ADVISORY_LOCK,
-        // After it no lock is held, whatever was before; drivers send it each time they give a connection back.
-        "pg_advisory_unlock_all" => Effects::NONE,
-        "nextval" | "currval" | "lastval" | "setval" => Effects::SEQUENCE,
-        "set_config" => Effects::HIDDEN_SETTINGS,
+        | "pg_try_advisory_lock_shared" => Effects::ADVISORY_LOCK,
+        "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => Effects::ENDS_STATE,
+        "nextval" | "setval" => Effects::NONE,
+        "currval" | "lastval" => Effects::SEQUENCE,
+        "set_config" => Effects::SET_CONFIG,
         "setseed"
         | "dblink_connect"
         | "dblink_connect_u"

@@ -46,6 +46,21 @@ pub fn command_tag(body: &[u8]) -> Option<&[u8]> {
     Reader::new(body).string()
 }
 
+/// The columns of a DataRow in text form; `None` if it is malformed.
+pub fn data_row(body: &[u8]) -> Option<Vec<Option<String>>> {
+    let mut reader = Reader::new(body);
+    let columns = reader.int16()? as u16;
+    (0..columns).map(|_| column(&mut reader)).collect()
+}
+
+/// The outer `None`: the row is malformed.
+fn column(reader: &mut Reader<'_>) -> Option<Option<String>> {
+    match usize::try_from(reader.int32()?) {
+        Ok(length) => Some(Some(String::from_utf8_lossy(reader.bytes(length)?).into_owned())),
+        Err(_) => Some(None),
+    }
+}
+
 /// The fields of an ErrorResponse or NoticeResponse. Every field is optional, whatever the manual says.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a> {

@@ -172,7 +172,6 @@ async fn cursors_with_hold_and_listening_do_not_leak() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known gap: in transaction mode the state of sequences stays in the server connection"]
 async fn currval_belongs_to_one_session() {
     let stand = Stand::new(single);
     let (client, other) = (stand.client().await, stand.client().await);

@@ -19,3 +19,4 @@ mod prepared;
 mod protocol;
 mod raw;
 mod routing;
+mod session_state;

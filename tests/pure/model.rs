@@ -624,6 +624,23 @@ impl Model {
                 self.set(name, value, false)?;
                 Ok((vec![value.clone()], Some("SELECT #".to_owned())))
             }
+            Command::Current(names) => {
+                let value =
+                    |name| self.local.get(name).or(self.settings.get(name)).cloned().unwrap_or_default();
+                let values: Vec<String> = names.iter().map(value).collect();
+                Ok((vec![values.join(COLUMN)], Some("SELECT #".to_owned())))
+            }
+            Command::State(kinds) => {
+                let is_there = |kind: &&str| match *kind {
+                    "pg_listening_channels" => !self.listening.is_empty(),
+                    "from_sql" => !self.prepared.is_empty(),
+                    _ => false,
+                };
+                let values: Vec<&str> =
+                    kinds.iter().map(|kind| if is_there(kind) { "t" } else { "f" }).collect();
+                Ok((vec![values.join(COLUMN)], Some("SELECT #".to_owned())))
+            }
+            Command::DiscardSequences => tag("DISCARD SEQUENCES"),
             Command::Show(name) => {
                 let value = self.local.get(name).or(self.settings.get(name));
                 Ok((vec![value.cloned().ok_or_else(|| unknown_setting(name))?], Some("SHOW".to_owned())))
@@ -661,6 +678,10 @@ impl Model {
             Command::Listen(name) => {
                 self.listening.insert(name.clone());
                 tag("LISTEN")
+            }
+            Command::Unlisten => {
+                self.listening.clear();
+                tag("UNLISTEN")
             }
             Command::Select(Select::Failing) => Err(("22012", "division by zero".to_owned())),
             Command::Select(select) => Ok((select.rows(parameters), Some("SELECT #".to_owned()))),
@@ -752,9 +773,12 @@ fn row_description(out: &mut Vec<u8>, columns: &[String]) {
 
 fn data_row(out: &mut Vec<u8>, value: &str) {
     out.message(b'D', |out| {
-        out.extend_from_slice(&1u16.to_be_bytes());
-        out.extend_from_slice(&(value.len() as u32).to_be_bytes());
-        out.extend_from_slice(value.as_bytes());
+        let columns: Vec<&str> = value.split(COLUMN).collect();
+        out.extend_from_slice(&(columns.len() as u16).to_be_bytes());
+        for column in columns {
+            out.extend_from_slice(&(column.len() as u32).to_be_bytes());
+            out.extend_from_slice(column.as_bytes());
+        }
     });
 }
 
@@ -766,10 +790,19 @@ enum Command {
     Rollback,
     Savepoint(String),
     RollbackTo(String),
-    Set { name: String, value: String, is_local: bool },
+    Set {
+        name: String,
+        value: String,
+        is_local: bool,
+    },
     Reset(String),
     ResetAll,
     SetConfig(String, String),
+    /// What settings are, as one row.
+    Current(Vec<String>),
+    /// Whether state of these kinds is there, as one row.
+    State(Vec<&'static str>),
+    DiscardSequences,
     Show(String),
     DiscardAll,
     DeallocateAll,
@@ -777,8 +810,11 @@ enum Command {
     Prepare(String, Box<Command>),
     Execute(String),
     Listen(String),
+    Unlisten,
     Select(Select),
-    Insert { is_duplicate: bool },
+    Insert {
+        is_duplicate: bool,
+    },
     Do,
     Alter,
     CopyIn,
@@ -827,7 +863,14 @@ impl Command {
             Command::Execute(name) => {
                 model.prepared.get(name).is_some_and(|command| command.returns_rows(model))
             }
-            _ => matches!(self, Command::Select(_) | Command::Show(_) | Command::SetConfig(..)),
+            _ => matches!(
+                self,
+                Command::Select(_)
+                    | Command::Show(_)
+                    | Command::SetConfig(..)
+                    | Command::Current(_)
+                    | Command::State(_)
+            ),
         }
     }
 
@@ -870,7 +913,9 @@ fn parse_one(text: &str) -> Result<Command, Failure> {
         }
         ["discard", "all"] => Command::DiscardAll,
         ["deallocate", "all"] => Command::DeallocateAll,
-        ["deallocate", name] => Command::Deallocate(name.to_owned()),
+        ["discard", "sequences"] => Command::DiscardSequences,
+        ["deallocate", name] => Command::Deallocate(unquoted(name)),
+        ["unlisten", "*"] => Command::Unlisten,
         ["prepare", name, "as", ..] => {
             let (_, statement) = text.split_once(" as ").unwrap();
             Command::Prepare(name.to_owned(), Box::new(parse_one(statement)?))
@@ -891,7 +936,21 @@ fn set(name: &str, value: &str, is_local: bool) -> Command {
     Command::Set { name: name.to_owned(), value: value.to_owned(), is_local }
 }
 
+/// Between the columns of a row.
+const COLUMN: &str = "\u{1f}";
+
+/// What tells the checks of state apart.
+const STATE: [&str; 5] =
+    ["pg_my_temp_schema", "is_holdable", "pg_locks", "pg_listening_channels", "from_sql"];
+
 fn select(text: &str, lower: &str) -> Command {
+    if lower.contains("current_setting(") {
+        let names = lower.split("current_setting('").skip(1).filter_map(|rest| rest.split('\'').next());
+        return Command::Current(names.map(str::to_owned).collect());
+    }
+    if lower.contains("exists (select from pg_catalog.") {
+        return Command::State(STATE.into_iter().filter(|kind| lower.contains(kind)).collect());
+    }
     if let Some(at) = lower.find("set_config(") {
         let arguments = &text[at + "set_config(".len()..];
         let parts: Vec<String> =

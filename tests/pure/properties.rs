@@ -6,7 +6,8 @@ use crate::script::{Item, Script, count, item, script};
 use pglagoon::config::PoolMode;
 use pglagoon::prepared::Registry;
 use pglagoon::routing::Role;
-use pglagoon::session::{Edit, Edits, Held, ServerState, Session, Settings, Want, World};
+use pglagoon::session::pin::PinRoom;
+use pglagoon::session::{Edit, Edits, Held, Sequences, ServerState, Session, Settings, Want, World};
 use pglagoon::sql::Cache;
 use proptest::prelude::*;
 use std::time::Instant;
@@ -184,6 +185,9 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                     classifier: &mut classifier,
                     registry: &mut registry,
                     max_message: 10_000,
+                    client: 1,
+                    pin_room: PinRoom::Open,
+                    sequences: Sequences::Unused,
                 };
                 let held = is_held.then_some(Held { role: Role::Primary, state: &mut state });
                 let want = session.on_client(&from_client, held, &mut world, &mut edits);

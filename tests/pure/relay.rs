@@ -6,8 +6,10 @@ use pglagoon::config::{Balance, Consistency, PoolMode, Reads, Routing};
 use pglagoon::error::{ErrorSource, Report};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::{Role, Route};
+use pglagoon::session::pin::PinRoom;
 use pglagoon::session::{
-    Edit, Edits, Farewell, Held, LOOKAHEAD, Owed, ServerState, Session, Settings, Value, Want, World,
+    Edit, Edits, Farewell, Held, LOOKAHEAD, Owed, Sequences, ServerState, Session, Settings, Value, Want,
+    World,
 };
 use pglagoon::sql::{Cache, Catalog, Verdict};
 use pglagoon::wire::SqlState;
@@ -396,6 +398,9 @@ impl Relay {
                 classifier: &mut self.classifier,
                 registry: &mut self.registry,
                 max_message: 1 << 20,
+                client: client as u64,
+                pin_room: PinRoom::Open,
+                sequences: Sequences::Unused,
             };
             let held = it.held.map(|n| {
                 let server = &mut self.servers[n];

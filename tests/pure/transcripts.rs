@@ -751,11 +751,65 @@ fn role_is_settled_before_anything_runs() {
 }
 
 #[test]
+fn pin_ends_when_the_server_says_that_its_cause_is_gone() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query listen news
+          p1> Query listen news
+          a< CommandComplete LISTEN | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        a> Query unlisten *
+          p1> Query unlisten *
+          a< CommandComplete UNLISTEN | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        b> Query select 1
+          p1> Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn value_that_a_text_does_not_tell_is_asked_for() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query select set_config('work_mem', '8MB', false)
+          p1> Query select set_config('work_mem', '8MB', false)
+          a< RowDescription c | DataRow 8MB | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> Query SELECT pg_catalog.current_setting('work_mem', true)
+        b> Query show work_mem
+          p1> Query RESET \"work_mem\"; | Query show work_mem
+          b< RowDescription c | DataRow 4MB | CommandComplete SHOW | ReadyForQuery I
+        a> Query show work_mem
+          p1> Query SELECT pg_catalog.set_config('work_mem','8MB',false); | Query show work_mem
+          a< RowDescription c | DataRow 8MB | CommandComplete SHOW | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn statement_of_sql_follows_its_client() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query prepare q as select 1
+          p1> Query prepare q as select 1
+          a< CommandComplete PREPARE | ReadyForQuery I
+        b> Query execute q
+          p1> Query DEALLOCATE \"q\" | Query execute q
+          b< Error 26000 prepared statement \"q\" does not exist | ReadyForQuery I
+        a> Query execute q
+          p1> Query prepare q as select 1 | Query execute q
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
 fn setting_that_cannot_be_restored_is_told() {
     Stage { startup: &[("work_mem", "bad")], ..PRIMARY_ONLY }.plays(
         "
         a> Query select 1
-          p1> Query SELECT pg_catalog.set_config('work_mem','bad',false); | Query select 1
+          p1> Query SELECT pg_catalog.set_config('work_mem','bad',false);
           a< Error 22023 the session's settings could not be restored on another server connection
           a is told why and cut off
         ",

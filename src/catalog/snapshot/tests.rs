@@ -119,7 +119,8 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          17109 |  SELECT * FROM cycle_b;
          17110 |  SELECT * FROM cycle_a;",
     );
-    [functions, operators, casts, types, constraints, columns, relations, children, views]
+    let bodies = rows("f_write | BEGIN PERFORM pg_advisory_lock(1); END\n f_order | SELECT f_write()");
+    [functions, operators, casts, types, constraints, columns, relations, children, bodies, views]
 }
 
 /// The shop as a catalog.

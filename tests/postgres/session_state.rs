@@ -1,0 +1,322 @@
+//! State that lives in a session: its client keeps it whatever server connection it is on, nobody else sees it, and
+//! nothing is left when the client has gone. What cannot follow pins its client, and no longer than it is there.
+
+use crate::harness::{
+    Setup, Stand, eventually_async, installations, join_all, quote, rows, sqlstate, table, value,
+};
+use tokio_postgres::Client;
+
+/// Every client may find every other's leavings: two server connections for all, used in turn.
+fn crowded(setup: Setup) -> Setup {
+    setup.set("pool", "size", "2").set("pool", "pin_limit", "50").set("routing", "reads", quote("primary"))
+}
+
+fn prepare_server(stand: &Stand) {
+    stand
+        .playground
+        .primary()
+        .sql(
+            "GRANT old TO app;
+             CREATE FUNCTION sets() RETURNS void LANGUAGE plpgsql AS
+                 'BEGIN PERFORM set_config(''app.inside'', ''set'', false); END';
+             CREATE FUNCTION calls() RETURNS void LANGUAGE sql AS 'SELECT sets()';
+             CREATE FUNCTION locks(key bigint) RETURNS void LANGUAGE plpgsql AS
+                 'BEGIN EXECUTE ''SELECT pg_advisory_lock($1)'' USING key; END'",
+        )
+        .unwrap();
+}
+
+struct Case {
+    /// What leaves state behind.
+    does: &'static [&'static str],
+    probe: &'static str,
+    /// What the probe says to whoever did that, and to everybody else.
+    own: &'static str,
+    other: &'static str,
+    /// What takes the state back: then nothing pins.
+    undoes: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        does: &["SET work_mem = '9MB'"],
+        probe: "SHOW work_mem",
+        own: "9MB",
+        other: "4MB",
+        undoes: "RESET work_mem",
+    },
+    Case {
+        does: &["SET ROLE old"],
+        probe: "SELECT current_user",
+        own: "old",
+        other: "app",
+        undoes: "RESET ROLE",
+    },
+    Case {
+        does: &["SELECT set_config('app.a', 'x', false)"],
+        probe: "SELECT coalesce(nullif(current_setting('app.a', true), ''), '-')",
+        own: "x",
+        other: "-",
+        undoes: "RESET ALL",
+    },
+    Case {
+        does: &["SELECT 1, set_config('work_mem', '1' || '2MB', false), now() FROM numbers WHERE i < 3"],
+        probe: "SHOW work_mem",
+        own: "12MB",
+        other: "4MB",
+        undoes: "RESET work_mem",
+    },
+    Case {
+        does: &["SELECT set_config('role', 'old', false), set_config('search_path', 'pg_catalog', false)"],
+        probe: "SELECT current_user || ' ' || current_setting('search_path')",
+        own: "old pg_catalog",
+        other: "app \"$user\", public",
+        undoes: "RESET ROLE; RESET search_path",
+    },
+    Case {
+        does: &["DO $$ BEGIN PERFORM set_config('work_mem', '7MB', false); END $$"],
+        probe: "SHOW work_mem",
+        own: "7MB",
+        other: "4MB",
+        undoes: "DISCARD ALL",
+    },
+    Case {
+        does: &["SELECT calls()"],
+        probe: "SELECT coalesce(nullif(current_setting('app.inside', true), ''), '-')",
+        own: "set",
+        other: "-",
+        undoes: "DISCARD ALL",
+    },
+    Case {
+        does: &[
+            "BEGIN",
+            "SET work_mem = '5MB'",
+            "SAVEPOINT s",
+            "SET work_mem = '6MB'",
+            "ROLLBACK TO s",
+            "COMMIT",
+        ],
+        probe: "SHOW work_mem",
+        own: "5MB",
+        other: "4MB",
+        undoes: "RESET work_mem",
+    },
+    Case {
+        does: &["CREATE TEMP TABLE mine (a int)"],
+        probe: "SELECT coalesce(to_regclass('mine')::text, '-')",
+        own: "mine",
+        other: "-",
+        undoes: "DROP TABLE mine",
+    },
+    Case {
+        does: &["BEGIN", "DECLARE held CURSOR WITH HOLD FOR SELECT i FROM numbers", "COMMIT"],
+        probe: "SELECT count(*) FROM pg_cursors WHERE name = 'held'",
+        own: "1",
+        other: "0",
+        undoes: "CLOSE held",
+    },
+    Case {
+        does: &["SELECT pg_advisory_lock(77)"],
+        probe: OWN_LOCKS,
+        own: "1",
+        other: "0",
+        undoes: "SELECT pg_advisory_unlock(77)",
+    },
+    Case {
+        does: &["SELECT i, pg_catalog.\"pg_advisory_lock\"(hashtext('a' || i)) FROM numbers WHERE i < 3"],
+        probe: OWN_LOCKS,
+        own: "2",
+        other: "0",
+        undoes: "SELECT pg_advisory_unlock_all()",
+    },
+    Case {
+        does: &["SELECT locks(5)"],
+        probe: OWN_LOCKS,
+        own: "1",
+        other: "0",
+        undoes: "SELECT pg_advisory_unlock(5)",
+    },
+    Case {
+        does: &["PREPARE mine (int) AS SELECT $1 + 1"],
+        probe: "EXECUTE mine(1)",
+        own: "2",
+        other: "26000",
+        undoes: "DEALLOCATE mine",
+    },
+];
+
+const OWN_LOCKS: &str =
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+
+/// The probe's value, or its SQLSTATE.
+async fn probe(client: &Client, case: &Case) -> String {
+    match client.simple_query(case.probe).await {
+        Ok(_) => value(client, case.probe).await,
+        Err(error) => error.as_db_error().expect("the server answers").code().code().to_owned(),
+    }
+}
+
+async fn why_kept(console: &Client) -> Vec<String> {
+    let clients = table(console, "SHOW CLIENTS").await;
+    clients.into_iter().map(|mut row| row.remove("held").unwrap()).filter(|held| held != "NULL").collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_is_kept_by_its_client_seen_by_nobody_else_and_gone_with_it() {
+    for bin in installations() {
+        let stand = Stand::on(&bin, crowded);
+        prepare_server(&stand);
+        let console = stand.lagoon.console().await;
+        for case in CASES {
+            let other = stand.client().await;
+            for ends in ["by disconnecting", case.undoes] {
+                let client = stand.client().await;
+                for sql in case.does {
+                    client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+                }
+                for _ in 0..3 {
+                    assert_eq!(probe(&other, case).await, case.other, "another client after {:?}", case.does);
+                    assert_eq!(probe(&client, case).await, case.own, "its client after {:?}", case.does);
+                }
+                if ends == case.undoes {
+                    client.simple_query(ends).await.unwrap();
+                    assert_eq!(probe(&client, case).await, case.other, "its client after {ends}");
+                } else {
+                    drop(client);
+                }
+                eventually_async("nothing pins any more", async || why_kept(&console).await.is_empty()).await;
+            }
+            // Whoever comes next, on whichever connection.
+            let next = join_all((0..2).map(|_| stand.client())).await;
+            join_all(next.iter().map(|client| client.simple_query("BEGIN"))).await;
+            for client in &next {
+                assert_eq!(probe(client, case).await, case.other, "the next client after {:?}", case.does);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn set_config_by_parameters_follows_its_client() {
+    let stand = Stand::new(crowded);
+    let clients = join_all((0..4).map(|_| stand.client())).await;
+    for (number, client) in clients.iter().enumerate() {
+        let tenant = format!("tenant {number}");
+        client.query("SELECT set_config('app.tenant', $1, false)", &[&tenant]).await.unwrap();
+    }
+    for _ in 0..3 {
+        for (number, client) in clients.iter().enumerate() {
+            let row = client.query_one("SELECT current_setting('app.tenant')", &[]).await.unwrap();
+            assert_eq!(row.get::<_, &str>(0), format!("tenant {number}"));
+        }
+    }
+    let console = stand.lagoon.console().await;
+    assert_eq!(why_kept(&console).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_left_behind_after_all_pins_nobody() {
+    let stand = Stand::new(|setup| crowded(setup).set("pool", "size", "4"));
+    let (client, holder) = (stand.client().await, stand.client().await);
+    let console = stand.lagoon.console().await;
+    holder.simple_query("SELECT pg_advisory_lock(1)").await.unwrap();
+    for sql in [
+        "CREATE TEMP TABLE passing (a int) ON COMMIT DROP",
+        "BEGIN; CREATE TEMP TABLE undone (a int); ROLLBACK",
+        "SELECT pg_try_advisory_lock(1)",
+        "DO $$ BEGIN UPDATE notes SET word = 'x'; END $$",
+        "SELECT note('x')",
+        "BEGIN; SET LOCAL work_mem = '9MB'; COMMIT",
+    ] {
+        client.simple_query(sql).await.unwrap();
+        eventually_async("only the holder is pinned", async || why_kept(&console).await == ["advisory_lock"])
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_may_be_pinned_and_no_more() {
+    let stand = Stand::new(crowded);
+    let (first, second) = (stand.client().await, stand.client().await);
+    first.simple_query("CREATE TEMP TABLE mine (a int)").await.unwrap();
+    let (code, text) = sqlstate(second.simple_query("CREATE TEMP TABLE mine (a int)").await);
+    assert_eq!(code, "53300");
+    assert!(text.contains("keep a server connection") && text.contains("temporary_relation"), "{text}");
+    assert_eq!(sqlstate(second.query("SELECT pg_advisory_lock(1)", &[]).await).0, "53300");
+    // In a transaction the error is one of the transaction's.
+    second.simple_query("BEGIN").await.unwrap();
+    assert_eq!(sqlstate(second.simple_query("CREATE TEMP TABLE mine (a int)").await).0, "53300");
+    assert_eq!(sqlstate(second.simple_query("SELECT 1").await).0, "25P02");
+    second.simple_query("ROLLBACK").await.unwrap();
+    assert_eq!(value(&second, "SELECT 1").await, "1");
+    first.simple_query("CREATE TEMP TABLE mine_too (a int)").await.unwrap();
+    first.simple_query("DROP TABLE mine, mine_too").await.unwrap();
+    eventually_async("there is room again", async || {
+        second.simple_query("CREATE TEMP TABLE mine ()").await.is_ok()
+    })
+    .await;
+    let metrics = stand.lagoon.http("/metrics").unwrap().body;
+    let pinned =
+        metrics.lines().find(|line| line.contains("pglagoon_pinned_clients{") && line.contains("temporary"));
+    assert!(pinned.is_some_and(|line| line.ends_with(" 1")), "{pinned:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_that_cannot_follow_may_be_forbidden() {
+    let stand = Stand::new(|setup| crowded(setup).set("pool", "session_state", quote("error")));
+    let client = stand.client().await;
+    for sql in ["CREATE TEMP TABLE mine (a int)", "SELECT pg_advisory_lock(1)", "LOAD 'plpgsql'"] {
+        let (code, text) = sqlstate(client.simple_query(sql).await);
+        assert_eq!(code, "0A000", "{sql}: {text}");
+    }
+    client.simple_query("SET work_mem = '9MB'").await.unwrap();
+    client.simple_query("PREPARE q AS SELECT 1").await.unwrap();
+    assert_eq!(value(&client, "SHOW work_mem").await, "9MB");
+    assert_eq!(value(&client, "EXECUTE q").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_drew_from_a_sequence_is_its_own() {
+    let stand = Stand::new(|setup| crowded(setup).set("pool", "size", "4"));
+    let (first, second) = (stand.client().await, stand.client().await);
+    let drawn = |rows: Vec<Vec<String>>| rows[0][0].clone();
+    // The first to ask may find that somebody else has used its connection; it is told so, and never a stranger's value.
+    first.simple_query("INSERT INTO notes (word) VALUES ('a')").await.unwrap();
+    second.simple_query("INSERT INTO notes (word) VALUES ('b')").await.unwrap();
+    let (code, text) = sqlstate(first.simple_query("SELECT lastval()").await);
+    assert_eq!(code, "55000", "{text}");
+    for _ in 0..5 {
+        let own = drawn(rows(&first, "INSERT INTO notes (word) VALUES ('a') RETURNING id").await);
+        second.simple_query("INSERT INTO notes (word) VALUES ('b')").await.unwrap();
+        assert_eq!(value(&first, "SELECT lastval()").await, own);
+        assert_eq!(value(&first, "SELECT currval('notes_id_seq')").await, own);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_of_sql_follow_their_clients_whose_names_are_alike() {
+    let stand = Stand::new(crowded);
+    let clients = join_all((0..5).map(|_| stand.client())).await;
+    for (number, client) in clients.iter().enumerate() {
+        client.simple_query(&format!("PREPARE q AS SELECT {number}")).await.unwrap();
+        assert_eq!(sqlstate(client.simple_query("PREPARE q AS SELECT 0").await).0, "42P05");
+    }
+    for _ in 0..3 {
+        for (number, client) in clients.iter().enumerate() {
+            assert_eq!(value(client, "EXECUTE q").await, number.to_string());
+        }
+    }
+    // Its table is gone: that is the statement's error, not the client's end.
+    let client = &clients[0];
+    client.simple_query("CREATE TABLE passing (a int)").await.unwrap();
+    client.simple_query("PREPARE gone AS SELECT * FROM passing").await.unwrap();
+    client.simple_query("DROP TABLE passing").await.unwrap();
+    for other in &clients[1..] {
+        rows(other, "EXECUTE q").await;
+    }
+    let code = sqlstate(client.simple_query("EXECUTE gone").await).0;
+    assert!(["26000", "42P01"].contains(&code.as_str()), "{code}");
+    assert_eq!(value(client, "EXECUTE q").await, "0");
+    client.simple_query("DEALLOCATE ALL").await.unwrap();
+    assert_eq!(sqlstate(client.simple_query("EXECUTE q").await).0, "26000");
+}
