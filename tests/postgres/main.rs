@@ -6,6 +6,7 @@
 mod auth;
 mod bad_input;
 mod cancel;
+mod certificates;
 mod console;
 mod copy;
 mod endurance;
@@ -19,3 +20,4 @@ mod prepared;
 mod protocol;
 mod raw;
 mod routing;
+mod tls;
