@@ -310,6 +310,25 @@ impl ServerCheck {
     }
 }
 
+/// As libpq: a certificate without alternative names is its common name's. webpki looks at those alone, and the
+/// certificates that PostgreSQL's manual makes have none.
+///
+/// # Source
+/// `pq_verify_peer_name_matches_certificate` in `src/interfaces/libpq/fe-secure-common.c`
+fn verify_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), rustls::Error> {
+    match verify_server_name(&ParsedCertificate::try_from(certificate)?, name) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            presented,
+            ..
+        })) if presented.is_empty()
+            && common_name(certificate).is_some_and(|common| common.eq_ignore_ascii_case(&name.to_str())) =>
+        {
+            Ok(())
+        }
+        verified => verified,
+    }
+}
+
 impl ServerCertVerifier for ServerCheck {
     fn verify_server_cert(
         &self,
@@ -326,7 +345,7 @@ impl ServerCertVerifier for ServerCheck {
             }
             Demand::AuthorityAndName(authorities) => {
                 self.verify_authority(authorities, certificate, intermediates, now)?;
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                verify_name(certificate, name)?;
             }
         }
         Ok(ServerCertVerified::assertion())
