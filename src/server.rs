@@ -291,7 +291,7 @@ impl Shared {
 
 fn summary(changes: &Changes) -> String {
     if changes.is_empty() {
-        return "nothing has changed".into();
+        return "no setting has changed; certificates were read again".into();
     }
     let mut parts: Vec<String> = changes.restart.iter().map(|restart| restart.sentence.to_string()).collect();
     let lists = [

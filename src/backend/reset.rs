@@ -4,6 +4,7 @@
 //! cancelled, what is still to come is read, and the rest is rolled back and discarded.
 
 use std::fmt;
+use std::pin::pin;
 use std::time::Duration;
 
 use super::cancel::cancel;
@@ -80,8 +81,8 @@ pub async fn discard(backend: &mut Backend, within: Duration) -> Result<(), Rese
 
 /// Cancels what runs, reads what is owed and drops it, rolls back, and runs DISCARD ALL.
 ///
-/// Of several queries that were sent ahead, the one that runs is cancelled and the others run: their client had asked
-/// for them.
+/// Of several queries that were sent ahead, those that run when a cancel request comes are cancelled and the others run:
+/// their client had asked for them.
 ///
 /// # Cancel safety
 /// None: dropped halfway, the connection must be dropped too.
@@ -90,15 +91,30 @@ pub async fn discard(backend: &mut Backend, within: Duration) -> Result<(), Rese
 /// See [`ResetError`].
 pub async fn salvage(backend: &mut Backend, owed: Owed, within: Duration) -> Result<(), ResetError> {
     bounded(within, async {
-        if owed.is_anything_running() {
-            // Awaited to its end: from then on it cannot hit what comes after.
-            let target = backend.remote.cancel.clone().ok_or(ResetError::NoKey)?;
-            cancel(&target, within).await.map_err(ResetError::Cancel)?;
-        }
-        let status = settle(backend, owed).await?;
+        let status = match owed.is_anything_running() {
+            true => cancel_and_settle(backend, owed, within).await?,
+            false => settle(backend, owed).await?,
+        };
         discard_all(backend, status).await
     })
     .await
+}
+
+/// A server that is asked to cancel before it has read the query ignores the request, so it is asked until it has ended.
+async fn cancel_and_settle(
+    backend: &mut Backend,
+    owed: Owed,
+    within: Duration,
+) -> Result<TransactionStatus, ResetError> {
+    let target = backend.remote.cancel.clone().ok_or(ResetError::NoKey)?;
+    let mut settling = pin!(settle(backend, owed));
+    loop {
+        // Awaited to its end: from then on it cannot hit what comes after.
+        cancel(&target, within).await.map_err(ResetError::Cancel)?;
+        if let Ok(settled) = tokio::time::timeout(CANCEL_AGAIN, &mut settling).await {
+            return Ok(settled?);
+        }
+    }
 }
 
 async fn bounded(
@@ -171,6 +187,9 @@ fn discarded(backend: &mut Backend) -> Result<(), ResetError> {
     backend.state.discarded();
     Ok(())
 }
+
+/// How long a cancelled query may take to end before it is asked again.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 
 const COPY_FAIL: &str = "the client is gone";
 

@@ -84,13 +84,15 @@ impl Directory {
             }
         }
         for rules in wanted {
+            let connector = connectors.remove(&rules.name).expect("made for every section above");
             match inner.sections.get(&rules.name) {
                 Some(section) => {
+                    // The files may be others under the same names.
+                    section.cluster.tls().renew(&connector);
                     section.cluster.reconfigure(rules);
                     logins(rules, config).into_iter().for_each(|login| section.cluster.offer_login(login));
                 }
                 None => {
-                    let connector = connectors.remove(&rules.name).expect("made for every section above");
                     let section = self.open(rules, connector, config);
                     inner.sections.insert(rules.name.clone(), section);
                 }

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{
@@ -165,11 +166,11 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// Puts TLS on connections to servers.
+/// Puts TLS on connections to servers. Its clones share what [`Connector::renew`] replaces.
 #[derive(Clone)]
 pub struct Connector {
     mode: TlsMode,
-    config: Option<Arc<ClientConfig>>,
+    config: Option<Arc<ArcSwap<ClientConfig>>>,
 }
 
 impl Connector {
@@ -180,7 +181,7 @@ impl Connector {
     pub fn new(tls: &ServerTls) -> Result<Self, TlsSetupError> {
         let config = match tls.mode {
             TlsMode::Disable => None,
-            _ => Some(Arc::new(client_config(tls)?)),
+            _ => Some(Arc::new(ArcSwap::from_pointee(client_config(tls)?))),
         };
         Ok(Connector { mode: tls.mode, config })
     }
@@ -188,6 +189,14 @@ impl Connector {
     /// No TLS.
     pub fn disabled() -> Self {
         Connector { mode: TlsMode::Disable, config: None }
+    }
+
+    /// Connections from now on are made as `newer` makes them: of the same mode, from files that may have changed since.
+    pub fn renew(&self, newer: &Connector) {
+        debug_assert_eq!(self.mode, newer.mode);
+        if let (Some(config), Some(newer)) = (&self.config, &newer.config) {
+            config.store(newer.load_full());
+        }
     }
 
     /// What is asked of servers.
@@ -201,7 +210,7 @@ impl Connector {
     /// # Errors
     /// A handshake that fails, or a `host` that is no name and no address.
     pub async fn connect(&self, stream: Stream, host: &str) -> io::Result<Stream> {
-        let config = self.config.clone().ok_or_else(|| io::Error::other("TLS is disabled"))?;
+        let config = self.config.as_ref().ok_or_else(|| io::Error::other("TLS is disabled"))?.load_full();
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not a host name that TLS can ask for"))?;
         let socket = stream.into_socket()?;
@@ -301,6 +310,25 @@ impl ServerCheck {
     }
 }
 
+/// As libpq: a certificate without alternative names is its common name's. webpki looks at those alone, and the
+/// certificates that PostgreSQL's manual makes have none.
+///
+/// # Source
+/// `pq_verify_peer_name_matches_certificate` in `src/interfaces/libpq/fe-secure-common.c`
+fn verify_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), rustls::Error> {
+    match verify_server_name(&ParsedCertificate::try_from(certificate)?, name) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            presented,
+            ..
+        })) if presented.is_empty()
+            && common_name(certificate).is_some_and(|common| common.eq_ignore_ascii_case(&name.to_str())) =>
+        {
+            Ok(())
+        }
+        verified => verified,
+    }
+}
+
 impl ServerCertVerifier for ServerCheck {
     fn verify_server_cert(
         &self,
@@ -317,7 +345,7 @@ impl ServerCertVerifier for ServerCheck {
             }
             Demand::AuthorityAndName(authorities) => {
                 self.verify_authority(authorities, certificate, intermediates, now)?;
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                verify_name(certificate, name)?;
             }
         }
         Ok(ServerCertVerified::assertion())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Stand, eventually, eventually_async, quote, rows, sqlstate, table};
+use crate::harness::{Stand, eventually, eventually_async, quote, rows, sqlstate, table, value};
 use crate::raw::{Raw, V3_0, bind, describe_portal, execute, parse, sync, tags};
 
 /// PgBouncer's columns in their order and with their types; ours may follow.
@@ -191,6 +191,47 @@ async fn kill_client_ends_one_client_and_cancels_its_query() {
     assert!(running.await.unwrap().is_err());
     eventually("its query is cancelled", || stand.backends(0, "state = 'active'") == 0);
     rows(&other, "SELECT note('alive')").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_clients_query_is_cancelled_even_if_the_server_had_not_read_it_yet() {
+    let stand = Stand::new(|setup| setup.set("pool", "size", "1").set("routing", "reads", quote("primary")));
+    let (console, victim) = (stand.lagoon.console().await, stand.client().await);
+    let backend = value(&victim, "SELECT pg_backend_pid()").await;
+    signal("STOP", &backend);
+    let running =
+        tokio::spawn(async move { victim.simple_query("SELECT note('k'), pg_sleep(600)").await.map(drop) });
+    let mut id = String::new();
+    eventually_async("the victim is active", async || {
+        let clients = table(&console, "SHOW CLIENTS").await;
+        let active = clients.iter().find(|client| client["state"] == "active" && client["database"] == "app");
+        id = active.map(|client| client["id"].clone()).unwrap_or_default();
+        !id.is_empty()
+    })
+    .await;
+    console.simple_query(&format!("KILL_CLIENT {id}")).await.unwrap();
+    assert!(running.await.unwrap().is_err());
+    eventually("the cancel request has come", || has_pending_interrupt(&backend));
+    // Continued, it takes the signal first, while it runs nothing, and then the query.
+    signal("CONT", &backend);
+    eventually("the query is cancelled", || {
+        let log = std::fs::read_to_string(stand.playground.primary().log_path()).unwrap();
+        log.contains("canceling statement due to user request")
+    });
+    assert_eq!(stand.playground.primary().sql("SELECT count(*) FROM notes").unwrap(), "0\n");
+}
+
+fn signal(name: &str, pid: &str) {
+    let status = std::process::Command::new("kill").args([&format!("-{name}"), pid]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Whether SIGINT waits for a process that is stopped.
+fn has_pending_interrupt(pid: &str) -> bool {
+    const SIGINT: u64 = 1 << (2 - 1);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let pending = status.lines().filter_map(|line| line.strip_prefix("ShdPnd:")).next().expect("a mask");
+    u64::from_str_radix(pending.trim(), 16).unwrap() & SIGINT != 0
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -180,7 +180,8 @@ impl Setup {
         Setup { sections: BTreeMap::new() }
     }
 
-    fn before(playground: &Playground) -> Setup {
+    /// What most tests want of pglagoon before these servers.
+    pub fn before(playground: &Playground) -> Setup {
         let servers: Vec<String> = playground.nodes().iter().map(|node| quote(&node.address())).collect();
         Self::empty()
             .set("listen", "workers", "2")
@@ -203,6 +204,12 @@ impl Setup {
     /// Sets `key` in `[section]` to a TOML value.
     pub fn set(mut self, section: &str, key: &str, value: impl Into<String>) -> Setup {
         self.sections.entry(section.to_owned()).or_default().insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Takes a key out.
+    pub fn unset(mut self, section: &str, key: &str) -> Setup {
+        self.sections.entry(section.to_owned()).or_default().remove(key);
         self
     }
 
@@ -245,15 +252,24 @@ pub struct Lagoon {
 impl Lagoon {
     /// Starts it and waits until it says that it is ready.
     pub fn start(playground: &Playground, setup: Setup) -> Lagoon {
+        Self::start_until(playground, setup, "/ready")
+    }
+
+    /// Starts it and waits until it runs: whether it can reach its servers is what the test asks.
+    pub fn start_unready(playground: &Playground, setup: Setup) -> Lagoon {
+        Self::start_until(playground, setup, "/health")
+    }
+
+    fn start_until(playground: &Playground, setup: Setup, path: &str) -> Lagoon {
         const TRIES: usize = 5;
         (0..TRIES)
             .map(|_| Self::spawn(playground, setup.clone()))
-            .find_map(|lagoon| lagoon.once_ready())
+            .find_map(|lagoon| lagoon.once_good(path))
             .unwrap_or_else(|| panic!("no free port after {TRIES} tries"))
     }
 
-    /// Itself when it is ready; `None` if somebody took one of its ports between our choice and its bind.
-    fn once_ready(mut self) -> Option<Lagoon> {
+    /// Itself when it answers 200 there; `None` if somebody took one of its ports between our choice and its bind.
+    fn once_good(mut self, path: &str) -> Option<Lagoon> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = self.has_ended() {
@@ -264,7 +280,7 @@ impl Lagoon {
                 );
                 return None;
             }
-            if self.http("/ready").is_some_and(|answer| answer.status == 200) {
+            if self.http(path).is_some_and(|answer| answer.status == 200) {
                 return Some(self);
             }
             assert!(Instant::now() < deadline, "pglagoon does not become ready:\n{}", self.log());

@@ -1,11 +1,12 @@
 //! Black-box tests: pglagoon between real clients and real PostgreSQL servers, a primary and two streaming replicas.
 //!
-//! They run on the newest PostgreSQL that is installed, and those whose outcome may depend on the version on every
-//! installation: see [`harness::installations`].
+//! They run on the newest PostgreSQL that is installed, and some on every installation: see [`harness::installations`].
+//! `scripts/test.sh` runs the groups whose outcome may depend on the server's version on the newest one too.
 
 mod auth;
 mod bad_input;
 mod cancel;
+mod certificates;
 mod console;
 mod copy;
 mod endurance;
@@ -20,3 +21,4 @@ mod protocol;
 mod raw;
 mod routing;
 mod session_state;
+mod tls;

@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pglagoon::cli::playground::{DATABASE, USER};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// A connection, blocking, with a time limit on every read and write.
 pub struct Raw {
-    stream: TcpStream,
+    stream: Wire,
     /// From BackendKeyData, after a login.
     pub key: Option<(u32, Vec<u8>)>,
     /// From ParameterStatus, after a login and since.
@@ -98,7 +101,16 @@ impl Raw {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Raw { stream, key: None, parameters: BTreeMap::new() }
+        Raw { stream: Wire::Plain(stream), key: None, parameters: BTreeMap::new() }
+    }
+
+    /// Puts TLS on the connection, at once: an SSLRequest is not sent from here.
+    pub fn encrypt(self, config: &Arc<ClientConfig>) -> io::Result<Raw> {
+        let Wire::Plain(mut socket) = self.stream else { panic!("encrypted already") };
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut connection = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        connection.complete_io(&mut socket)?;
+        Ok(Raw { stream: Wire::Tls(Box::new(StreamOwned::new(connection, socket))), ..self })
     }
 
     /// Logs in the application's user, who must be trusted.
@@ -117,12 +129,13 @@ impl Raw {
 
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("the other side takes what is sent");
+        self.try_send(bytes).expect("the other side takes what is sent");
     }
 
     /// Sends bytes; the other side may have closed.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     /// One raw byte, such as the answer to SSLRequest.
@@ -221,10 +234,10 @@ impl Raw {
 
     /// Asserts that nothing comes for a while; the only way to see that there is nothing.
     pub fn assert_silent(&mut self, time: Duration) {
-        self.stream.set_read_timeout(Some(time)).unwrap();
+        self.stream.socket().set_read_timeout(Some(time)).unwrap();
         let mut byte = [0];
         let answer = self.stream.read(&mut byte);
-        self.stream.set_read_timeout(Some(LIMIT)).unwrap();
+        self.stream.socket().set_read_timeout(Some(LIMIT)).unwrap();
         assert!(
             matches!(&answer, Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind())),
             "{answer:?} {byte:?}"
@@ -234,7 +247,7 @@ impl Raw {
     /// Closes this side: the other reads an end of file after what was sent.
     pub fn close_write(&mut self) {
         // It may be closed already, from the other side.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.stream.socket().shutdown(Shutdown::Write);
     }
 
     /// Reads whatever comes, messages or not, until the other side closes.
@@ -247,7 +260,7 @@ impl Raw {
 
     /// From now on a write that makes no progress for this long is an error.
     pub fn limit_writes(&mut self, time: Duration) {
-        self.stream.set_write_timeout(Some(time)).unwrap();
+        self.stream.socket().set_write_timeout(Some(time)).unwrap();
     }
 
     /// Closes the connection without a word.
@@ -268,6 +281,46 @@ impl Raw {
                 self.parameters.insert(name, parts.next().unwrap_or_default().to_owned());
             }
             _ => {}
+        }
+    }
+}
+
+/// What carries the bytes.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Wire::Plain(socket) => socket,
+            Wire::Tls(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(socket) => socket.read(buffer),
+            Wire::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(socket) => socket.write(bytes),
+            Wire::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Plain(socket) => socket.flush(),
+            Wire::Tls(stream) => stream.flush(),
         }
     }
 }

@@ -59,7 +59,12 @@ impl Authority {
     }
 
     pub(crate) fn sign(&self, host: &str, common_name: &str) -> Identity {
-        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        self.sign_for(&[host], common_name)
+    }
+
+    fn sign_for(&self, hosts: &[&str], common_name: &str) -> Identity {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
@@ -142,6 +147,24 @@ async fn each_mode_asks_of_the_server_what_it_says() {
     for (mode, ca, host, good) in tries {
         let met = meet(&accept, &folder.server_tls(mode, ca, None), host).await;
         assert_eq!(met.is_ok(), good, "{mode:?} {host} {:?}", met.err());
+    }
+}
+
+#[tokio::test]
+async fn a_common_name_counts_where_there_is_no_other() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    for (hosts, common_name, good) in [
+        (&[][..], "localhost", true),
+        (&[], "LocalHost", true),
+        (&[], "elsewhere", false),
+        (&[], "localhost.elsewhere", false),
+        (&["elsewhere"], "localhost", false),
+        (&["127.0.0.1"], "localhost", false),
+    ] {
+        let accept = folder.client_tls(TlsMode::Require, &authority.sign_for(hosts, common_name), None);
+        let connect = folder.server_tls(TlsMode::VerifyFull, Some(&authority), None);
+        let met = meet(&accept, &connect, "localhost").await;
+        assert_eq!(met.is_ok(), good, "{hosts:?} {common_name} {:?}", met.err());
     }
 }
 
