@@ -254,7 +254,7 @@ impl Session {
                 held.state.discarded();
                 self.settings = self.base.clone();
                 self.pending.clear();
-                self.pins = Pins::default();
+                self.pins = self.pins.beyond_discard();
                 self.hidden = None;
             }
             Then::Answered(_)

@@ -481,6 +481,8 @@ impl Session {
             // Nobody can follow what a server makes of a request in the middle of COPY data, either.
             broken: (!self.client.at_boundary() && self.client_part == Passing::Forward)
                 || (self.copy == Copy::In && self.replies.len() > 1)
+                // No reset takes it away.
+                || !self.pins.beyond_discard().is_empty()
                 || self.replies.is_ready_owed_in_doubt(),
             scanner: self.server,
             discard: self.transaction.is_open()
