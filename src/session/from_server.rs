@@ -290,6 +290,16 @@ impl Session {
                     held.state.sql_statements.remove(name);
                     self.sql_statements.remove(name);
                 }
+                Some(Then::Asked(question)) if fields.code() == Some(SqlState::QUERY_CANCELED) => {
+                    // A late cancel request: asked again.
+                    match question {
+                        Question::Settings(names) => {
+                            self.hidden.get_or_insert_default().extend(names.iter().cloned())
+                        }
+                        Question::State(_) => self.doubts_pins = true,
+                        Question::Nothing => {}
+                    }
+                }
                 Some(Then::Asked(Question::Settings(_))) => self.pin(Effects::HIDDEN_SETTINGS),
                 Some(_) => {}
             }

@@ -533,6 +533,11 @@ impl Session {
             && self.client.at_boundary()
     }
 
+    /// Whether the server connection is being made the client's: a cancel request would hit that, not the client's own.
+    pub fn is_preparing(&self) -> bool {
+        self.restoring != Restoring::No || self.replies.front().is_some_and(Reply::is_ours)
+    }
+
     /// Whether an answer is awaited.
     pub fn is_waiting(&self) -> bool {
         !self.replies.is_empty()
