@@ -148,12 +148,15 @@ async fn a_storm_of_cancels_never_hits_what_prepares_a_connection() {
         // Put back at each turn, because another client has had the connection meanwhile.
         client.simple_query(&format!("SET work_mem = '{}MB'", 10 + number)).await.unwrap();
         client.simple_query(&format!("SET app.number = '{number}'")).await.unwrap();
+        // So many that it takes its time.
+        let many: String = (0..180).map(|n| format!("SET app.s{n} = '{number} {n}';")).collect();
+        client.simple_query(&many).await.unwrap();
     }
     join_all(clients.iter().enumerate().map(async |(number, client)| {
         for turn in 0..80_u64 {
             let token = client.cancel_token();
             let cancelling = async {
-                tokio::time::sleep(Duration::from_micros(turn * 53)).await;
+                tokio::time::sleep(Duration::from_micros(turn * 97 % 4000)).await;
                 let _ = token.cancel_query(NoTls).await;
             };
             let sql = "SELECT current_setting('work_mem') || ' ' || current_setting('app.number')";
