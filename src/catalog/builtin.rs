@@ -15,7 +15,7 @@
 //! Sizes: `pg_relation_size` and its kin are the same on a physical replica but for maps that are not logged;
 //! `pg_database_size` and `pg_tablespace_size` count unlogged and temporary files and are left out.
 
-use crate::sql::{Catalog, Verdict};
+use crate::sql::{Catalog, Effects, Verdict};
 
 /// A catalog that knows what PostgreSQL brings, as though nobody had ever created anything.
 ///
@@ -56,6 +56,12 @@ impl Catalog for Builtin {
         }
     }
 
+    fn leaves(&self, name: &str) -> Effects {
+        let is_known =
+            self.function(None, name) != Verdict::Unknown || self.type_name(None, name) != Verdict::Unknown;
+        if is_known { Effects::NONE } else { Effects::UNKNOWN }
+    }
+
     fn version(&self) -> u64 {
         0
     }
@@ -86,6 +92,10 @@ impl Catalog for NoCatalog {
 
     fn type_name(&self, _: Option<&str>, _: &str) -> Verdict {
         Verdict::Unknown
+    }
+
+    fn leaves(&self, name: &str) -> Effects {
+        Builtin.leaves(name)
     }
 
     fn version(&self) -> u64 {

@@ -241,7 +241,14 @@ impl Catalog for Snapshot {
     }
 
     fn leaves(&self, name: &str) -> Effects {
-        self.leaves.get(name).copied().unwrap_or_default()
+        let is_known = self.functions.contains_key(name)
+            || self.relations.contains_key(name)
+            || self.types.contains_key(name);
+        match self.leaves.get(name) {
+            Some(effects) => *effects,
+            None if is_known => Effects::NONE,
+            None => Builtin.leaves(name),
+        }
     }
 
     fn attribute(&self, name: &str) -> Verdict {

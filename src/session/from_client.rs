@@ -914,6 +914,12 @@ impl Session {
         let follows = effects.any(Effects::PREPARE) && statement.statements == 1;
         let causes = if follows { effects.without(Effects::PREPARE) } else { effects };
         self.pin(causes.without(Effects::SEQUENCE));
+        if effects.any(Effects::UNKNOWN) && self.mode != PoolMode::Session {
+            // Whatever can be found out is asked for; what cannot does not reach anybody else.
+            self.is_soiled = true;
+            self.doubts_pins = true;
+            self.pins = self.pins.with(Pins::all_checkable());
+        }
     }
 
     fn mark_write(&mut self, held: &mut Held<'_>, world: &World<'_>) {

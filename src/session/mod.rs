@@ -291,6 +291,8 @@ pub struct Session {
     pins: Pins,
     /// The server shall be asked whether the state that pins is still there.
     doubts_pins: bool,
+    /// Something ran that may have left anything behind: the connection is reset before anybody else has it.
+    is_soiled: bool,
     /// Settings that the server shall be asked for.
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     hidden: Option<Box<BTreeSet<String>>>,
@@ -343,6 +345,7 @@ impl Session {
             restoring: Restoring::No,
             pins: Pins::default(),
             doubts_pins: false,
+            is_soiled: false,
             hidden: None,
             history: History::default(),
             statements: None,
@@ -396,6 +399,7 @@ impl Session {
     /// The relay has the server connection that was wanted; `on_client` follows with the same bytes.
     pub fn on_leased(&mut self) {
         self.routed = true;
+        self.is_soiled = false;
     }
 
     /// There is no server connection to be had: the request at the head of `input` is answered with `report`.
@@ -496,6 +500,7 @@ impl Session {
             discard: self.transaction.is_open()
                 || !self.pins.is_empty()
                 || self.mode == PoolMode::Session
+                || self.is_soiled
                 || self.is_unsettled(),
         }
     }
