@@ -78,7 +78,7 @@ impl Session {
         self.batch = Batch::Idle;
         if held.is_none() {
             edits.skip(span.have());
-            backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
+            backend::write_ready(&mut edits.reply, self.transaction.status());
             return Flow::Done;
         }
         self.replies.push(Request::Sync, Action::Forward, None);
@@ -108,6 +108,11 @@ impl Session {
         }
         if let Some(report) = self.refused(span, bytes, world) {
             return self.refuse(span, report, held, edits);
+        }
+        if held.is_none()
+            && let Some(flow) = self.deferred_request(span, bytes, world, edits)
+        {
+            return flow;
         }
         let Some(held) = held else {
             return match span.tag() {
@@ -139,6 +144,7 @@ impl Session {
         if let Some(want) = self.restore_settings(held, edits) {
             return Flow::Stop(want);
         }
+        self.begin_deferred(held, edits);
         self.look_ahead(span, bytes, world);
         self.forget_foreign_sequences(held, world, edits);
         match span.tag() {
@@ -222,8 +228,10 @@ impl Session {
             FrontendTag::FUNCTION_CALL => Access::Unsure,
             _ => self.judge_batch(bytes, world)?,
         };
+        let access = self.deferred_access(access).unwrap_or(access);
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
-        Some(routing::route(access, &self.history, world.rules, world.now))
+        let route = routing::route(access, &self.history, world.rules, world.now);
+        Some(if self.deferred.is_some() { route.in_transaction() } else { route })
     }
 
     /// A batch may leave the primary if all of it, up to its Sync, is here and reads only: it is one implicit
@@ -280,7 +288,7 @@ impl Session {
     }
 
     /// The statement of this name, looked at anew if the catalog has changed since.
-    fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
+    pub(super) fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
         let stamp = world.stamp();
         let named = self.statements.as_mut()?.find_mut(name)?;
         if named.version != stamp {
@@ -351,7 +359,8 @@ impl Session {
         held: Option<&mut Held<'_>>,
         edits: &mut Edits,
     ) -> Flow {
-        if self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block {
+        let is_unbegun = self.fail_deferred();
+        if !is_unbegun && (self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block) {
             // The error has to undo what the server has already done, so it must be the server's.
             return match held.filter(|_| span.tag() == FrontendTag::QUERY && span.is_whole()) {
                 Some(held) => self.fail_on_server(span, &report, held, edits),
@@ -697,7 +706,12 @@ impl Session {
     }
 
     /// A Close needs no server: names are kept here, and portals do not outlive their transaction.
-    fn close_without_server(&mut self, span: Span<FrontendTag>, bytes: &[u8], edits: &mut Edits) -> Flow {
+    pub(super) fn close_without_server(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        edits: &mut Edits,
+    ) -> Flow {
         match Target::new(span.body(bytes)) {
             None => return Flow::Stop(fatal(Report::protocol("invalid Close message"))),
             Some(Target::Statement(name)) => {

@@ -259,6 +259,7 @@ impl Session {
             }
             Then::Answered(_)
             | Then::PreparedAgain(_)
+            | Then::Began
             | Then::Asked(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
@@ -284,7 +285,9 @@ impl Session {
             self.replies.front()
         {
             match then.as_deref() {
-                None => self.restoring = Restoring::Failed(Box::new(unrestorable(&fields))),
+                None | Some(Then::Began) => {
+                    self.restoring = Restoring::Failed(Box::new(unrestorable(&fields)))
+                }
                 Some(Then::PreparedAgain(name)) => {
                     // Its table is gone, say: the client hears of it when it runs the statement, as of one that is not there.
                     held.state.sql_statements.remove(name);
@@ -376,6 +379,7 @@ impl Session {
             | Then::Discarded
             | Then::Prepared(..)
             | Then::PreparedAgain(_)
+            | Then::Began
             | Then::Asked(_) => None,
         };
         let Some(Renamed { name, before }) = renamed else { return };

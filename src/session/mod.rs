@@ -28,6 +28,7 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html>
 
+mod begin;
 mod edits;
 mod from_client;
 mod from_server;
@@ -53,6 +54,7 @@ use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
+use begin::Deferred;
 use pin::{PinReason, PinRoom, Pins};
 use questions::Question;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
@@ -279,6 +281,8 @@ pub struct Session {
     server: Scanner<BackendTag>,
     server_part: Passing,
     transaction: Transaction,
+    /// The BEGIN that no server has seen yet.
+    deferred: Option<Box<Deferred>>,
     replies: ReplyQueue,
     batch: Batch,
     copy: Copy,
@@ -331,6 +335,7 @@ impl Session {
             server: Scanner::default(),
             server_part: Passing::Forward,
             transaction: Transaction::default(),
+            deferred: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
             copy: Copy::None,
@@ -399,17 +404,20 @@ impl Session {
         self.head = None;
         self.asked = None;
         report.write(&mut edits.reply, Severity::Error);
+        if !self.fail_deferred() {
+            self.transaction.ready(TransactionStatus::Idle);
+        }
+        let status = self.transaction.status();
         let Ok(step @ Step::Message(span)) = self.client.step(input) else { return Want::Input };
         match span.tag() {
             FrontendTag::QUERY | FrontendTag::FUNCTION_CALL => {
-                backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
+                backend::write_ready(&mut edits.reply, status);
             }
             _ => self.batch = Batch::Failed,
         }
         self.client_part = Passing::Skip;
         edits.skip(span.have());
         self.client.pass(&step);
-        self.transaction.ready(TransactionStatus::Idle);
         Want::Input
     }
 
