@@ -49,6 +49,7 @@ fn rules() -> Database {
             query_timeout: None,
         },
         routing: config::Routing {
+            safe_functions: Vec::new(),
             reads: Reads::Replicas,
             consistency: Consistency::Sticky,
             sticky_window: seconds(2),

@@ -22,3 +22,4 @@ mod raw;
 mod routing;
 mod session_state;
 mod tls;
+mod truth;

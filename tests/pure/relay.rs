@@ -145,6 +145,7 @@ impl Trace {
 
 pub fn routing() -> Routing {
     Routing {
+        safe_functions: Vec::new(),
         reads: Reads::Replicas,
         consistency: Consistency::Eventual,
         sticky_window: Duration::from_secs(2),
