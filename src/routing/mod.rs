@@ -7,6 +7,7 @@
 
 pub mod balance;
 pub mod clock;
+pub mod explain;
 pub mod lsn;
 
 pub use lsn::Lsn;

@@ -10,6 +10,7 @@ mod certificates;
 mod console;
 mod copy;
 mod endurance;
+mod explain;
 mod harness;
 mod http;
 mod isolation;
