@@ -20,6 +20,7 @@ mod pooling;
 mod prepared;
 mod protocol;
 mod raw;
+mod rescue;
 mod routing;
 mod session_state;
 mod tls;
