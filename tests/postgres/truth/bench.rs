@@ -236,7 +236,7 @@ fn settings() -> Vec<(String, String)> {
         // A read does not lose against replay here: what is being judged is the statement.
         ("max_standby_streaming_delay", "-1"),
         ("autovacuum", "off"),
-        ("statement_timeout", "10s"),
+        ("statement_timeout", "60s"),
         ("wal_receiver_status_interval", "1s"),
     ];
     settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
