@@ -220,6 +220,8 @@ impl Database {
 
     pub(super) fn reconfigure(&self) {
         self.users().iter().for_each(|pools| pools.reconfigure());
+        // Which functions are safe may have changed.
+        self.refresh.notify_one();
     }
 
     pub(super) fn abandon(&self, node: usize, why: &Report) {
@@ -308,7 +310,8 @@ impl Database {
                 return None;
             }
         };
-        let snapshot = Box::pin(read_snapshot(&mut backend, version)).await;
+        let snapshot =
+            Box::pin(read_snapshot(&mut backend, version, &self.rules().routing.safe_functions)).await;
         backend.farewell();
         snapshot.unwrap_or_else(|error| {
             tracing::warn!(database = %self.name, %error, "the catalog could not be read");
@@ -322,6 +325,7 @@ impl Database {
 async fn read_snapshot(
     backend: &mut Backend,
     version: u64,
+    safe_functions: &[String],
 ) -> Result<Option<Snapshot>, command::CommandError> {
     const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
          SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'";
@@ -331,7 +335,7 @@ async fn read_snapshot(
         *rows = command::run(backend, query, CATALOG_TIMEOUT).await?;
     }
     command::run(backend, "COMMIT", CATALOG_TIMEOUT).await?;
-    match Snapshot::from_rows(version, &results) {
+    match Snapshot::from_rows(version, &results, safe_functions) {
         Ok(snapshot) => Ok(Some(snapshot)),
         Err(error) => {
             tracing::error!(%error, "the catalog's rows could not be understood");

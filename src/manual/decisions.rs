@@ -1,5 +1,17 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, nothing of a replica's answer is passed on before it is known whether it is an error.** Otherwise the
+//! ParseComplete before an error would have reached the client, and the request could not be sent again. The answer waits
+//! in the relay's buffer, at most 4 KiB of it; PostgreSQL sends its beginning together with what decides.
+//!
+//! **2026-11-22, what a replica refused stays refused.** A text that a standby could not run is kept from replicas until the
+//! process ends, whatever becomes of the catalog: each rescue is a mistake of the classifier's, to be mended there.
+//!
+//! **2026-11-22, code in C behind operator classes is believed.** ORDER BY and DISTINCT call an operator class without naming
+//! it. Those in SQL or another interpreted language are harmful; those in C, which only superusers can install, are not,
+//! or every unknown index extension would keep all reads on the primary. An IMMUTABLE function in an index, a CHECK or a
+//! statistics object is believed, too: the planner may fold a call of it with constant arguments.
+//!
 //! **2026-11-22, `admin` stands left of `frontend`.** The plan had it on the right. The handshake hands a visitor of the
 //! virtual database to the console; the console knows nothing of clients but the rows that the assembly shows it.
 //!

@@ -218,10 +218,13 @@ impl Session {
 
     /// Where the request at the head of `bytes` may run; `None`: that cannot be told before more of it is here.
     fn judge(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Route> {
+        if let Some(detour) = self.detour(span, bytes, world) {
+            return Some(detour);
+        }
         let access = match span.tag() {
             FrontendTag::QUERY => {
                 let statement = world.classify(frontend::query(span.body(bytes)).unwrap_or_default());
-                let access = routable(&statement);
+                let access = statement.routable();
                 self.head = Some(statement);
                 access
             }
@@ -256,7 +259,7 @@ impl Session {
                 FrontendTag::PARSE => {
                     let Some(parse) = Parse::new(body) else { return Some(Access::Unsure) };
                     let statement = world.classify(parse.text);
-                    let access = routable(&statement);
+                    let access = statement.routable();
                     parsed.push((parse.name, access));
                     if at == 0 {
                         self.head = Some(statement);
@@ -284,7 +287,7 @@ impl Session {
     }
 
     fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Access {
-        self.find(name, world).map_or(Access::Unsure, |named| routable(&named.statement))
+        self.find(name, world).map_or(Access::Unsure, |named| named.statement.routable())
     }
 
     /// The statement of this name, looked at anew if the catalog has changed since.
@@ -965,14 +968,6 @@ fn missing(span: Span<FrontendTag>, bytes: &[u8], max_message: usize) -> Option<
         FrontendTag::BIND => Some(Want::Whole(span.len().min(span.have() + 1024))),
         _ if span.len() > max_message => Some(fatal(too_long(span.len(), max_message))),
         _ => Some(Want::Whole(span.len())),
-    }
-}
-
-/// The access by which a statement is routed: a read that leaves something behind is none.
-fn routable(statement: &Statement) -> Access {
-    match statement.access {
-        Access::Read if !statement.effects.is_none() => Access::Unsure,
-        access => access,
     }
 }
 

@@ -38,6 +38,16 @@ pub struct Statement {
     pub statements: u32,
 }
 
+impl Statement {
+    /// The access by which it is routed: a read that leaves something behind is none.
+    pub fn routable(&self) -> Access {
+        match self.access {
+            Access::Read if !self.effects.is_none() => Access::Unsure,
+            access => access,
+        }
+    }
+}
+
 /// Whether a statement may leave the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Access {
@@ -135,6 +145,45 @@ impl Reason {
             Reason::SecondOpinion => "second_opinion",
             Reason::Refused => "refused",
         }
+    }
+}
+
+impl Reason {
+    /// The same in words.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Reason::ProvenRead => "all that it names is known to read, and a replica answers alike",
+            Reason::Empty => "there is no statement in it",
+            Reason::WriteCommand => "the command writes, locks or changes its server",
+            Reason::ModifyingCte => "a WITH query modifies data",
+            Reason::LockingClause => "it locks rows",
+            Reason::SelectInto => "SELECT INTO makes a table",
+            Reason::HarmfulFunction => "the function may write or lock, or answers about its own server",
+            Reason::UnknownFunction => "nobody knows a function of this name",
+            Reason::HarmfulRelation => {
+                "the relation is no table that a replica has alike: a view that is not proven, row security, \
+                 a sequence, unlogged, foreign or temporary"
+            }
+            Reason::UnknownRelation => "the catalog has no relation of this name",
+            Reason::UserDefined => "an operator, cast or type runs code that is not known",
+            Reason::TransactionCommand => "it begins or ends a transaction",
+            Reason::SessionCommand => "it is about the session's or the server's own state",
+            Reason::HintPrimary => "a comment asks for the primary",
+            Reason::HintReplica => "a comment asks for a replica",
+            Reason::Unrecognised => "it is not understood as a read",
+            Reason::SecondOpinion => "a second parser sees something else in it",
+            Reason::Refused => "a replica has refused it before",
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Read => "proven read",
+            Access::Unsure => "unsure",
+            Access::Write => "proven write",
+        })
     }
 }
 
@@ -279,6 +328,10 @@ pub trait Catalog {
     }
     /// A type that is cast to or constructed.
     fn type_name(&self, schema: Option<&str>, name: &str) -> Verdict;
+    /// What runs though nothing names it, wherever values meet: conversions between PostgreSQL's own types, and their order.
+    fn conversions(&self) -> Verdict {
+        Verdict::Harmless
+    }
     /// What a function of this name, built-in ones that `words` knows aside, leaves behind in the session that calls it;
     /// [`Effects::UNKNOWN`] if the catalog does not know it.
     fn leaves(&self, name: &str) -> Effects {

@@ -533,18 +533,22 @@ pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F:
 }
 
 /// Ends the process if a test takes longer than its limit. The test runner has a limit too, but not every runner.
-struct Watchdog {
+pub struct Watchdog {
     _alive: mpsc::Sender<()>,
 }
 
 impl Watchdog {
     fn start() -> Watchdog {
-        const LIMIT: Duration = Duration::from_secs(120);
+        Self::within(Duration::from_secs(120))
+    }
+
+    /// With a limit of the test's own.
+    pub fn within(limit: Duration) -> Watchdog {
         let (alive, watch) = mpsc::channel::<()>();
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         std::thread::spawn(move || {
-            if watch.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{test} takes longer than {LIMIT:?}");
+            if watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test} takes longer than {limit:?}");
                 std::process::abort();
             }
         });

@@ -212,6 +212,10 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                 session.on_leased();
             }
             Want::Return => is_held = false,
+            Want::Replay(_) => {
+                is_held = false;
+                let _ = session.again();
+            }
             Want::Close(_) => return,
             Want::Input | Want::Whole(_) => {}
         }
