@@ -6,7 +6,7 @@
 //!
 //! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-use super::{Health, NodeRow, Observed, PoolRow, Process, StatsRow};
+use super::{DatabaseRow, Health, NodeRow, Observed, PoolRow, Process, StatsRow};
 use crate::metrics::Histogram;
 use crate::routing::Role;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
@@ -63,6 +63,8 @@ families! {
     MAX_CLIENTS = "pglagoon_max_clients", GAUGE, &[], "Clients allowed at once.";
     POOL_CLIENTS = "pglagoon_pool_clients", GAUGE, POOL, "Clients of a pool.";
     PINNED = "pglagoon_pinned_clients", GAUGE, PINS, "Clients that keep a server connection, by what keeps it.";
+    LISTENERS = "pglagoon_listeners", GAUGE, &["database"], "Clients that hear notifications by the shared listener.";
+    NOTIFICATIONS = "pglagoon_notifications_total", COUNTER, &["database"], "Notifications given to them.";
     POOL_SIZE = "pglagoon_pool_size", GAUGE, SHARE, "Server connections allowed.";
     POOL_IN_USE = "pglagoon_pool_in_use", GAUGE, SHARE, "Server connections held by clients.";
     POOL_IDLE = "pglagoon_pool_idle", GAUGE, SHARE, "Server connections ready to be handed out.";
@@ -97,6 +99,7 @@ pub fn text(observed: &dyn Observed) -> Vec<u8> {
     sheet.process(&observed.process());
     pools.iter().for_each(|row| sheet.pool(row, &labels));
     stats.iter().for_each(|row| sheet.stats(row, &labels));
+    observed.databases().iter().for_each(|row| sheet.database(row, &labels));
     sheet.errors(&stats, &labels);
     observed.nodes().iter().for_each(|row| sheet.node(row));
     sheet.text()
@@ -173,6 +176,12 @@ impl Sheet {
             }
             self.max(POOL_OLDEST_WAIT, values, share.oldest_wait.unwrap_or_default().as_secs_f64());
         }
+    }
+
+    fn database(&mut self, row: &DatabaseRow, labels: &Labels) {
+        let database = vec![labels.database(&row.name)];
+        self.add(LISTENERS, database.clone(), row.listeners as u64);
+        self.add(NOTIFICATIONS, database, row.notifications);
     }
 
     fn stats(&mut self, row: &StatsRow, labels: &Labels) {

@@ -163,6 +163,8 @@ impl Observed for Fake {
             rules: Arc::new(rules()),
             clients: 10,
             servers: 14,
+            listeners: 3,
+            notifications: 17,
             paused,
         };
         vec![row("app", false), row("*", true)]

@@ -364,6 +364,10 @@ pub struct DatabaseRow {
     pub clients: usize,
     /// Its server connections.
     pub servers: usize,
+    /// Clients that hear notifications by the shared listener.
+    pub listeners: usize,
+    /// Notifications that they were given.
+    pub notifications: u64,
     /// Whether it is paused.
     pub paused: bool,
 }

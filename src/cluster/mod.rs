@@ -7,12 +7,14 @@
 mod database;
 mod directory;
 pub mod failover;
+mod listener;
 pub mod monitor;
 mod pinned;
 mod user_pools;
 
 pub use database::Database;
 pub use directory::Directory;
+pub use listener::{Declined, Subscription};
 pub use user_pools::{Granted, Greeting, UserPools};
 
 use crate::auth::ServerCredential;

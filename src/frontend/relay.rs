@@ -15,7 +15,7 @@ use super::clients::{ClientCard, Order, Registration};
 use super::handshake::Authenticated;
 use super::{Desk, Worker};
 use crate::backend::Backend;
-use crate::cluster::{Granted, UserPools};
+use crate::cluster::{Declined, Granted, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
@@ -62,6 +62,8 @@ struct Relay {
     registration: Registration,
     pools: Arc<UserPools>,
     worker: Arc<Worker>,
+    /// What a client that listens hears by the shared listener.
+    subscription: Option<Arc<Subscription>>,
 }
 
 /// What a time limit is set by.
@@ -124,6 +126,7 @@ impl Relay {
             registration,
             pools,
             worker,
+            subscription: None,
         }
     }
 
@@ -150,6 +153,11 @@ impl Relay {
                 Want::Whole(length) => self.from_client.reserve_whole(length),
                 Want::Lease(route) => {
                     if let Some(farewell) = self.lease(route).await {
+                        return farewell;
+                    }
+                }
+                Want::Listen(channel) => {
+                    if let Some(farewell) = Box::pin(self.listen(channel)).await {
                         return farewell;
                     }
                 }
@@ -187,6 +195,9 @@ impl Relay {
             return Poll::Ready(Next::Want(Want::Close(farewell)));
         }
         loop {
+            if let Some(farewell) = self.deliver() {
+                return Poll::Ready(Next::Want(Want::Close(farewell)));
+            }
             let step = match self.step(cx) {
                 Ok(step) => step,
                 Err(Failure::Client) => return Poll::Ready(Next::Want(Want::Close(Farewell::Abrupt))),
@@ -387,6 +398,52 @@ impl Relay {
                 Ok(count) => self.received += count as u64,
             }
         }
+    }
+
+    /// Has a channel heard, and looks out as above meanwhile.
+    async fn listen(&mut self, channel: String) -> Option<Farewell> {
+        self.card().waits(Instant::now());
+        let subscription = poll_fn(|cx| Poll::Ready(self.subscription(cx))).await;
+        // Both branches are cancel safe: what the session does not know of is taken back before anything is delivered.
+        let answer = tokio::select! {
+            biased;
+            answer = subscription.listen(&channel) => Ok(answer),
+            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => Err(denied),
+        };
+        self.card().rests(self.session.prepared_statements());
+        self.fresh = true;
+        match answer {
+            Ok(Ok(())) => self.session.on_listening(channel),
+            Ok(Err(Declined)) => self.session.on_listen_declined(),
+            Err(Denied::Report(report)) => self.deny(&report),
+            Err(Denied::Gone(farewell)) => return Some(farewell),
+        }
+        None
+    }
+
+    fn subscription(&mut self, cx: &Context<'_>) -> Arc<Subscription> {
+        let new = || Arc::new(Subscription::new(&self.pools.database, cx.waker()));
+        self.subscription.get_or_insert_with(new).clone()
+    }
+
+    /// Tells a client that listens what it has heard, between its requests and outside of a transaction: behind the
+    /// ReadyForQuery that ended one, or at once if it is idle.
+    fn deliver(&mut self) -> Option<Farewell> {
+        let subscription = self.subscription.as_ref()?;
+        let channels = self.session.channels();
+        if subscription.channels() != channels.len() {
+            subscription.keep(channels.len(), |channel| channels.has(channel));
+        }
+        if !self.session.is_between_requests() || !self.session.can_be_told() {
+            return None;
+        }
+        while self.to_client.len() <= MAX_UNREAD
+            && let Some(notification) = subscription.take()
+        {
+            self.sent += notification.len() as u64;
+            self.to_client.extend(&notification);
+        }
+        subscription.end().map(|why| Farewell::Fatal(Box::new(why)))
     }
 
     fn deny(&mut self, report: &Report) {

@@ -147,6 +147,8 @@ impl Observed for View {
             rules: rules.clone(),
             clients: 0,
             servers: 0,
+            listeners: 0,
+            notifications: 0,
             paused: false,
         }));
         rows
@@ -282,6 +284,8 @@ fn database_row(database: &Database) -> DatabaseRow {
         rules: database.rules(),
         clients: database.clients.load(Ordering::Relaxed),
         servers: database.users().iter().map(|pools| connections(pools)).sum(),
+        listeners: database.listener.listeners(),
+        notifications: database.listener.delivered(),
         paused: database.is_paused(),
     }
 }

@@ -7,6 +7,7 @@
 //!         <-- Edits, Want --- +---------+ --- Edits, Want -->
 //!
 //!   Input ---- a request, no server ----> Lease(route) ---- on_leased / on_lease_failed ----> Input
+//!   Input ---- LISTEN, alone ------------> Listen(channel) ---- on_listening / on_listen_declined ---------> Input
 //!   Input ---- ReadyForQuery, nothing owed, nothing held ----> Return ---- the relay gives the lease back ----> Input
 //!   any   ---- Terminate, a broken protocol, a lost state ----> Close
 //! ```
@@ -15,7 +16,7 @@
 //! the input gives the same output. What the relay must do besides:
 //!
 //! - call `on_client` again with what is left of the client's input, even if nothing was added to it, after a lease, after
-//!   a return, after a failed lease, after a lost server, and after each `on_backend`: requests wait for answers;
+//!   a return, after a failed lease, after a channel was heard or not, after a lost server, and after each `on_backend`: requests wait for answers;
 //! - let the client's input buffer grow to [`LOOKAHEAD`] bytes, or to what [`Want::Whole`] says;
 //! - write what was put out before it returns a connection.
 //!
@@ -31,6 +32,7 @@
 mod edits;
 mod from_client;
 mod from_server;
+mod listening;
 pub mod pin;
 mod questions;
 mod replies;
@@ -40,6 +42,7 @@ pub mod sql_statements;
 mod transaction;
 
 pub use edits::{Edit, Edits, Events};
+pub use listening::{Channels, MAX_CHANNELS};
 pub use server_state::ServerState;
 pub use settings::{Settings, Value};
 
@@ -53,6 +56,7 @@ use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
+use listening::{Hearing, Verb};
 use pin::{PinReason, PinRoom, Pins};
 use questions::Question;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
@@ -145,6 +149,8 @@ pub enum Want {
     Whole(usize),
     /// A server connection; then `on_client` again with the same bytes.
     Lease(Route),
+    /// This channel is to be heard by the shared listener; then `on_client` again with the same bytes.
+    Listen(String),
     /// The server connection may go back.
     Return,
     /// The conversation is over.
@@ -200,6 +206,8 @@ enum Batch {
     Open,
     /// An error was reported: everything up to Sync is ignored.
     Failed,
+    /// No server sees it: up to Sync everything is answered here.
+    Here(Verb),
 }
 
 /// Which way COPY data flows.
@@ -290,6 +298,9 @@ pub struct Session {
     /// Settings that the server shall be asked for.
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     hidden: Option<Box<BTreeSet<String>>>,
+    /// What is heard by the shared listener.
+    channels: Channels,
+    hearing: Hearing,
     history: History,
     statements: Option<Box<ClientStatements>>,
     /// What SQL PREPARE made.
@@ -339,6 +350,8 @@ impl Session {
             pins: Pins::default(),
             doubts_pins: false,
             hidden: None,
+            channels: Channels::default(),
+            hearing: Hearing::Shared,
             history: History::default(),
             statements: None,
             sql_statements: SqlStatements::default(),
@@ -581,6 +594,7 @@ impl Session {
         self.stray = None;
         self.doubts_pins = false;
         self.hidden = None;
+        self.channels.end_transaction(Outcome::Failed);
         self.asked = None;
         self.server = Scanner::default();
     }

@@ -203,6 +203,8 @@ impl Effects {
     pub const ENDS_STATE: Effects = Effects(1 << 15);
     /// A DO block: what it leaves behind is in its body, a literal, which `effect::block` reads.
     pub const BLOCK: Effects = Effects(1 << 16);
+    /// UNLISTEN; `effect::unlistened` can read from the text of what.
+    pub const UNLISTEN: Effects = Effects(1 << 17);
 
     /// Both sets together.
     pub const fn with(self, other: Effects) -> Effects {
@@ -227,7 +229,7 @@ impl Effects {
 
 impl fmt::Debug for Effects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 17] = [
+        const NAMES: [&str; 18] = [
             "settings",
             "hidden_settings",
             "temporary",
@@ -245,8 +247,9 @@ impl fmt::Debug for Effects {
             "set_config",
             "ends_state",
             "block",
+            "unlisten",
         ];
-        f.debug_set().entries((0..17).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
+        f.debug_set().entries((0..18).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
     }
 }
 

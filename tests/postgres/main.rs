@@ -14,6 +14,7 @@ mod harness;
 mod http;
 mod isolation;
 mod lifecycle;
+mod listen;
 mod playground;
 mod pooling;
 mod prepared;
