@@ -231,6 +231,10 @@ struct Idle {
 }
 
 impl Connection for Box<Idle> {
+    fn number(&self) -> u64 {
+        1
+    }
+
     fn home(&self) -> usize {
         self.home
     }

@@ -159,6 +159,7 @@ impl Observed for Fake {
 
     fn databases(&self) -> Vec<DatabaseRow> {
         let row = |name: &str, paused| DatabaseRow {
+            disabled: false,
             name: name.into(),
             rules: Arc::new(rules()),
             clients: 10,

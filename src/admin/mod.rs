@@ -68,6 +68,22 @@ pub enum Operation {
     Resume(Scope),
     /// Reads the configuration again.
     Reload,
+    /// Every server connection is replaced, when it is free.
+    Reconnect(Scope),
+    /// Done when all connections from before the last RECONNECT are gone.
+    WaitClose(Scope),
+    /// No new clients.
+    Disable(String),
+    /// New clients again.
+    Enable(String),
+    /// Every client and server connection goes at once; new clients wait for RESUME.
+    Kill(Scope),
+    /// Takes a server, by its address, out of service.
+    Detach(String),
+    /// As DETACH; done when no client holds a connection to it any more.
+    Drain(String),
+    /// Puts a server back into service.
+    Attach(String),
     /// Disconnects the client with this [`Connection::id`].
     KillClient(u64),
     /// Ends the process.
@@ -370,6 +386,8 @@ pub struct DatabaseRow {
     pub notifications: u64,
     /// Whether it is paused.
     pub paused: bool,
+    /// Whether it takes no new clients.
+    pub disabled: bool,
 }
 
 /// One user.

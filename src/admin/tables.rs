@@ -411,7 +411,7 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .int(0)
         .int(row.clients)
         .int(u8::from(row.paused))
-        .int(0)
+        .int(u8::from(row.disabled))
         .int(0)
         .text(servers.join(","))
         .text(reads(rules.routing.reads))

@@ -54,9 +54,19 @@ pub struct Database {
     suspected: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
     paused: AtomicBool,
+    disabled: AtomicBool,
     closed: AtomicBool,
     workers: usize,
     connection_ids: Arc<AtomicU64>,
+}
+
+/// Whether a database takes new clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Open,
+    /// No: an operator has disabled it.
+    Refused,
 }
 
 impl Database {
@@ -80,6 +90,7 @@ impl Database {
             suspected: Mutex::default(),
             users: Mutex::default(),
             paused: AtomicBool::new(false),
+            disabled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             workers,
             connection_ids,
@@ -167,6 +178,26 @@ impl Database {
     pub fn resume(&self, home: usize) {
         self.paused.store(false, Ordering::Release);
         self.users().iter().for_each(|pools| pools.resume(home));
+    }
+
+    /// Uses no server connection again that is there now.
+    pub fn reconnect(&self, home: usize) {
+        self.users().iter().for_each(|pools| pools.reconnect(home));
+    }
+
+    /// Server connections from before the last [`reconnect`](Self::reconnect) that are still there.
+    pub fn outdated(&self) -> usize {
+        self.users().iter().map(|pools| pools.outdated()).sum()
+    }
+
+    /// Takes no new clients, or takes them again.
+    pub fn admit(&self, admission: Admission) {
+        self.disabled.store(admission == Admission::Refused, Ordering::Release);
+    }
+
+    /// Whether new clients are taken.
+    pub fn admission(&self) -> Admission {
+        if self.disabled.load(Ordering::Acquire) { Admission::Refused } else { Admission::Open }
     }
 
     /// Whether it is paused.

@@ -12,7 +12,7 @@ pub mod monitor;
 mod pinned;
 mod user_pools;
 
-pub use database::Database;
+pub use database::{Admission, Database};
 pub use directory::Directory;
 pub use listener::{Declined, Subscription};
 pub use user_pools::{Granted, Greeting, UserPools};
@@ -28,7 +28,7 @@ use crate::routing::{Lsn, Role};
 use crate::wire::SqlState;
 use arc_swap::ArcSwap;
 use failover::{Observation, Standing};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -52,6 +52,8 @@ pub struct Node {
     /// Where it listens.
     pub address: ServerAddress,
     standing: AtomicU8,
+    /// An operator has taken it out of service.
+    detached: AtomicBool,
     state: Mutex<NodeState>,
     poke: Notify,
 }
@@ -220,6 +222,33 @@ impl Cluster {
         }
     }
 
+    /// Takes a server out of service: nothing is leased from it, who waits for it goes elsewhere, and its connections close
+    /// when they come back.
+    pub fn detach(&self, index: usize) {
+        self.nodes[index].detached.store(true, Ordering::Release);
+        let why = unavailable("detached by an operator");
+        for database in self.databases() {
+            database.abandon(index, &why);
+            database.users().iter().for_each(|pools| pools.pools()[index].reconnect(usize::MAX));
+        }
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// Puts it back into service.
+    pub fn attach(&self, index: usize) {
+        self.nodes[index].detached.store(false, Ordering::Release);
+        self.nodes[index].poke();
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// Connections to a server that clients hold, or that are being cleaned after one.
+    pub fn in_use(&self, index: usize) -> usize {
+        let pools = |database: Arc<Database>| -> usize {
+            database.users().iter().map(|pools| pools.pools()[index].occupancy().in_use).sum()
+        };
+        self.databases().into_iter().map(pools).sum()
+    }
+
     /// Answers whether the standing changed.
     fn stand(
         &self,
@@ -277,6 +306,7 @@ impl Node {
         Node {
             address,
             standing: AtomicU8::new(Standing::Unknown as u8),
+            detached: AtomicBool::new(false),
             state: Mutex::new(state),
             poke: Notify::new(),
         }
@@ -284,7 +314,15 @@ impl Node {
 
     /// What it may be used for.
     pub fn standing(&self) -> Standing {
-        Standing::from_u8(self.standing.load(Ordering::Acquire))
+        match self.is_detached() {
+            true => Standing::Down,
+            false => Standing::from_u8(self.standing.load(Ordering::Acquire)),
+        }
+    }
+
+    /// Whether an operator has taken it out of service.
+    pub fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
     }
 
     /// All that is known of it.

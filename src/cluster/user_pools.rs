@@ -327,6 +327,15 @@ impl UserPools {
         self.pools.iter().for_each(|pool| pool.resume(home));
     }
 
+    pub(super) fn reconnect(&self, home: usize) {
+        lock(&self.greetings).clear();
+        self.pools.iter().for_each(|pool| pool.reconnect(home));
+    }
+
+    pub(super) fn outdated(&self) -> usize {
+        self.pools.iter().map(|pool| pool.outdated()).sum()
+    }
+
     pub(super) fn close(&self) {
         self.pools.iter().for_each(|pool| pool.close());
     }

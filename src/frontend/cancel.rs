@@ -4,7 +4,7 @@
 //! nobody else until the server has dealt with the request: it can never hit another client's query. Whether anything was
 //! cancelled, the client learns on its own connection alone.
 
-use super::clients::Clients;
+use super::clients::{Aim, Clients};
 use crate::backend;
 use crate::wire::ClientKey;
 
@@ -15,9 +15,14 @@ pub async fn cancel(clients: &Clients, key: &ClientKey) {
         return;
     };
     let Some(aim) = card.aim() else { return };
+    deliver(aim, card.id).await;
+}
+
+/// Sends a cancel request to the server that it is aimed at; `client` is for the log.
+pub async fn deliver(aim: Aim, client: u64) {
     let Some(target) = aim.target() else { return };
     if let Err(error) = backend::cancel::cancel(target, backend::cancel::CANCEL_TIMEOUT).await {
-        tracing::warn!(client = card.id, %error, "a cancel request could not be passed on");
+        tracing::warn!(client, %error, "a cancel request could not be passed on");
         aim.failed();
     }
 }

@@ -65,6 +65,8 @@ pub struct Activity {
     pub prepared: u32,
     /// Why it keeps its server connection, if it does.
     pub held: Option<&'static str>,
+    /// Its server connection is being prepared for it: a cancel request must wait, or it would hit that.
+    preparing: bool,
     /// A cancel request came while it waited.
     cancelled: bool,
 }
@@ -218,6 +220,18 @@ pub struct Newcomer {
     pub application_name: Box<str>,
 }
 
+impl Activity {
+    /// Aims at the server connection, if somebody wants that and nothing of ours would be hit.
+    fn due_cancel(&mut self) -> Option<Aim> {
+        let Doing::Active(_, remote) = &self.doing else { return None };
+        if self.preparing || !std::mem::take(&mut self.cancelled) {
+            return None;
+        }
+        remote.cancels.fetch_add(1, Ordering::AcqRel);
+        Some(Aim(remote.clone()))
+    }
+}
+
 impl ClientCard {
     /// A client that has just logged in.
     pub fn new(newcomer: Newcomer) -> Self {
@@ -239,6 +253,7 @@ impl ClientCard {
                 requested: None,
                 prepared: 0,
                 held: None,
+                preparing: false,
                 cancelled: false,
             }),
         }
@@ -286,11 +301,21 @@ impl ClientCard {
         activity.cancelled = false;
     }
 
-    /// It holds a server connection.
-    pub fn holds(&self, backend: &Backend, now: Instant) {
+    /// It holds a server connection, which `preparing` says must be prepared for it first. Answers a cancel request that
+    /// came while it waited.
+    pub fn holds(&self, backend: &Backend, preparing: bool, now: Instant) -> Option<Aim> {
         let mut activity = self.lock();
         activity.doing = Doing::Active(backend.id, backend.remote.clone());
         activity.requested = Some(now);
+        activity.preparing = preparing;
+        activity.due_cancel()
+    }
+
+    /// Its server connection is prepared. Answers a cancel request that came meanwhile.
+    pub fn is_served(&self) -> Option<Aim> {
+        let mut activity = self.lock();
+        activity.preparing = false;
+        activity.due_cancel()
     }
 
     /// It holds none any more. To be called before the connection is given back: from here on no cancel request can be
@@ -298,6 +323,7 @@ impl ClientCard {
     pub fn rests(&self, prepared: usize) {
         let mut activity = self.lock();
         activity.doing = Doing::Idle;
+        activity.cancelled = false;
         activity.prepared = prepared as u32;
         activity.held = None;
     }
@@ -323,9 +349,9 @@ impl ClientCard {
                 self.wake();
                 None
             }
-            Doing::Active(_, remote) => {
-                remote.cancels.fetch_add(1, Ordering::AcqRel);
-                Some(Aim(remote.clone()))
+            Doing::Active(_, _) => {
+                activity.cancelled = true;
+                activity.due_cancel()
             }
         }
     }

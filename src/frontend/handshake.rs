@@ -15,7 +15,7 @@ use super::clients::{ClientCard, Newcomer, Registration};
 use super::{Access, Frontend, Worker};
 use crate::admin::{self, Rights, console};
 use crate::auth::{Admitted, Ask, Certificate, Entropy, Login, Reply, scram};
-use crate::cluster::UserPools;
+use crate::cluster::{Admission, UserPools};
 use crate::config::{Config, TlsMode};
 use crate::error::{ErrorSource, Report};
 use crate::net::{Stream, tls};
@@ -183,6 +183,12 @@ async fn log_in(
         Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
     };
     let served = frontend.directory.find(database).ok_or_else(unknown_database)?;
+    if served.admission() == Admission::Refused {
+        let text = format!("database \"{database}\" is disabled");
+        return Err(Report::new(ErrorSource::Pooler, SqlState::CANNOT_CONNECT_NOW, text)
+            .hint("ENABLE in the console ends that.")
+            .into());
+    }
     let pools = served.user(user, &admitted.credential);
     let (base, greeting) = match Box::pin(pools.greeting(base, worker.index)).await {
         Ok(greeting) => greeting,

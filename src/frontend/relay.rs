@@ -13,7 +13,7 @@
 
 use super::clients::{ClientCard, Order, Registration};
 use super::handshake::Authenticated;
-use super::{Desk, Worker};
+use super::{Desk, Worker, cancel};
 use crate::backend::Backend;
 use crate::cluster::{Declined, Granted, Subscription, UserPools};
 use crate::config::Config;
@@ -45,6 +45,7 @@ struct Relay {
     client: Stream,
     session: Session,
     lease: Option<Granted>,
+    tenure: Tenure,
     from_client: Buffer,
     to_server: Buffer,
     from_server: Buffer,
@@ -64,6 +65,17 @@ struct Relay {
     worker: Arc<Worker>,
     /// What a client that listens hears by the shared listener.
     subscription: Option<Arc<Subscription>>,
+}
+
+/// How far a server connection is the client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tenure {
+    /// It has just been leased.
+    New,
+    /// It is being prepared: nobody may cancel that.
+    Preparing,
+    /// It serves.
+    Served,
 }
 
 /// What a time limit is set by.
@@ -111,6 +123,7 @@ impl Relay {
             client: stream,
             session,
             lease: None,
+            tenure: Tenure::New,
             from_client,
             to_server: Buffer::empty(),
             from_server: Buffer::empty(),
@@ -254,6 +267,7 @@ impl Relay {
         let events = edits.events;
         drop(desk);
         self.fresh = true;
+        self.settle_in(now);
         self.count(events, now);
         Ok(Poll::Ready(want))
     }
@@ -322,12 +336,28 @@ impl Relay {
             to_client.extend(&edits.reply);
             (want, edits.events, edits.consumed() > 0 || !edits.reply.is_empty())
         };
+        self.settle_in(now);
         self.count(events, now);
         match want {
             // Nothing more can be done with what is here: wait for more, from either side. After a read the socket must be
             // asked again first: only what answers "pending" wakes us.
             Want::Input if !moved && filled.is_pending() => Ok(Poll::Pending),
             want => Ok(Poll::Ready(want)),
+        }
+    }
+
+    /// Shows who has the server connection, and lets cancel requests at it once it serves the client.
+    fn settle_in(&mut self, now: Instant) {
+        let Some(granted) = self.lease.as_mut().filter(|_| self.tenure != Tenure::Served) else { return };
+        let (preparing, card) = (self.session.is_preparing(), self.registration.card());
+        let aim = match self.tenure {
+            Tenure::New => card.holds(granted.lease.backend(), preparing, now),
+            _ if preparing => None,
+            _ => card.is_served(),
+        };
+        self.tenure = if preparing { Tenure::Preparing } else { Tenure::Served };
+        if let Some(aim) = aim {
+            tokio::spawn(cancel::deliver(aim, card.id));
         }
     }
 
@@ -352,9 +382,9 @@ impl Relay {
         None
     }
 
-    fn take(&mut self, mut granted: Granted) {
-        self.card().holds(granted.lease.backend(), Instant::now());
+    fn take(&mut self, granted: Granted) {
         self.lease = Some(granted);
+        self.tenure = Tenure::New;
         self.session.on_leased();
         self.fresh = true;
     }

@@ -13,6 +13,8 @@ pub trait Connection {
     fn home(&self) -> usize;
     /// When it must not be used any more, if ever.
     fn expires(&self, lifetime: Option<Duration>) -> Option<Instant>;
+    /// Its number: later ones are higher.
+    fn number(&self) -> u64;
 }
 
 /// What the core must know of somebody who waits.
@@ -88,6 +90,8 @@ pub struct Core<C, W> {
     admission: Admission,
     backoff: Duration,
     next_login: Option<Instant>,
+    /// Connections up to this number are not used again.
+    outdated: u64,
 }
 
 #[derive(Debug)]
@@ -119,6 +123,7 @@ impl<C: Connection, W: Waiter> Core<C, W> {
             admission: Admission::Open,
             backoff: MIN_BACKOFF,
             next_login: None,
+            outdated: 0,
         }
     }
 
@@ -234,6 +239,18 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.idle.drain(..).map(|(connection, _)| connection).collect()
     }
 
+    /// Connections up to this number are not used again: the idle ones come back to be closed, the others close when
+    /// they are put.
+    pub fn outdate(&mut self, number: u64) -> Vec<C> {
+        self.outdated = number;
+        self.dismiss_idle()
+    }
+
+    /// The number up to which connections are not used again.
+    pub fn outdated(&self) -> u64 {
+        self.outdated
+    }
+
     /// Gives nothing out until `resume`.
     pub fn pause(&mut self) {
         if self.admission == Admission::Open {
@@ -312,7 +329,8 @@ impl<C: Connection, W: Waiter> Core<C, W> {
 
     fn place(&mut self, connection: C, now: Instant) -> Placed<C, W> {
         let is_too_old = connection.expires(self.limits.lifetime).is_some_and(|at| at <= now);
-        if self.admission == Admission::Closed || is_too_old || self.total() >= self.limits.size {
+        let is_unwanted = is_too_old || connection.number() <= self.outdated;
+        if self.admission == Admission::Closed || is_unwanted || self.total() >= self.limits.size {
             return Placed::Close(connection);
         }
         if self.admission == Admission::Open
@@ -348,6 +366,9 @@ mod tests {
         }
         fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {
             lifetime.map(|lifetime| self.1 + lifetime)
+        }
+        fn number(&self) -> u64 {
+            self.0 as u64 + 1
         }
     }
 

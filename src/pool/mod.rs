@@ -121,6 +121,10 @@ impl Connection for Box<Backend> {
         self.home
     }
 
+    fn number(&self) -> u64 {
+        self.id
+    }
+
     fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {
         // Staggered by up to a tenth, so that connections made together do not all end together.
         lifetime.map(|lifetime| self.since + lifetime - lifetime / 10 * (self.id % 16) as u32 / 16)
@@ -240,6 +244,26 @@ impl Pool {
             let _ = sender.send(Err(answer.clone()));
         }
         idle.into_iter().for_each(|backend| self.retire(backend));
+    }
+
+    /// Uses no connection again that is there now: idle ones close at once, the others when they come back.
+    pub fn reconnect(self: &Arc<Self>, home: usize) {
+        let newest = self.ids.load(Ordering::Relaxed);
+        let idle = {
+            let mut core = self.lock();
+            let idle = core.outdate(newest);
+            self.note_load(&core);
+            idle
+        };
+        idle.into_iter().for_each(|backend| self.retire(backend));
+        self.begin_logins_if_running(home);
+    }
+
+    /// Connections from before the last [`reconnect`](Self::reconnect) that are still there.
+    pub fn outdated(&self) -> usize {
+        let newest = self.lock().outdated();
+        let cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        cards.keys().filter(|id| **id <= newest).count()
     }
 
     /// Gives out nothing until [`resume`](Self::resume).

@@ -2,9 +2,9 @@
 
 use super::Shared;
 use crate::admin::{Operated, Operation, Pending, Scope, Shutdown};
-use crate::cluster::Database;
+use crate::cluster::{Admission, Cluster, Database};
 use crate::error::{ErrorSource, Report};
-use crate::frontend::clients::Order;
+use crate::frontend::clients::{ClientCard, Order};
 use crate::wire::SqlState;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -47,6 +47,38 @@ impl Controls {
                 )
                 .detail(error)
             }),
+            Operation::Reconnect(scope) => {
+                databases(shared, &scope)?.iter().for_each(|database| database.reconnect(NOWHERE));
+                Ok(done(String::new()))
+            }
+            Operation::WaitClose(scope) => Ok(Box::pin(all_closed(databases(shared, &scope)?))),
+            Operation::Disable(name) => {
+                let scope = Scope::Database(name);
+                databases(shared, &scope)?.iter().for_each(|database| database.admit(Admission::Refused));
+                Ok(done(String::new()))
+            }
+            Operation::Enable(name) => {
+                let scope = Scope::Database(name);
+                databases(shared, &scope)?.iter().for_each(|database| database.admit(Admission::Open));
+                Ok(done(String::new()))
+            }
+            Operation::Kill(scope) => {
+                kill(shared, &databases(shared, &scope)?);
+                Ok(done(String::new()))
+            }
+            Operation::Detach(server) => {
+                nodes(shared, &server)?.iter().for_each(|(cluster, index)| cluster.detach(*index));
+                Ok(done(String::new()))
+            }
+            Operation::Attach(server) => {
+                nodes(shared, &server)?.iter().for_each(|(cluster, index)| cluster.attach(*index));
+                Ok(done(String::new()))
+            }
+            Operation::Drain(server) => {
+                let nodes = nodes(shared, &server)?;
+                nodes.iter().for_each(|(cluster, index)| cluster.detach(*index));
+                Ok(Box::pin(all_drained(nodes)))
+            }
             Operation::KillClient(id) => {
                 let clients = shared.frontend.clients.all();
                 let Some(card) = clients.iter().find(|card| card.id == id) else {
@@ -88,6 +120,46 @@ fn databases(shared: &Shared, scope: &Scope) -> Result<Vec<Arc<Database>>, Repor
             directory.find(name).map(|database| vec![database]).ok_or_else(unknown)
         }
     }
+}
+
+/// The servers of this address, with their places in the sections that name them.
+fn nodes(shared: &Shared, server: &str) -> Result<Vec<(Arc<Cluster>, usize)>, Report> {
+    let mut found = Vec::new();
+    for cluster in shared.frontend.directory.clusters() {
+        let index = cluster.nodes().iter().position(|node| node.address.to_string() == server);
+        found.extend(index.map(|index| (cluster.clone(), index)));
+    }
+    if found.is_empty() {
+        let text = format!("server \"{server}\" is not configured");
+        return Err(Report::new(ErrorSource::Client, SqlState::UNDEFINED_OBJECT, text)
+            .hint("SHOW NODES lists the servers."));
+    }
+    Ok(found)
+}
+
+/// Everybody is disconnected, and no server connection is used again; who comes waits.
+fn kill(shared: &Shared, databases: &[Arc<Database>]) {
+    databases.iter().for_each(|database| database.pause());
+    let named = |card: &&Arc<ClientCard>| databases.iter().any(|database| database.name == card.database);
+    shared.frontend.clients.all().iter().filter(named).for_each(|card| card.command(Order::Kill));
+    databases.iter().for_each(|database| database.reconnect(NOWHERE));
+}
+
+async fn all_closed(databases: Vec<Arc<Database>>) -> Result<String, Report> {
+    while databases.iter().any(|database| database.outdated() > 0) {
+        tokio::time::sleep(PAUSE_POLL).await;
+    }
+    Ok(String::new())
+}
+
+async fn all_drained(nodes: Vec<(Arc<Cluster>, usize)>) -> Result<String, Report> {
+    while nodes
+        .iter()
+        .any(|(cluster, index)| cluster.nodes()[*index].is_detached() && cluster.in_use(*index) > 0)
+    {
+        tokio::time::sleep(PAUSE_POLL).await;
+    }
+    Ok(String::new())
 }
 
 async fn all_released(databases: Vec<Arc<Database>>) -> Result<String, Report> {

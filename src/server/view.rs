@@ -7,7 +7,7 @@ use crate::admin::{
     UserRow,
 };
 use crate::cluster::failover::Standing as NodeStanding;
-use crate::cluster::{Cluster, Database, UserPools};
+use crate::cluster::{Admission, Cluster, Database, UserPools};
 use crate::config::values::{duration_text, size_text};
 use crate::config::{Config, Consistency, Reads};
 use crate::frontend::clients::{ClientCard, Doing};
@@ -150,6 +150,7 @@ impl Observed for View {
             listeners: 0,
             notifications: 0,
             paused: false,
+            disabled: false,
         }));
         rows
     }
@@ -261,14 +262,14 @@ fn node_rows(cluster: &Cluster, now: Instant) -> Vec<NodeRow> {
             database: cluster.section.clone(),
             server: node.address.clone(),
             role: state.role,
-            health: match state.standing {
+            health: match node.standing() {
                 NodeStanding::Unknown => Health::Unknown,
                 NodeStanding::Primary | NodeStanding::Replica => Health::Healthy,
                 NodeStanding::Lagging => Health::Lagging,
                 NodeStanding::Down => Health::Down,
             },
             since: now.saturating_duration_since(state.since),
-            why: state.why,
+            why: if node.is_detached() { "detached by an operator".into() } else { state.why },
             lag_bytes: state.position.filter(|_| is_replica).and_then(|replay| cluster.lag_bytes(replay)),
             lag: state.age,
             position: state.position,
@@ -287,6 +288,7 @@ fn database_row(database: &Database) -> DatabaseRow {
         listeners: database.listener.listeners(),
         notifications: database.listener.delivered(),
         paused: database.is_paused(),
+        disabled: database.admission() == Admission::Refused,
     }
 }
 

@@ -274,7 +274,7 @@ impl Session {
                 self.settings = self.base.clone();
                 self.channels.clear();
                 self.pending.clear();
-                self.pins = Pins::default();
+                self.pins = self.pins.beyond_discard();
                 self.hidden = None;
             }
             // Those of a text's UNLISTEN were dealt with before.
@@ -311,6 +311,16 @@ impl Session {
                     // Its table is gone, say: the client hears of it when it runs the statement, as of one that is not there.
                     held.state.sql_statements.remove(name);
                     self.sql_statements.remove(name);
+                }
+                Some(Then::Asked(question)) if fields.code() == Some(SqlState::QUERY_CANCELED) => {
+                    // A late cancel request: asked again.
+                    match question {
+                        Question::Settings(names) => {
+                            self.hidden.get_or_insert_default().extend(names.iter().cloned())
+                        }
+                        Question::State(_) => self.doubts_pins = true,
+                        Question::Nothing => {}
+                    }
                 }
                 Some(Then::Asked(Question::Settings(_))) => self.pin(Effects::HIDDEN_SETTINGS),
                 Some(_) => {}

@@ -494,6 +494,8 @@ impl Session {
             // Nobody can follow what a server makes of a request in the middle of COPY data, either.
             broken: (!self.client.at_boundary() && self.client_part == Passing::Forward)
                 || (self.copy == Copy::In && self.replies.len() > 1)
+                // No reset takes it away.
+                || !self.pins.beyond_discard().is_empty()
                 || self.replies.is_ready_owed_in_doubt(),
             scanner: self.server,
             discard: self.transaction.is_open()
@@ -542,6 +544,11 @@ impl Session {
             && self.batch == Batch::Idle
             && self.server.at_boundary()
             && self.client.at_boundary()
+    }
+
+    /// Whether the server connection is being made the client's: a cancel request would hit that, not the client's own.
+    pub fn is_preparing(&self) -> bool {
+        self.restoring != Restoring::No || self.replies.front().is_some_and(Reply::is_ours)
     }
 
     /// Whether an answer is awaited.

@@ -12,7 +12,7 @@ pub struct PinReason {
     effect: Effects,
     /// The label in SHOW and metrics.
     pub label: &'static str,
-    /// An SQL expression that says whether the state is there; none: only DISCARD ALL ends it.
+    /// An SQL expression that says whether the state is there; none: only DISCARD ALL ends it, if anything.
     check: Option<&'static str>,
 }
 
@@ -75,6 +75,11 @@ impl Pins {
     /// These without `other`.
     pub fn without(self, other: Pins) -> Pins {
         Pins(self.0.without(other.0))
+    }
+
+    /// Those that not even DISCARD ALL ends: a loaded library, the seed of `random()`.
+    pub fn beyond_discard(self) -> Pins {
+        if self.0.any(Effects::BACKEND_STATE) { Pins(Effects::BACKEND_STATE) } else { Pins::default() }
     }
 
     /// Those of which the server can be asked whether their state is still there.

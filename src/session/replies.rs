@@ -148,6 +148,11 @@ pub(super) struct Reply {
 }
 
 impl Reply {
+    /// Whether it is a query that the client knows nothing of.
+    pub fn is_ours(&self) -> bool {
+        self.request == Request::Query && self.action == Action::Swallow
+    }
+
     /// Appends the answer that no server gives.
     pub fn fabricate(&self, out: &mut Vec<u8>) {
         match (self.action, self.then.as_deref()) {

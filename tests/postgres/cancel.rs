@@ -139,3 +139,38 @@ async fn a_client_that_waits_for_a_server_connection_can_cancel_its_waiting() {
     holder.simple_query("COMMIT").await.unwrap();
     rows(&waiter, "SELECT note('served')").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_cancels_never_hits_what_prepares_a_connection() {
+    let stand = Stand::new(|setup| setup.set("pool", "size", "1").set("routing", "reads", quote("primary")));
+    let clients = join_all((0..3).map(|_| stand.client())).await;
+    for (number, client) in clients.iter().enumerate() {
+        // Put back at each turn, because another client has had the connection meanwhile.
+        client.simple_query(&format!("SET work_mem = '{}MB'", 10 + number)).await.unwrap();
+        client.simple_query(&format!("SET app.number = '{number}'")).await.unwrap();
+        // So many that it takes its time.
+        let many: String = (0..180).map(|n| format!("SET app.s{n} = '{number} {n}';")).collect();
+        client.simple_query(&many).await.unwrap();
+    }
+    join_all(clients.iter().enumerate().map(async |(number, client)| {
+        for turn in 0..80_u64 {
+            let token = client.cancel_token();
+            let cancelling = async {
+                tokio::time::sleep(Duration::from_micros(turn * 97 % 4000)).await;
+                let _ = token.cancel_query(NoTls).await;
+            };
+            let sql = "SELECT current_setting('work_mem') || ' ' || current_setting('app.number')";
+            match tokio::join!(client.simple_query(sql), cancelling).0 {
+                Ok(messages) => {
+                    let row = messages.iter().find_map(|message| match message {
+                        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+                        _ => None,
+                    });
+                    assert_eq!(row, Some(format!("{}MB {number}", 10 + number).as_str()));
+                }
+                Err(error) => assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{error:?}"),
+            }
+        }
+    }))
+    .await;
+}

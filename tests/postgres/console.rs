@@ -172,6 +172,93 @@ async fn pause_waits_for_transactions_and_holds_clients_until_resume() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reconnect_replaces_connections_when_they_are_free() {
+    let stand = Stand::new(|setup| setup.set("routing", "reads", quote("primary")));
+    let console = stand.lagoon.console().await;
+    let (busy, idle) = (stand.client().await, stand.client().await);
+    let pid = "SELECT pg_backend_pid()";
+    busy.simple_query("BEGIN").await.unwrap();
+    let (held, free) = (value(&busy, pid).await, value(&idle, pid).await);
+    console.simple_query("RECONNECT app").await.unwrap();
+    assert_ne!(value(&idle, pid).await, free);
+    assert_eq!(value(&busy, pid).await, held, "a transaction keeps its connection");
+    let closing = console.simple_query("WAIT_CLOSE app");
+    tokio::pin!(closing);
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut closing).await.is_err());
+    busy.simple_query("COMMIT").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), closing).await.expect("all are new").unwrap();
+    assert_ne!(value(&busy, pid).await, held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_database_takes_no_new_clients_and_keeps_the_old() {
+    let stand = Stand::new(|setup| setup);
+    let (console, client) = (stand.lagoon.console().await, stand.client().await);
+    console.simple_query("DISABLE app").await.unwrap();
+    let refused = stand.lagoon.connect(&stand.lagoon.url("app", "app")).await;
+    assert_eq!(sqlstate(refused).0, "57P03");
+    rows(&client, "SELECT 1").await;
+    let shown = table(&console, "SHOW DATABASES").await;
+    assert!(shown.iter().any(|row| row["name"] == "app" && row["disabled"] == "1"));
+    console.simple_query("ENABLE app").await.unwrap();
+    rows(&stand.client().await, "SELECT 1").await;
+    assert_eq!(sqlstate(console.simple_query("DISABLE nowhere").await).0, "3D000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_ends_everybody_at_once_and_resume_lets_them_in_again() {
+    let stand = Stand::new(|setup| setup);
+    let (console, client) = (stand.lagoon.console().await, stand.client().await);
+    let running = client.simple_query("SELECT note('k'), pg_sleep(600)");
+    let killing = async {
+        eventually("it runs", || stand.backends(0, "query LIKE '%pg_sleep(600)%' AND state = 'active'") == 1);
+        console.simple_query("KILL app").await.unwrap();
+    };
+    assert!(tokio::join!(running, killing).0.is_err());
+    eventually("its backend is gone", || stand.backends(0, "query LIKE '%pg_sleep(600)%'") == 0);
+    console.simple_query("RESUME app").await.unwrap();
+    rows(&stand.client().await, "SELECT 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detached_server_serves_nobody_until_it_is_attached() {
+    let stand = Stand::new(|setup| setup.set("routing", "consistency", quote("eventual")));
+    let (console, client) = (stand.lagoon.console().await, stand.client().await);
+    let servers = table(&console, "SHOW NODES").await;
+    let replicas: Vec<_> =
+        servers.iter().filter(|row| row["role"] == "replica").map(|row| &row["server"]).collect();
+    assert_eq!(replicas.len(), 2);
+    let read = "SELECT count(*) FROM numbers -- detached";
+    console.simple_query(&format!("DETACH {}", replicas[0])).await.unwrap();
+    for _ in 0..10 {
+        rows(&client, read).await;
+    }
+    let place = |server: &String| servers.iter().position(|row| row["server"] == *server).unwrap();
+    assert!(!stand.ran_on("detached").contains(&place(replicas[0])));
+    let shown = table(&console, "SHOW NODES").await;
+    assert!(shown.iter().any(|row| row["server"] == *replicas[0] && row["why"].contains("detached")));
+
+    // DRAIN waits for who is there.
+    let holder = stand.client().await;
+    holder.simple_query("BEGIN; SELECT note('d')").await.unwrap();
+    let primary = &servers.iter().find(|row| row["role"] == "primary").unwrap()["server"];
+    let draining = format!("DRAIN \"{primary}\"");
+    let draining = console.simple_query(&draining);
+    tokio::pin!(draining);
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut draining).await.is_err());
+    holder.simple_query("COMMIT").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), draining).await.expect("nobody holds it").unwrap();
+    let write = client.simple_query("SELECT note('held')");
+    tokio::pin!(write);
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut write).await.is_err(), "no primary");
+    for server in [primary, replicas[0]] {
+        console.simple_query(&format!("ATTACH {server}")).await.unwrap();
+    }
+    tokio::time::timeout(Duration::from_secs(5), write).await.expect("the primary is back").unwrap();
+    assert_eq!(sqlstate(console.simple_query("DETACH 10.9.8.7:1").await).0, "42704");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kill_client_ends_one_client_and_cancels_its_query() {
     let stand = Stand::new(|setup| setup);
     let console = stand.lagoon.console().await;

@@ -2,7 +2,7 @@
 //! nothing is left when the client has gone. What cannot follow pins its client, and no longer than it is there.
 
 use crate::harness::{
-    Setup, Stand, eventually_async, installations, join_all, quote, rows, sqlstate, table, value,
+    Setup, Stand, eventually, eventually_async, installations, join_all, quote, rows, sqlstate, table, value,
 };
 use tokio_postgres::Client;
 
@@ -273,6 +273,19 @@ async fn state_that_cannot_follow_may_be_forbidden() {
     client.simple_query("PREPARE q AS SELECT 1").await.unwrap();
     assert_eq!(value(&client, "SHOW work_mem").await, "9MB");
     assert_eq!(value(&client, "EXECUTE q").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_no_reset_makes_neutral_goes_with_its_client() {
+    let stand = Stand::new(crowded);
+    let client = stand.client().await;
+    let pid = value(&client, "SELECT pg_backend_pid()").await;
+    client.simple_query("SELECT setseed(0.5)").await.unwrap();
+    client.simple_query("DISCARD ALL").await.unwrap();
+    assert_eq!(value(&client, "SELECT pg_backend_pid()").await, pid, "it is still pinned");
+    drop(client);
+    let condition = format!("pid = {pid}");
+    eventually("its backend is gone", || stand.backends(0, &condition) == 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

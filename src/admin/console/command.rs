@@ -42,6 +42,14 @@ impl Command {
                 Operation::Pause(_)
                 | Operation::Resume(_)
                 | Operation::Reload
+                | Operation::Reconnect(_)
+                | Operation::WaitClose(_)
+                | Operation::Disable(_)
+                | Operation::Enable(_)
+                | Operation::Kill(_)
+                | Operation::Detach(_)
+                | Operation::Drain(_)
+                | Operation::Attach(_)
                 | Operation::KillClient(_)
                 | Operation::Shutdown(_),
             ) => Rights::Admin,
@@ -59,6 +67,14 @@ impl Command {
             Command::Operate(Operation::Pause(_)) => "PAUSE",
             Command::Operate(Operation::Resume(_)) => "RESUME",
             Command::Operate(Operation::Reload) => "RELOAD",
+            Command::Operate(Operation::Reconnect(_)) => "RECONNECT",
+            Command::Operate(Operation::WaitClose(_)) => "WAIT_CLOSE",
+            Command::Operate(Operation::Disable(_)) => "DISABLE",
+            Command::Operate(Operation::Enable(_)) => "ENABLE",
+            Command::Operate(Operation::Kill(_)) => "KILL",
+            Command::Operate(Operation::Detach(_)) => "DETACH",
+            Command::Operate(Operation::Drain(_)) => "DRAIN",
+            Command::Operate(Operation::Attach(_)) => "ATTACH",
             Command::Operate(Operation::KillClient(_)) => "KILL_CLIENT",
             Command::Operate(Operation::Shutdown(_)) => "SHUTDOWN",
         }
@@ -125,6 +141,14 @@ pub(super) const HELP: &str = "\
 \tSHOW LISTS|STATE|STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tPAUSE [database]
 \tRESUME [database]
+\tRECONNECT [database]
+\tWAIT_CLOSE [database]
+\tDISABLE database
+\tENABLE database
+\tKILL [database]
+\tDETACH server
+\tDRAIN server
+\tATTACH server
 \tRELOAD
 \tKILL_CLIENT id
 \tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]";
@@ -208,9 +232,21 @@ fn operation(verb: &Token, rest: &[Token]) -> Option<Operation> {
         [name] => name.name().map(Scope::Database),
         _ => None,
     };
+    let one = || match rest {
+        [name] => name.name(),
+        _ => None,
+    };
     match verb.keyword().as_str() {
         "pause" => scope().map(Operation::Pause),
         "resume" => scope().map(Operation::Resume),
+        "reconnect" => scope().map(Operation::Reconnect),
+        "wait_close" => scope().map(Operation::WaitClose),
+        "kill" => scope().map(Operation::Kill),
+        "disable" => one().map(Operation::Disable),
+        "enable" => one().map(Operation::Enable),
+        "detach" => server(rest).map(Operation::Detach),
+        "drain" => server(rest).map(Operation::Drain),
+        "attach" => server(rest).map(Operation::Attach),
         "reload" => rest.is_empty().then_some(Operation::Reload),
         "kill_client" => match rest {
             [Token::Word(id)] => id.parse().ok().map(Operation::KillClient),
@@ -219,6 +255,17 @@ fn operation(verb: &Token, rest: &[Token]) -> Option<Operation> {
         "shutdown" => shutdown(rest).map(Operation::Shutdown),
         _ => None,
     }
+}
+
+/// A server's address, quoted or as the configuration spells it.
+fn server(rest: &[Token]) -> Option<String> {
+    let part = |token: &Token| match token {
+        Token::Word(text) | Token::Quoted(text) => Some(text.clone()),
+        Token::Symbol(symbol) => Some(symbol.to_string()),
+        Token::Text => None,
+    };
+    let address: String = rest.iter().map(part).collect::<Option<_>>()?;
+    (!address.is_empty() && address.len() <= MAX_NAME).then_some(address)
 }
 
 fn shutdown(rest: &[Token]) -> Option<Shutdown> {
