@@ -33,6 +33,10 @@ use std::time::{Duration, Instant};
 /// How much may wait for a client that asks without reading before no more of what it asks is looked at, in bytes.
 const MAX_UNREAD: usize = 64 * 1024;
 
+/// How long the requests of a client may run on that has said goodbye, if no `query_timeout` says otherwise. PostgreSQL has
+/// no limit; here they occupy a connection that others wait for, and nobody could cancel them.
+const LAST_REQUESTS: Duration = Duration::from_secs(3600);
+
 /// How long a farewell may take to reach the client.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -286,7 +290,11 @@ impl Relay {
         if to_client.len() > MAX_UNREAD {
             return Ok(Poll::Pending);
         }
-        let filled = fill(client, from_client, &worker.shelf, cx);
+        let filled = match fill(client, from_client, &worker.shelf, cx) {
+            // What was asked for before the goodbye is still to be done.
+            Poll::Ready(Ok(0)) if self.session.has_goodbye(from_client.filled()) => Poll::Pending,
+            filled => filled,
+        };
         match &filled {
             Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Failure::Client),
             Poll::Ready(Ok(count)) => self.received += *count as u64,
@@ -424,6 +432,7 @@ impl Relay {
         }
         loop {
             match ready!(fill(&mut self.client, &mut self.from_client, &self.worker.shelf, cx)) {
+                Ok(0) if self.session.has_goodbye(self.from_client.filled()) => return Poll::Pending,
                 Ok(0) | Err(_) => return Poll::Ready(Denied::Gone(Farewell::Abrupt)),
                 Ok(count) => self.received += count as u64,
             }
@@ -495,7 +504,7 @@ impl Relay {
         let owed = self.session.owed();
         self.fresh = true;
         if self.to_server.is_empty() {
-            granted.lease.end(owed, self.from_server.filled());
+            granted.lease.end(owed, self.from_server.filled(), &[], Duration::ZERO);
         }
         self.from_server.consume(self.from_server.len());
         self.to_server.consume(self.to_server.len());
@@ -610,6 +619,10 @@ impl Relay {
 
     /// The end: the client is told why, and the server connection is made clean for the next one.
     async fn part(mut self: Box<Self>, farewell: Farewell) {
+        let patience = match farewell {
+            Farewell::Terminated => self.pools.database.rules().pool.query_timeout.unwrap_or(LAST_REQUESTS),
+            Farewell::Fatal(_) | Farewell::Abrupt => Duration::ZERO,
+        };
         let fatal = match farewell {
             Farewell::Fatal(report) => Some(report),
             Farewell::Terminated | Farewell::Abrupt => None,
@@ -624,8 +637,8 @@ impl Relay {
         if let Some(granted) = self.lease.take() {
             let mut owed = self.session.owed();
             // What the session believes to be sent is not: the server would wait for the rest of it.
-            owed.broken |= !self.to_server.is_empty();
-            granted.lease.end(owed, self.from_server.filled());
+            owed.broken |= !self.to_server.is_empty() && patience.is_zero();
+            granted.lease.end(owed, self.from_server.filled(), self.to_server.filled(), patience);
         }
         let Some(report) = fatal else { return };
         self.pools.stats(self.worker.index).error(report.source, report.code);

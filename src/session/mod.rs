@@ -522,6 +522,25 @@ impl Session {
             && !self.transaction.is_open()
     }
 
+    /// Whether the client's unread `input` ends with its goodbye: then an end of its stream is none of its requests.
+    pub fn has_goodbye(&self, input: &[u8]) -> bool {
+        let mut scanner = self.client;
+        let mut at = 0;
+        let mut last = None;
+        while let Ok(step @ (Step::Message(_) | Step::Rest(_))) = scanner.step(&input[at..]) {
+            at += match step {
+                Step::Message(span) => {
+                    last = Some(span.tag());
+                    span.have()
+                }
+                Step::Rest(count) => count,
+                Step::Need => break,
+            };
+            scanner.pass(&step);
+        }
+        last == Some(FrontendTag::TERMINATE) && scanner.at_boundary()
+    }
+
     /// Whether a message of ours would stand between two messages of the server's, not inside one.
     pub fn can_be_told(&self) -> bool {
         self.server.at_boundary() || self.server_part == Passing::Skip

@@ -10,6 +10,7 @@ mod certificates;
 mod console;
 mod copy;
 mod endurance;
+mod farewell;
 mod harness;
 mod http;
 mod isolation;
