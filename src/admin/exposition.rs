@@ -63,6 +63,7 @@ families! {
     MAX_CLIENTS = "pglagoon_max_clients", GAUGE, &[], "Clients allowed at once.";
     POOL_CLIENTS = "pglagoon_pool_clients", GAUGE, POOL, "Clients of a pool.";
     PINNED = "pglagoon_pinned_clients", GAUGE, PINS, "Clients that keep a server connection, by what keeps it.";
+    REPLICATION = "pglagoon_replication_connections", GAUGE, POOL, "Server connections of clients that replicate.";
     LISTENERS = "pglagoon_listeners", GAUGE, &["database"], "Clients that hear notifications by the shared listener.";
     NOTIFICATIONS = "pglagoon_notifications_total", COUNTER, &["database"], "Notifications given to them.";
     POOL_SIZE = "pglagoon_pool_size", GAUGE, SHARE, "Server connections allowed.";
@@ -155,6 +156,7 @@ impl Sheet {
     fn pool(&mut self, row: &PoolRow, labels: &Labels) {
         let pool = labels.pool(&row.database, &row.user);
         self.add(POOL_CLIENTS, pool.clone(), row.clients as u64);
+        self.add(REPLICATION, pool.clone(), row.replication as u64);
         for (reason, clients) in &row.pinned {
             let mut values = pool.clone();
             values.push((*reason).into());
@@ -418,6 +420,7 @@ mod tests {
         let rows: Vec<_> = (0..MAX_POOLS + 10).map(row).collect();
         let pool = |n| PoolRow {
             pinned: Vec::new(),
+            replication: 0,
             database: name(n),
             user: "u".into(),
             mode: PoolMode::Session,

@@ -40,6 +40,7 @@ fn rules() -> Database {
             size: 20,
             checkout_timeout: seconds(10),
             max_waiting: 100,
+            max_replication: 10,
             idle_timeout: None,
             lifetime: Some(seconds(3600)),
             connect_timeout: seconds(5),
@@ -99,6 +100,7 @@ fn connection(id: u64, peer: Endpoint) -> Connection {
         link: Some(id + 1),
         tls: String::new(),
         application_name: "psql".into(),
+        replication: "none",
         prepared_statements: 2,
     }
 }
@@ -112,6 +114,7 @@ impl Observed for Fake {
     fn pools(&self) -> Vec<PoolRow> {
         vec![PoolRow {
             pinned: vec![("listen", 1)],
+            replication: 2,
             database: "app".into(),
             user: "app".into(),
             mode: PoolMode::Transaction,

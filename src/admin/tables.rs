@@ -331,7 +331,7 @@ fn connection(
         .text(letter)
         .text(&row.user)
         .text(&row.database)
-        .text("none")
+        .text(row.replication)
         .text(state)
         .text(&row.peer.address)
         .int(row.peer.port)

@@ -127,6 +127,17 @@ impl Directory {
         Some(database)
     }
 
+    /// The database that physical replication of `name` is served from, which needs a server and no database: tools of
+    /// PostgreSQL call it `replication`. If there is no section for that name, it is the only one that there is.
+    pub fn find_for_replication(&self, name: &str) -> Option<Arc<Database>> {
+        let only = {
+            let inner = lock(&self.inner);
+            let mut names = inner.sections.keys();
+            names.next().filter(|only| names.next().is_none() && *only != "*").cloned()
+        };
+        self.find(name).or_else(|| self.find(&only?))
+    }
+
     /// Nobody could log in to this one: if the wildcard serves it and nobody uses it, nothing of it is kept.
     pub fn forget(&self, name: &str) {
         let mut inner = lock(&self.inner);

@@ -679,7 +679,7 @@ impl Limits {
 }
 
 /// Reads what is there, if there is room for it. Pending without room: whoever makes room polls again.
-fn fill(
+pub(super) fn fill(
     stream: &mut Stream,
     buffer: &mut Buffer,
     shelf: &Shelf,
@@ -696,7 +696,7 @@ fn fill(
 }
 
 /// Writes what is left over; ready when nothing is.
-fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+pub(super) fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
     while !left.is_empty() {
         match stream.poll_write(cx, left.filled())? {
             Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -21,6 +21,7 @@ mod pooling;
 mod prepared;
 mod protocol;
 mod raw;
+mod replication;
 mod routing;
 mod session_state;
 mod tls;
