@@ -55,6 +55,14 @@ pub enum Route {
 }
 
 impl Route {
+    /// The same for a transaction as a whole: on the primary, because it may write.
+    pub fn in_transaction(self) -> Route {
+        match self {
+            Route::Primary { why: Why::Unsure } => Route::Primary { why: Why::Transaction },
+            route => route,
+        }
+    }
+
     /// The reason.
     pub fn why(self) -> Why {
         match self {

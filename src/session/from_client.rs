@@ -78,7 +78,7 @@ impl Session {
         self.batch = Batch::Idle;
         if held.is_none() {
             edits.skip(span.have());
-            backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
+            backend::write_ready(&mut edits.reply, self.transaction.status());
             return Flow::Done;
         }
         self.replies.push(Request::Sync, Action::Forward, None);
@@ -112,6 +112,11 @@ impl Session {
         if let Some(report) = self.refused(span, bytes, world) {
             return self.refuse(span, report, held, edits);
         }
+        if held.is_none()
+            && let Some(flow) = self.deferred_request(span, bytes, world, edits)
+        {
+            return flow;
+        }
         let Some(held) = held else {
             return match span.tag() {
                 FrontendTag::CLOSE => self.close_without_server(span, bytes, edits),
@@ -144,6 +149,7 @@ impl Session {
         if let Some(want) = self.restore_settings(held, edits) {
             return Flow::Stop(want);
         }
+        self.begin_deferred(held, edits);
         self.look_ahead(span, bytes, world);
         self.forget_foreign_sequences(held, world, edits);
         match span.tag() {
@@ -234,8 +240,10 @@ impl Session {
             FrontendTag::FUNCTION_CALL => UNSURE,
             _ => self.judge_batch(bytes, world)?,
         };
+        let access = self.deferred_access(access).unwrap_or(access);
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
         let route = routing::route(access, &self.history, world.rules, world.now);
+        let route = if self.deferred.is_some() { route.in_transaction() } else { route };
         Some(Judged { route, effects })
     }
 
@@ -293,7 +301,7 @@ impl Session {
     }
 
     /// The statement of this name, looked at anew if the catalog has changed since.
-    fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
+    pub(super) fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
         let stamp = world.stamp();
         let named = self.statements.as_mut()?.find_mut(name)?;
         if named.version != stamp {
@@ -367,7 +375,8 @@ impl Session {
         held: Option<&mut Held<'_>>,
         edits: &mut Edits,
     ) -> Flow {
-        if self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block {
+        let is_unbegun = self.fail_deferred();
+        if !is_unbegun && (self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block) {
             // The error has to undo what the server has already done, so it must be the server's.
             return match held.filter(|_| span.tag() == FrontendTag::QUERY && span.is_whole()) {
                 Some(held) => self.fail_on_server(span, &report, held, edits),
@@ -603,7 +612,7 @@ impl Session {
         if self.stray.is_none() {
             edits.insert(|out| Parse::write(out, parse.name, b"", b"\0\0"));
             self.replies.push(Request::Parse, Action::Swallow, None);
-            self.stray = Some(parse.name.into());
+            self.stray = Some(Box::new(parse.name.into()));
         }
         self.replies.push(Request::Parse, Action::Forward, None);
         edits.forward(span.have());
@@ -713,7 +722,12 @@ impl Session {
     }
 
     /// A Close needs no server: names are kept here, and portals do not outlive their transaction.
-    fn close_without_server(&mut self, span: Span<FrontendTag>, bytes: &[u8], edits: &mut Edits) -> Flow {
+    pub(super) fn close_without_server(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        edits: &mut Edits,
+    ) -> Flow {
         match Target::new(span.body(bytes)) {
             None => return Flow::Stop(fatal(Report::protocol("invalid Close message"))),
             Some(Target::Statement(name)) => {

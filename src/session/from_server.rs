@@ -281,6 +281,7 @@ impl Session {
             Then::Unlistened(..)
             | Then::Answered(_)
             | Then::PreparedAgain(_)
+            | Then::Began
             | Then::Asked(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
@@ -306,7 +307,9 @@ impl Session {
             self.replies.front()
         {
             match then.as_deref() {
-                None => self.restoring = Restoring::Failed(Box::new(unrestorable(&fields))),
+                None | Some(Then::Began) => {
+                    self.restoring = Restoring::Failed(Box::new(unrestorable(&fields)))
+                }
                 Some(Then::PreparedAgain(name)) => {
                     // Its table is gone, say: the client hears of it when it runs the statement, as of one that is not there.
                     held.state.sql_statements.remove(name);
@@ -363,7 +366,7 @@ impl Session {
                 let then = Then::ParsedUnnamed { name: Some(Renamed { before: None, ..renamed }) };
                 self.undo(Some(Box::new(then)), Some(held));
             }
-            Some(Then::Deallocated(name)) => self.stray = Some(name),
+            Some(Then::Deallocated(name)) => self.stray = Some(Box::new(name.to_vec())),
             then => self.undo(then.map(Box::new), Some(held)),
         }
     }
@@ -399,6 +402,7 @@ impl Session {
             | Then::Unlistened(..)
             | Then::Prepared(..)
             | Then::PreparedAgain(_)
+            | Then::Began
             | Then::Asked(_) => None,
         };
         let Some(Renamed { name, before }) = renamed else { return };

@@ -163,11 +163,11 @@ impl Session {
 
     /// Whether this text alone keeps no server connection.
     pub(super) fn may_share(&self, text: &[u8]) -> bool {
-        !self.is_bound() && self.can_share() && effect::listening(text).is_some()
+        self.can_share() && effect::listening(text).is_some()
     }
 
     fn can_share(&self) -> bool {
-        self.mode != PoolMode::Session && self.hearing == Hearing::Shared && self.speaks_utf8()
+        !self.is_bound() && self.hearing == Hearing::Shared && self.speaks_utf8()
     }
 
     /// The shared listener's notifications are in UTF-8.
@@ -235,12 +235,7 @@ impl Session {
             return self.answer_here(verb, span, bytes, world, edits);
         }
         edits.events.answered += 1;
-        // As any Query does.
-        if let Some(statements) = &mut self.statements {
-            statements.remove(b"");
-        }
-        backend::write_command_complete(&mut edits.reply, verb.tag());
-        backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
+        self.answer_simple(verb.tag(), TransactionStatus::Idle, edits);
         self.skip(span, edits)
     }
 

@@ -29,6 +29,7 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html>
 
+mod begin;
 mod edits;
 mod from_client;
 mod from_server;
@@ -56,6 +57,7 @@ use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
+use begin::Deferred;
 use listening::{Hearing, Verb};
 use pin::{PinReason, PinRoom, Pins};
 use questions::Question;
@@ -287,6 +289,8 @@ pub struct Session {
     server: Scanner<BackendTag>,
     server_part: Passing,
     transaction: Transaction,
+    /// The BEGIN that no server has seen yet.
+    deferred: Option<Box<Deferred>>,
     replies: ReplyQueue,
     batch: Batch,
     copy: Copy,
@@ -325,7 +329,8 @@ pub struct Session {
     /// When the oldest unanswered request was seen.
     asked: Option<Instant>,
     /// A statement that stands on the server under the client's own name, to be closed after the next Sync.
-    stray: Option<Arc<[u8]>>,
+    #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
+    stray: Option<Box<Vec<u8>>>,
     /// The server said why it is about to close the connection.
     last_words: Option<Box<Report>>,
 }
@@ -342,6 +347,7 @@ impl Session {
             server: Scanner::default(),
             server_part: Passing::Forward,
             transaction: Transaction::default(),
+            deferred: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
             copy: Copy::None,
@@ -412,17 +418,20 @@ impl Session {
         self.head = None;
         self.asked = None;
         report.write(&mut edits.reply, Severity::Error);
+        if !self.fail_deferred() {
+            self.transaction.ready(TransactionStatus::Idle);
+        }
+        let status = self.transaction.status();
         let Ok(step @ Step::Message(span)) = self.client.step(input) else { return Want::Input };
         match span.tag() {
             FrontendTag::QUERY | FrontendTag::FUNCTION_CALL => {
-                backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
+                backend::write_ready(&mut edits.reply, status);
             }
             _ => self.batch = Batch::Failed,
         }
         self.client_part = Passing::Skip;
         edits.skip(span.have());
         self.client.pass(&step);
-        self.transaction.ready(TransactionStatus::Idle);
         Want::Input
     }
 

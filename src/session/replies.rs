@@ -91,6 +91,8 @@ pub(super) enum Then {
     Prepared(String, Arc<[u8]>),
     /// A statement that PREPARE made is put on this server, too; undone when it fails.
     PreparedAgain(String),
+    /// A BEGIN that was answered before it was sent.
+    Began,
     /// A question of ours.
     Asked(Question),
 }

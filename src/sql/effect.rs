@@ -63,6 +63,94 @@ pub fn setting_changes(text: &[u8]) -> Option<Vec<SettingChange>> {
     (!has_boundary || changes.is_empty()).then_some(changes)
 }
 
+/// What a transaction says of itself when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionMode {
+    /// It may write.
+    Plain,
+    /// READ ONLY, under READ COMMITTED or REPEATABLE READ.
+    ReadOnly,
+}
+
+/// One BEGIN or START TRANSACTION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begin {
+    /// What it says.
+    pub mode: TransactionMode,
+    /// The tag of its CommandComplete.
+    pub tag: &'static str,
+}
+
+/// What `text` begins, if it is exactly one BEGIN that no server would refuse or warn of.
+pub fn begin(text: &[u8]) -> Option<Begin> {
+    let words = words_alone(text)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (tag, mut rest) = match words[..] {
+        ["begin", "work" | "transaction", ref rest @ ..] | ["begin", ref rest @ ..] => ("BEGIN", rest),
+        ["start", "transaction", ref rest @ ..] => ("START TRANSACTION", rest),
+        _ => return None,
+    };
+    let (mut is_read_only, mut is_serializable) = (None, false);
+    while !rest.is_empty() {
+        let length = match *rest {
+            ["isolation", "level", "serializable", ..] => {
+                is_serializable = true;
+                3
+            }
+            ["isolation", "level", "repeatable", "read", ..] => 4,
+            ["isolation", "level", "read", "committed" | "uncommitted", ..] => 4,
+            ["read", "only", ..] if is_read_only.is_none() => {
+                is_read_only = Some(true);
+                2
+            }
+            ["read", "write", ..] if is_read_only.is_none() => {
+                is_read_only = Some(false);
+                2
+            }
+            ["not", "deferrable", ..] => 2,
+            ["deferrable", ..] => 1,
+            _ => return None,
+        };
+        rest = match &rest[length..] {
+            [","] => return None,
+            [",", rest @ ..] => rest,
+            rest => rest,
+        };
+    }
+    let mode = match is_read_only {
+        Some(true) if !is_serializable => TransactionMode::ReadOnly,
+        _ => TransactionMode::Plain,
+    };
+    Some(Begin { mode, tag })
+}
+
+/// Whether `text` is exactly one COMMIT, END, ROLLBACK or ABORT that ends its transaction and begins no other.
+pub fn is_plain_end(text: &[u8]) -> bool {
+    let Some(words) = words_alone(text) else { return false };
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    matches!(
+        words[..],
+        ["commit" | "end" | "rollback" | "abort"]
+            | ["commit" | "end" | "rollback" | "abort", "work" | "transaction"]
+            | ["commit" | "end" | "rollback" | "abort", "and", "no", "chain"]
+            | ["commit" | "end" | "rollback" | "abort", "work" | "transaction", "and", "no", "chain"]
+    )
+}
+
+/// The words of a text that is one statement of words and commas, in lower case.
+fn words_alone(text: &[u8]) -> Option<Vec<String>> {
+    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
+        tokens.pop();
+    }
+    let word = |token: &Token| match token.kind {
+        Kind::Word => words::name(*token, text),
+        Kind::Comma => Some(",".to_owned()),
+        _ => None,
+    };
+    tokens.iter().map(word).collect()
+}
+
 /// What a DEALLOCATE drops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deallocated {
@@ -721,6 +809,52 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(deallocated(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_begin_is_read_to_the_letter() {
+        let mode = |text: &str| begin(text.as_bytes()).map(|begin| begin.mode);
+        for text in [
+            "BEGIN",
+            "begin work;",
+            "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE",
+            "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+            "/* a */ BEGIN DEFERRABLE",
+        ] {
+            assert_eq!(mode(text), Some(TransactionMode::Plain), "{text}");
+        }
+        for text in [
+            "BEGIN READ ONLY",
+            "START TRANSACTION READ ONLY ISOLATION LEVEL READ COMMITTED",
+            "begin transaction isolation level repeatable read, read only",
+        ] {
+            assert_eq!(mode(text), Some(TransactionMode::ReadOnly), "{text}");
+        }
+        for text in [
+            "BEGIN x",
+            "BEGIN READ",
+            "BEGIN READ ONLY READ WRITE",
+            "BEGIN,",
+            "BEGIN READ ONLY,",
+            "START",
+            "BEGIN; SELECT 1",
+            "BEGIN 'x'",
+            "COMMIT",
+            "",
+        ] {
+            assert_eq!(mode(text), None, "{text}");
+        }
+        for (text, is_end) in [
+            ("commit;", true),
+            ("ROLLBACK WORK", true),
+            ("end and no chain", true),
+            ("COMMIT AND CHAIN", false),
+            ("ROLLBACK TO a", false),
+            ("COMMIT PREPARED 'x'", false),
+            ("COMMIT; SELECT 1", false),
+        ] {
+            assert_eq!(is_plain_end(text.as_bytes()), is_end, "{text}");
         }
     }
 

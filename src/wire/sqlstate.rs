@@ -18,6 +18,8 @@ impl SqlState {
     pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
     pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");
     pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
+    /// A transaction that had an error takes nothing but its end.
+    pub const IN_FAILED_SQL_TRANSACTION: Self = Self(*b"25P02");
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     pub const INTERNAL_ERROR: Self = Self(*b"XX000");
     pub const INVALID_AUTHORIZATION_SPECIFICATION: Self = Self(*b"28000");

@@ -76,7 +76,7 @@ fn a_walsender_answers_and_can_be_cancelled() {
     let system = on_primary(&stand, "SELECT system_identifier FROM pg_control_system()");
     for mode in ["true", "on", "database"] {
         let mut client = login(&stand, mode);
-        assert_eq!(first_column(&client.query("IDENTIFY_SYSTEM")), [system.clone()], "{mode}");
+        assert_eq!(first_column(&client.query("IDENTIFY_SYSTEM")), *std::slice::from_ref(&system), "{mode}");
         assert!(client.parameters.contains_key("server_version"));
     }
     let mut client = login(&stand, "database");

@@ -428,15 +428,17 @@ fn deallocate_in_an_aborted_transaction_left_its_stand_in() {
           p1> Parse @1: select 1 | Sync
           a< ParseComplete | ReadyForQuery I
         a> Query begin | Query select 1/0 | Query deallocate s | Query rollback
+          a< CommandComplete BEGIN | ReadyForQuery T
           p1> Query begin | Query select 1/0
-          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E
+          a< RowDescription c | Error 22012 division by zero | ReadyForQuery E
           p1> Query deallocate s
           a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E
           p1> Query rollback
           a< CommandComplete ROLLBACK | ReadyForQuery I
         a> Query begin | Query select 1/0
+          a< CommandComplete BEGIN | ReadyForQuery T
           p1> Query begin | Query select 1/0
-          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E
+          a< RowDescription c | Error 22012 division by zero | ReadyForQuery E
         a> Parse r: rollback | Sync | Parse d: deallocate s | Sync
           p1> Parse @2: rollback | Sync
           a< ParseComplete | ReadyForQuery E
@@ -470,12 +472,14 @@ fn hidden_parse_that_fails_is_the_binds_error() {
         a> Parse s: select * from changing | Sync
           p1> Parse @1: select * from changing | Sync
           a< ParseComplete | ReadyForQuery I
-        b> Query begin
-          p1> Query begin
+        b> Query begin | Query select 1
           b< CommandComplete BEGIN | ReadyForQuery T
-        a> Query begin
-          p2> Query begin
+          p1> Query begin | Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query begin | Query select 1
           a< CommandComplete BEGIN | ReadyForQuery T
+          p2> Query begin | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Query select 1/0
           p2> Query select 1/0
           a< RowDescription c | Error 22012 division by zero | ReadyForQuery E
@@ -499,9 +503,10 @@ fn name_that_is_taken_aborts_the_transaction_in_the_servers_words() {
         a> Parse s: select 1 | Sync
           p1> Parse @1: select 1 | Sync
           a< ParseComplete | ReadyForQuery I
-        a> Query begin
-          p1> Query begin
+        a> Query begin | Query select 1
           a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Parse s: select 2 | Sync
           p1> Parse s: | Parse s: select 2 | Sync | CloseS s | Sync
           a< Error 42P05 prepared statement "s" already exists | ReadyForQuery E
@@ -523,8 +528,9 @@ fn parse_of_what_is_there_succeeded_in_an_aborted_transaction() {
           p1> Parse @1: select 1 | Sync
           a< ParseComplete | ReadyForQuery I
         a> Query begin | Query select 1/0 | Parse t: select 1 | Sync
+          a< CommandComplete BEGIN | ReadyForQuery T
           p1> Query begin | Query select 1/0
-          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E
+          a< RowDescription c | Error 22012 division by zero | ReadyForQuery E
           p1> CloseS @1 | Parse @1: select 1 | Sync
           a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E
         a> Query rollback
@@ -544,9 +550,10 @@ fn statement_that_was_judged_and_skipped_was_taken_for_the_next() {
         a> Parse s: select 1 | Sync
           p1> Parse @1: select 1 | Sync
           a< ParseComplete | ReadyForQuery I
-        a> Query begin
-          p1> Query begin
+        a> Query begin | Query select 1
           a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Parse : select * from missing | Sync | Bind :nobody | Parse t: deallocate all | Sync | Query rollback
           p1> Parse : select * from missing | Sync | Bind :nobody
           a< Error 42P01 relation "missing" does not exist | ReadyForQuery E | Error 26000 prepared statement "nobody" does not exist
@@ -622,9 +629,10 @@ fn statements_are_shared_and_follow_their_client() {
         b> Parse t: select $1 | Bind :t two | Execute | Sync
           p1> Bind :@1 two | Execute | Sync
           b< ParseComplete | BindComplete | DataRow two | CommandComplete SELECT 1 | ReadyForQuery I
-        b> Query begin
-          p1> Query begin
+        b> Query begin | Query select 1
           b< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Bind :s three | Execute | Sync
           p2> Parse @1: select $1 | Bind :@1 three | Execute | Sync
           a< BindComplete | DataRow three | CommandComplete SELECT 1 | ReadyForQuery I
@@ -684,9 +692,10 @@ fn settings_leaked_to_another_client() {
 fn settings_that_are_rolled_back() {
     PRIMARY_ONLY.plays(
         "
-        a> Query begin
-          p1> Query begin
+        a> Query begin | Query select 1
           a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Query set work_mem to '1MB'
           p1> Query set work_mem to '1MB'
           a< CommandComplete SET | ReadyForQuery T
@@ -694,8 +703,9 @@ fn settings_that_are_rolled_back() {
           p1> Query rollback
           a< CommandComplete ROLLBACK | ReadyForQuery I
         a> Query begin | Query set work_mem to '2MB' | Query select 1/0 | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T
           p1> Query begin | Query set work_mem to '2MB' | Query select 1/0 | Query commit
-          a< CommandComplete BEGIN | ReadyForQuery T | CommandComplete SET | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
+          a< CommandComplete SET | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
         a> Parse : begin | Bind : | Execute | Parse : set work_mem to '3MB' | Bind : | Execute | Sync
           p1> Parse : begin | Bind : | Execute | Parse : set work_mem to '3MB' | Bind : | Execute | Sync
           a< ParseComplete | BindComplete | CommandComplete BEGIN | ParseComplete | BindComplete | CommandComplete SET | ReadyForQuery T
@@ -842,14 +852,12 @@ fn unlisten_counts_when_its_transaction_commits() {
           a wants two, which is heard
           a< CommandComplete LISTEN | ReadyForQuery I
         a> Query begin | Query unlisten * | Query rollback
-          p1> Query begin
           a< CommandComplete BEGIN | ReadyForQuery T
-          p1> Query unlisten * | Query rollback
+          p1> Query begin | Query unlisten * | Query rollback
           a< CommandComplete UNLISTEN | ReadyForQuery T | CommandComplete ROLLBACK | ReadyForQuery I
         a> Query begin | Query unlisten * | Query select 1/0 | Query commit
-          p1> Query begin
           a< CommandComplete BEGIN | ReadyForQuery T
-          p1> Query unlisten * | Query select 1/0 | Query commit
+          p1> Query begin | Query unlisten * | Query select 1/0 | Query commit
           a< CommandComplete UNLISTEN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
         ",
     );
@@ -862,9 +870,8 @@ fn unlisten_counts_when_its_transaction_commits() {
           a wants two, which is heard
           a< CommandComplete LISTEN | ReadyForQuery I
         a> Query begin | Query unlisten * | Query commit
-          p1> Query begin
           a< CommandComplete BEGIN | ReadyForQuery T
-          p1> Query unlisten * | Query commit
+          p1> Query begin | Query unlisten * | Query commit
           a< CommandComplete UNLISTEN | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
         b> Query listen one
           b wants one, which is heard
@@ -891,9 +898,8 @@ fn pin_ends_when_the_server_says_that_its_cause_is_gone() {
     PRIMARY_ONLY.plays(
         "
         a> Query begin | Query listen news | Query commit
-          p1> Query begin
           a< CommandComplete BEGIN | ReadyForQuery T
-          p1> Query listen news | Query commit
+          p1> Query begin | Query listen news | Query commit
           a< CommandComplete LISTEN | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
           p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
         a> Query unlisten *
@@ -972,8 +978,9 @@ fn each_statement_goes_its_own_way() {
           p1> Query insert into t values (1) | Query select 2
           a< CommandComplete INSERT 0 1 | ReadyForQuery I | RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
         a> Query begin | Query select 1 | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T
           p1> Query begin | Query select 1 | Query commit
-          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
         ",
     );
 }
@@ -1068,6 +1075,84 @@ fn session_mode_keeps_its_server_and_its_names() {
     );
 }
 
+// --- Transactions that begin late -------------------------------------------------------------------------------------
+
+#[test]
+fn begin_takes_no_server_before_its_first_statement() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        b> Query insert into t values (1)
+          p1> Query insert into t values (1)
+          b< CommandComplete INSERT 0 1 | ReadyForQuery I
+        a> Query commit
+          a< CommandComplete COMMIT | ReadyForQuery I
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Parse : insert into t values (2) | Bind : | Execute | Sync
+          p1> Query begin | Parse : insert into t values (2) | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | CommandComplete INSERT 0 1 | ReadyForQuery T
+        a> Query rollback
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn transaction_that_only_reads_runs_on_a_replica_as_a_whole() {
+    TRANSACTION.plays(
+        "
+        a> Query begin read only
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query select 1
+          r1> Query begin read only | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query select 2 | Query commit
+          r1> Query select 2 | Query commit
+          a< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+        a> Query begin read only
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query set work_mem to '1MB' | Query rollback
+          p1> Query begin read only | Query set work_mem to '1MB' | Query rollback
+          a< CommandComplete SET | ReadyForQuery T | CommandComplete ROLLBACK | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn transaction_without_a_server_to_be_had_is_a_failed_one() {
+    Stage { primaries: 1, ..PRIMARY_ONLY }.plays(
+        "
+        b> Query begin | Query select 1
+          b< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query begin | Query insert into t values (1)
+          a< CommandComplete BEGIN | ReadyForQuery T
+        ! refuse a
+          a< Error 53300 no server connection | ReadyForQuery E
+        a> Query insert into t values (2) | Parse : insert into t values (3) | Bind : | Execute | Sync
+          a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E | Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E
+        a> Parse : rollback | Bind : | DescribeP | Execute | Sync
+          a< ParseComplete | BindComplete | NoData | CommandComplete ROLLBACK | ReadyForQuery I
+        a> Query begin | Query insert into t values (1)
+          a< CommandComplete BEGIN | ReadyForQuery T
+        ! refuse a
+          a< Error 53300 no server connection | ReadyForQuery E
+        a> Query commit
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        b> Query commit
+          p1> Query commit
+          b< CommandComplete COMMIT | ReadyForQuery I
+        a> Query insert into t values (4)
+          p1> Query insert into t values (4)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I
+        ",
+    );
+}
+
 // --- What goes away -----------------------------------------------------------------------------------------------------
 
 #[test]
@@ -1076,6 +1161,7 @@ fn client_died_in_the_middle_of_a_result() {
         "
         ! stop p1
         a> Query begin | Query select 1 | Parse : set work_mem to '1MB' | Bind : | Execute
+          a< CommandComplete BEGIN | ReadyForQuery T
           p1> Query begin | Query select 1 | Parse : set work_mem to '1MB' | Bind : | Execute
         ! gone a
           a is gone
@@ -1125,15 +1211,17 @@ fn what_follows_a_lost_begin_ran_outside_the_transaction() {
     TRANSACTION.plays(
         "
         ! stop p1
-        a> Query begin
-          p1> Query begin
+        a> Query begin | Query select 1
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query select 1
         ! kill p1
           a< Error 08006 the server connection was lost while a request was under way: killed
           a is told why and cut off
         ! go p1
-        b> Query begin
-          p1> Query begin
+        b> Query begin | Query select 1
           b< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         ! stop p1
         b> Query insert into t values (1)
           p1> Query insert into t values (1)

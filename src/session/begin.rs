@@ -1,0 +1,203 @@
+//! A BEGIN that has not begun: answered at once, and sent ahead of the first statement of its transaction.
+//!
+//! ```text
+//!   BEGIN ---> Waiting ---- a statement, a server connection ----> BEGIN and the statement go to the server
+//!                 |  \----- COMMIT, ROLLBACK -------------------> no server was ever asked
+//!                 \-------- no server connection to be had -----> Failed ---- ROLLBACK ----> over
+//! ```
+//!
+//! So a client that thinks between BEGIN and its first statement holds no server connection, and the statement tells where
+//! the transaction may run: one that is READ ONLY and starts with a proven read runs on a replica as a whole, any other on
+//! the primary. `now()` is the time at which the server sees the BEGIN.
+
+use super::replies::{Action, Request, Then};
+use super::*;
+use crate::sql::effect::TransactionMode;
+
+/// A transaction that no server knows of yet.
+#[derive(Debug)]
+pub(super) struct Deferred {
+    text: Box<[u8]>,
+    mode: TransactionMode,
+    stage: Stage,
+}
+
+/// The longest BEGIN that is kept, in bytes; people write comments.
+const MAX_BEGIN: usize = 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// For its first statement.
+    Waiting,
+    /// It had an error, so that nothing but its end is taken.
+    Failed,
+}
+
+impl Session {
+    /// Deals with requests that no server need see: BEGIN, the end of a transaction that has not begun, and whatever comes in
+    /// one that failed before it began. `None`: a server has to.
+    pub(super) fn deferred_request(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Option<Flow> {
+        match self.deferred.as_ref().map(|deferred| deferred.stage) {
+            None => self.defer(span, bytes, world, edits),
+            Some(Stage::Waiting) => self.end_unbegun(span, bytes, world, edits),
+            Some(Stage::Failed) => Some(self.request_after_failure(span, bytes, world, edits)),
+        }
+    }
+
+    fn defer(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Option<Flow> {
+        if span.tag() != FrontendTag::QUERY || self.mode != PoolMode::Transaction || self.is_bound() {
+            return None;
+        }
+        let text = frontend::query(span.body(bytes)).filter(|text| text.len() <= MAX_BEGIN)?;
+        if world.classify(text).transaction != Some(TransactionVerb::Begin) {
+            return None;
+        }
+        let begin = effect::begin(text)?;
+        self.deferred =
+            Some(Box::new(Deferred { text: text.into(), mode: begin.mode, stage: Stage::Waiting }));
+        self.transaction.request(world.now);
+        self.answer_simple(begin.tag, TransactionStatus::InTransaction, edits);
+        Some(self.skip(span, edits))
+    }
+
+    fn end_unbegun(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Option<Flow> {
+        if span.tag() != FrontendTag::QUERY || self.batch != Batch::Idle {
+            return None;
+        }
+        let text = frontend::query(span.body(bytes))?;
+        let tag = match world.classify(text).transaction? {
+            TransactionVerb::Commit if effect::is_plain_end(text) => "COMMIT",
+            TransactionVerb::Rollback if effect::is_plain_end(text) => "ROLLBACK",
+            _ => return None,
+        };
+        self.deferred = None;
+        self.answer_simple(tag, TransactionStatus::Idle, edits);
+        Some(self.skip(span, edits))
+    }
+
+    /// As a server answers in an aborted transaction: the end is taken, all else refused.
+    fn request_after_failure(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        let body = span.body(bytes);
+        let ends = |text: &[u8], world: &mut World<'_>| {
+            let verb = world.classify(text).transaction;
+            matches!(verb, Some(TransactionVerb::Commit | TransactionVerb::Rollback))
+                && effect::is_plain_end(text)
+        };
+        let is_taken = match span.tag() {
+            FrontendTag::QUERY => ends(frontend::query(body).unwrap_or_default(), world),
+            FrontendTag::PARSE => Parse::new(body).is_some_and(|parse| ends(parse.text, world)),
+            FrontendTag::BIND => Bind::new(body).is_some_and(|bind| {
+                let named = self.find(bind.statement, world).map(|named| named.prepared.clone());
+                named.is_some_and(|prepared| ends(&prepared.text, world))
+            }),
+            FrontendTag::CLOSE => return self.close_without_server(span, bytes, edits),
+            FrontendTag::DESCRIBE | FrontendTag::EXECUTE => true,
+            _ => false,
+        };
+        if !is_taken {
+            return self.refuse_in_failed(span, edits);
+        }
+        match span.tag() {
+            FrontendTag::QUERY => {
+                self.deferred = None;
+                self.answer_simple("ROLLBACK", TransactionStatus::Idle, edits);
+            }
+            FrontendTag::PARSE => {
+                let Some(parse) = Parse::new(body) else { return self.refuse_in_failed(span, edits) };
+                let statement = world.classify(parse.text);
+                let prepared = world.registry.intern(parse.text, parse.types, world.generation);
+                let named = Named { prepared, statement, version: world.stamp() };
+                self.statements.get_or_insert_default().insert(parse.name, named);
+                backend::write_bare(&mut edits.reply, BackendTag::PARSE_COMPLETE);
+            }
+            FrontendTag::BIND => backend::write_bare(&mut edits.reply, BackendTag::BIND_COMPLETE),
+            FrontendTag::DESCRIBE => {
+                if let Some(Target::Statement(_)) = Target::new(body) {
+                    backend::write_no_parameters(&mut edits.reply);
+                }
+                backend::write_bare(&mut edits.reply, BackendTag::NO_DATA);
+            }
+            // Whatever was bound is the end of the transaction: nothing else was taken.
+            _ => {
+                self.deferred = None;
+                self.transaction.ready(TransactionStatus::Idle);
+                backend::write_command_complete(&mut edits.reply, "ROLLBACK");
+            }
+        }
+        self.skip(span, edits)
+    }
+
+    fn refuse_in_failed(&mut self, span: Span<FrontendTag>, edits: &mut Edits) -> Flow {
+        let text = "current transaction is aborted, commands ignored until end of transaction block";
+        Report::new(ErrorSource::Client, SqlState::IN_FAILED_SQL_TRANSACTION, text)
+            .write(&mut edits.reply, Severity::Error);
+        match span.tag() {
+            FrontendTag::QUERY | FrontendTag::FUNCTION_CALL => {
+                backend::write_ready(&mut edits.reply, TransactionStatus::Failed);
+            }
+            _ => self.batch = Batch::Failed,
+        }
+        self.skip(span, edits)
+    }
+
+    /// The transaction has an error before it began. Answers whether there is such a one.
+    pub(super) fn fail_deferred(&mut self) -> bool {
+        if let Some(deferred) = &mut self.deferred {
+            deferred.stage = Stage::Failed;
+            self.transaction.ready(TransactionStatus::Failed);
+        }
+        self.deferred.is_some()
+    }
+
+    /// Where the transaction may run whose first request does this; `None`: it has begun.
+    pub(super) fn deferred_access(&self, first: Access) -> Option<Access> {
+        let deferred = self.deferred.as_ref()?;
+        Some(match deferred.mode {
+            TransactionMode::ReadOnly => first,
+            TransactionMode::Plain => first.max(Access::Unsure),
+        })
+    }
+
+    /// Ahead of the first request of a transaction: its BEGIN.
+    pub(super) fn begin_deferred(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        let Some(deferred) = self.deferred.take() else { return };
+        edits.insert(|out| frontend::write_query(out, &deferred.text));
+        held.state.statements.set_unnamed(None);
+        self.may_be_in_block = true;
+        self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));
+    }
+
+    pub(super) fn answer_simple(&mut self, tag: &str, status: TransactionStatus, edits: &mut Edits) {
+        // A simple Query destroys the unnamed statement.
+        if let Some(statements) = &mut self.statements {
+            statements.remove(b"");
+        }
+        self.transaction.ready(status);
+        backend::write_command_complete(&mut edits.reply, tag);
+        backend::write_ready(&mut edits.reply, status);
+    }
+}
