@@ -6,7 +6,7 @@
 //!
 //! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-use super::{Health, NodeRow, Observed, PoolRow, Process, StatsRow};
+use super::{DatabaseRow, Health, NodeRow, Observed, PoolRow, Process, StatsRow};
 use crate::metrics::Histogram;
 use crate::routing::Role;
 use crate::session::Rescue;
@@ -64,6 +64,9 @@ families! {
     MAX_CLIENTS = "pglagoon_max_clients", GAUGE, &[], "Clients allowed at once.";
     POOL_CLIENTS = "pglagoon_pool_clients", GAUGE, POOL, "Clients of a pool.";
     PINNED = "pglagoon_pinned_clients", GAUGE, PINS, "Clients that keep a server connection, by what keeps it.";
+    REPLICATION = "pglagoon_replication_connections", GAUGE, POOL, "Server connections of clients that replicate.";
+    LISTENERS = "pglagoon_listeners", GAUGE, &["database"], "Clients that hear notifications by the shared listener.";
+    NOTIFICATIONS = "pglagoon_notifications_total", COUNTER, &["database"], "Notifications given to them.";
     POOL_SIZE = "pglagoon_pool_size", GAUGE, SHARE, "Server connections allowed.";
     POOL_IN_USE = "pglagoon_pool_in_use", GAUGE, SHARE, "Server connections held by clients.";
     POOL_IDLE = "pglagoon_pool_idle", GAUGE, SHARE, "Server connections ready to be handed out.";
@@ -99,6 +102,7 @@ pub fn text(observed: &dyn Observed) -> Vec<u8> {
     sheet.process(&observed.process());
     pools.iter().for_each(|row| sheet.pool(row, &labels));
     stats.iter().for_each(|row| sheet.stats(row, &labels));
+    observed.databases().iter().for_each(|row| sheet.database(row, &labels));
     sheet.errors(&stats, &labels);
     observed.nodes().iter().for_each(|row| sheet.node(row));
     sheet.text()
@@ -154,6 +158,7 @@ impl Sheet {
     fn pool(&mut self, row: &PoolRow, labels: &Labels) {
         let pool = labels.pool(&row.database, &row.user);
         self.add(POOL_CLIENTS, pool.clone(), row.clients as u64);
+        self.add(REPLICATION, pool.clone(), row.replication as u64);
         for (reason, clients) in &row.pinned {
             let mut values = pool.clone();
             values.push((*reason).into());
@@ -175,6 +180,12 @@ impl Sheet {
             }
             self.max(POOL_OLDEST_WAIT, values, share.oldest_wait.unwrap_or_default().as_secs_f64());
         }
+    }
+
+    fn database(&mut self, row: &DatabaseRow, labels: &Labels) {
+        let database = vec![labels.database(&row.name)];
+        self.add(LISTENERS, database.clone(), row.listeners as u64);
+        self.add(NOTIFICATIONS, database, row.notifications);
     }
 
     fn stats(&mut self, row: &StatsRow, labels: &Labels) {
@@ -414,6 +425,7 @@ mod tests {
         let rows: Vec<_> = (0..MAX_POOLS + 10).map(row).collect();
         let pool = |n| PoolRow {
             pinned: Vec::new(),
+            replication: 0,
             database: name(n),
             user: "u".into(),
             mode: PoolMode::Session,

@@ -40,6 +40,7 @@ fn rules() -> Database {
             size: 20,
             checkout_timeout: seconds(10),
             max_waiting: 100,
+            max_replication: 10,
             idle_timeout: None,
             lifetime: Some(seconds(3600)),
             connect_timeout: seconds(5),
@@ -101,6 +102,7 @@ fn connection(id: u64, peer: Endpoint) -> Connection {
         link: Some(id + 1),
         tls: String::new(),
         application_name: "psql".into(),
+        replication: "none",
         prepared_statements: 2,
     }
 }
@@ -114,6 +116,7 @@ impl Observed for Fake {
     fn pools(&self) -> Vec<PoolRow> {
         vec![PoolRow {
             pinned: vec![("listen", 1)],
+            replication: 2,
             database: "app".into(),
             user: "app".into(),
             mode: PoolMode::Transaction,
@@ -166,6 +169,8 @@ impl Observed for Fake {
             rules: Arc::new(rules()),
             clients: 10,
             servers: 14,
+            listeners: 3,
+            notifications: 17,
             paused,
         };
         vec![row("app", false), row("*", true)]

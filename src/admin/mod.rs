@@ -158,6 +158,8 @@ pub struct PoolRow {
     pub clients: usize,
     /// Clients that keep a server connection beyond their transactions, by what keeps it.
     pub pinned: Vec<(&'static str, usize)>,
+    /// Server connections of clients that replicate.
+    pub replication: usize,
     /// The pool's part on each server.
     pub shares: Vec<PoolShare>,
 }
@@ -234,6 +236,8 @@ pub struct Connection {
     pub tls: String,
     /// The client's application_name; may be empty.
     pub application_name: String,
+    /// Whether it replicates: `none`, `physical`, `logical`.
+    pub replication: &'static str,
     /// Prepared statements known on it.
     pub prepared_statements: usize,
 }
@@ -380,6 +384,10 @@ pub struct DatabaseRow {
     pub clients: usize,
     /// Its server connections.
     pub servers: usize,
+    /// Clients that hear notifications by the shared listener.
+    pub listeners: usize,
+    /// Notifications that they were given.
+    pub notifications: u64,
     /// Whether it is paused.
     pub paused: bool,
     /// Whether it takes no new clients.

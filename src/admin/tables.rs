@@ -331,7 +331,7 @@ fn connection(
         .text(letter)
         .text(&row.user)
         .text(&row.database)
-        .text("none")
+        .text(row.replication)
         .text(state)
         .text(&row.peer.address)
         .int(row.peer.port)
@@ -416,6 +416,7 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .text(servers.join(","))
         .text(reads(rules.routing.reads))
         .text(consistency(rules.routing.consistency))
+        .int(row.listeners)
         .0
 }
 
@@ -703,6 +704,7 @@ const DATABASES: &[Column] = &[
     text("servers"),
     text("reads"),
     text("consistency"),
+    int("listeners"),
 ];
 
 const CLIENTS: &[Column] = &connection_columns::<2, 23>([text("server"), text("held")]);
@@ -829,7 +831,7 @@ mod tests {
              reserve_pool_size int4, server_lifetime int4, pool_mode text, load_balance_hosts text, \
              max_connections int4, current_connections int4, max_client_connections int4, \
              current_client_connections int4, paused int4, disabled int4 \
-             | reserve_pool int4, servers text, reads text, consistency text",
+             | reserve_pool int4, servers text, reads text, consistency text, listeners int4",
         ),
         (Show::Lists, "list text, items int4"),
         (Show::Config, "key text, value text, default text, changeable text"),

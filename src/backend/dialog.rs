@@ -22,6 +22,17 @@ pub(super) struct Dialog {
     /// How much of `unread` is dealt with.
     start: usize,
     out: Vec<u8>,
+    unasked: Unasked,
+}
+
+/// What is dealt with here of all that a server may say unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Unasked {
+    /// Everything.
+    #[default]
+    DealtWith,
+    /// Notifications are handed out.
+    NotificationsToo,
 }
 
 /// A message from the server.
@@ -42,9 +53,14 @@ pub(super) enum DialogError {
 }
 
 impl Dialog {
+    /// At the beginning of a message.
+    pub(super) fn new(unasked: Unasked) -> Self {
+        Dialog { unasked, ..Dialog::default() }
+    }
+
     /// Goes on where somebody else stopped reading.
     pub(super) fn resume(scanner: Scanner<BackendTag>, unread: Vec<u8>) -> Self {
-        Dialog { scanner, unread, start: 0, out: Vec::new() }
+        Dialog { scanner, unread, ..Dialog::default() }
     }
 
     /// Where messages to be sent are appended; [`Dialog::next`] sends them.
@@ -54,6 +70,9 @@ impl Dialog {
 
     /// The next message that answers something. A message of up to `keep` bytes comes whole, a longer one without its
     /// end, which is skipped unseen.
+    ///
+    /// # Cancel safety
+    /// Dropped, what was read and what is to be written stay here.
     pub(super) async fn next(
         &mut self,
         stream: &mut Stream,
@@ -67,7 +86,12 @@ impl Dialog {
                 Step::Message(span) if span.is_whole() || span.len() > keep => {
                     let body = self.start + HEADER..self.start + span.have();
                     self.pass(&step, span.have());
-                    if span.is_whole() && take_in(span.tag(), &self.unread[body.clone()], state) {
+                    let is_handed_out = self.unasked == Unasked::NotificationsToo
+                        && span.tag() == BackendTag::NOTIFICATION_RESPONSE;
+                    if span.is_whole()
+                        && !is_handed_out
+                        && take_in(span.tag(), &self.unread[body.clone()], state)
+                    {
                         continue;
                     }
                     let body = &self.unread[body];
@@ -119,11 +143,16 @@ impl Dialog {
         self.unread.drain(..self.start);
         self.start = 0;
         let end = self.unread.len();
-        self.unread.resize(end + CHUNK, 0);
-        let (out, space) = (&mut self.out, &mut self.unread[end..]);
-        let read = poll_fn(|cx| poll_exchange(stream, out, space, cx)).await;
-        self.unread.truncate(end + read.as_ref().unwrap_or(&0));
-        match read? {
+        let (out, unread) = (&mut self.out, &mut self.unread);
+        let read = poll_fn(|cx| {
+            // Made and taken back within one poll, so that whoever drops this future leaves nothing but what was read.
+            unread.resize(end + CHUNK, 0);
+            let read = poll_exchange(stream, out, &mut unread[end..], cx);
+            let count = if let Poll::Ready(Ok(count)) = &read { *count } else { 0 };
+            unread.truncate(end + count);
+            read
+        });
+        match read.await? {
             0 => Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")),
             _ => Ok(()),
         }

@@ -11,6 +11,7 @@ pub mod cancel;
 pub mod command;
 pub mod connect;
 mod dialog;
+pub mod listen;
 pub mod reset;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use cancel::CancelTarget;
 pub use command::{CommandError, Rows};
 pub use connect::{ConnectError, Target, connect};
 use dialog::Dialog;
+pub use listen::{Ear, Heard};
 pub use reset::Owed;
 
 use crate::config::ServerAddress;

@@ -1,20 +1,20 @@
 //! Making a server connection as after its login: after a client that leaves traces, or that vanished.
 //!
 //! Closing the connection of every client that vanishes would turn slow queries into a storm of logins; so what it runs is
-//! cancelled, what is still to come is read, and the rest is rolled back and discarded.
+//! cancelled, what is still to come is read, and the rest is rolled back and discarded. What a client has asked for that
+//! then said goodbye is run to its end first, as PostgreSQL does, which reads the Terminate only then.
 
 use std::fmt;
-use std::pin::pin;
 use std::time::Duration;
 
 use super::cancel::cancel;
 use super::command::{CommandError, query};
-use super::{Backend, ConnectError, Dialog};
+use super::{Backend, CancelTarget, ConnectError, Dialog};
 use crate::wire::backend::TransactionStatus;
-use crate::wire::frontend::{write_copy_fail, write_sync};
+use crate::wire::frontend::{write_copy_fail, write_describe_statement, write_sync};
 use crate::wire::{BackendTag, Scanner};
 
-/// What is still open on a connection whose client vanished. What was written to the server ends with a whole message;
+/// What is still open on a connection whose client is gone. What was written to the server ends with a whole message;
 /// where it does not, nothing can be saved.
 #[derive(Default)]
 pub struct Owed {
@@ -28,12 +28,8 @@ pub struct Owed {
     pub scanner: Scanner<BackendTag>,
     /// What was read from the server and not dealt with.
     pub unread: Vec<u8>,
-}
-
-impl Owed {
-    fn is_anything_running(&self) -> bool {
-        self.ready > 0 || self.needs_sync
-    }
+    /// What the server is still to be sent: whole messages, or the end of one and whole messages.
+    pub unsent: Vec<u8>,
 }
 
 /// A connection that cannot be made clean: it must be dropped.
@@ -79,7 +75,7 @@ pub async fn discard(backend: &mut Backend, within: Duration) -> Result<(), Rese
     bounded(within, discard_all(backend, TransactionStatus::Idle)).await
 }
 
-/// Cancels what runs, reads what is owed and drops it, rolls back, and runs DISCARD ALL.
+/// Reads what is owed and drops it, rolls back, and runs DISCARD ALL. What still runs after `patience` is cancelled.
 ///
 /// Of several queries that were sent ahead, those that run when a cancel request comes are cancelled and the others run:
 /// their client had asked for them.
@@ -88,39 +84,44 @@ pub async fn discard(backend: &mut Backend, within: Duration) -> Result<(), Rese
 /// None: dropped halfway, the connection must be dropped too.
 ///
 /// # Errors
-/// See [`ResetError`].
-pub async fn salvage(backend: &mut Backend, owed: Owed, within: Duration) -> Result<(), ResetError> {
-    bounded(within, async {
-        let status = match owed.is_anything_running() {
-            true => cancel_and_settle(backend, owed, within).await?,
-            false => settle(backend, owed).await?,
-        };
-        discard_all(backend, status).await
-    })
-    .await
+/// See [`ResetError`]; cancelling and resetting may take `within` each.
+pub async fn salvage(
+    backend: &mut Backend,
+    owed: Owed,
+    patience: Duration,
+    within: Duration,
+) -> Result<(), ResetError> {
+    let target = backend.remote.cancel.clone();
+    let status = {
+        let mut settling = Box::pin(settle(backend, owed));
+        match tokio::time::timeout(patience, &mut settling).await {
+            Ok(settled) => settled?,
+            Err(_) => bounded(within, cancel_until(settling, target, within)).await?,
+        }
+    };
+    bounded(within, discard_all(backend, status)).await
 }
 
 /// A server that is asked to cancel before it has read the query ignores the request, so it is asked until it has ended.
-async fn cancel_and_settle(
-    backend: &mut Backend,
-    owed: Owed,
+async fn cancel_until<T, E: Into<ResetError>>(
+    mut ended: impl Future<Output = Result<T, E>> + Unpin,
+    target: Option<CancelTarget>,
     within: Duration,
-) -> Result<TransactionStatus, ResetError> {
-    let target = backend.remote.cancel.clone().ok_or(ResetError::NoKey)?;
-    let mut settling = pin!(settle(backend, owed));
+) -> Result<T, ResetError> {
+    let target = target.ok_or(ResetError::NoKey)?;
     loop {
         // Awaited to its end: from then on it cannot hit what comes after.
         cancel(&target, within).await.map_err(ResetError::Cancel)?;
-        if let Ok(settled) = tokio::time::timeout(CANCEL_AGAIN, &mut settling).await {
-            return Ok(settled?);
+        if let Ok(ended) = tokio::time::timeout(CANCEL_AGAIN, &mut ended).await {
+            return ended.map_err(Into::into);
         }
     }
 }
 
-async fn bounded(
+async fn bounded<T>(
     within: Duration,
-    reset: impl Future<Output = Result<(), ResetError>>,
-) -> Result<(), ResetError> {
+    reset: impl Future<Output = Result<T, ResetError>>,
+) -> Result<T, ResetError> {
     tokio::time::timeout(within, Box::pin(reset)).await.unwrap_or(Err(ResetError::Timeout))
 }
 
@@ -128,10 +129,13 @@ async fn bounded(
 async fn settle(backend: &mut Backend, owed: Owed) -> Result<TransactionStatus, CommandError> {
     let mut dialog = Dialog::resume(owed.scanner, owed.unread);
     let mut ready = owed.ready;
+    dialog.out().extend_from_slice(&owed.unsent);
     if owed.copy_in {
         write_copy_fail(dialog.out(), COPY_FAIL);
     }
     if owed.needs_sync {
+        // A Sync commits. What was not synced by its client shall not stay, so it fails first.
+        write_describe_statement(dialog.out(), NO_STATEMENT);
         write_sync(dialog.out());
         ready += 1;
     }
@@ -190,6 +194,9 @@ fn discarded(backend: &mut Backend) -> Result<(), ResetError> {
 
 /// How long a cancelled query may take to end before it is asked again.
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+
+/// A name that no statement has.
+const NO_STATEMENT: &[u8] = b"pglagoon: the client is gone";
 
 const COPY_FAIL: &str = "the client is gone";
 

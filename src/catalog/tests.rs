@@ -548,7 +548,7 @@ fn effects_are_what_stays_in_the_session() {
         ("SELECT 'pg_advisory_lock(1)'", Effects::NONE),
         ("SELECT pg_advisory_lock FROM t", Effects::NONE),
         ("LISTEN x", Effects::LISTEN),
-        ("UNLISTEN *", Effects::ENDS_STATE),
+        ("UNLISTEN *", Effects::UNLISTEN.with(Effects::ENDS_STATE)),
         ("PREPARE q AS SELECT 1", Effects::PREPARE),
         ("EXECUTE q", Effects::PREPARED_NAME),
         ("EXPLAIN ANALYZE EXECUTE q", Effects::PREPARED_NAME),
@@ -567,7 +567,7 @@ fn effects_are_what_stays_in_the_session() {
         ("INSERT INTO orders VALUES (1)", Effects::NONE),
         (
             "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;",
-            Effects::SETTINGS.with(Effects::ENDS_STATE),
+            Effects::SETTINGS.with(Effects::ENDS_STATE).with(Effects::UNLISTEN),
         ),
         ("SELECT 'x; SET a = 1", Effects::NONE),
         ("FROBNICATE; SET a = 1", Effects::SETTINGS),

@@ -1,6 +1,7 @@
 //! A database as clients ask for it: its users' pools, and what its catalog says.
 
 use super::failover::Standing;
+use super::listener::Listener;
 use super::{Cluster, Login, Node, UserPools, lock, monitor};
 use crate::auth::ServerCredential;
 use crate::backend::{self, Backend, command};
@@ -44,6 +45,8 @@ pub struct Database {
     pub cluster: Arc<Cluster>,
     /// Clients that are logged in to it.
     pub clients: AtomicUsize,
+    /// Hears notifications for all of them.
+    pub listener: Listener,
     catalog: ArcSwap<Box<dyn Catalog + Send + Sync>>,
     classifiers: Box<[Mutex<Cache>]>,
     generation: AtomicU64,
@@ -79,6 +82,7 @@ impl Database {
             name: name.into(),
             cluster: cluster.clone(),
             clients: AtomicUsize::new(0),
+            listener: Listener::default(),
             catalog: ArcSwap::from_pointee(Box::new(NoCatalog)),
             classifiers: (0..workers).map(|_| Mutex::new(Cache::new(CLASSIFIED, key))).collect(),
             generation: AtomicU64::new(0),

@@ -1,6 +1,6 @@
 //! Which database is served from where.
 
-use super::{Cluster, Database, Login, lock, monitor};
+use super::{Cluster, Database, Login, listener, lock, monitor};
 use crate::auth::ServerCredential;
 use crate::config::{self, Config, Secret};
 use crate::net::{Connector, tls::TlsSetupError};
@@ -39,10 +39,11 @@ struct Section {
 struct Served {
     database: Arc<Database>,
     catalog: AbortHandle,
+    listener: AbortHandle,
 }
 
 impl Directory {
-    /// What `config` says. `key` is the process's secret for hashing texts. Probes and catalog readers run on `runtime`, which must outlive the directory.
+    /// What `config` says. `key` is the process's secret for hashing texts. Probes, catalog readers and listeners run on `runtime`, which must outlive the directory.
     ///
     /// # Errors
     /// TLS files of a section that cannot be used.
@@ -121,8 +122,20 @@ impl Directory {
         let database =
             Database::new(name, section.cluster.clone(), self.workers, self.key, self.connection_ids.clone());
         let catalog = self.runtime.spawn(database.clone().keep_catalog()).abort_handle();
-        inner.databases.insert(name.to_owned(), Served { database: database.clone(), catalog });
+        let listener = self.runtime.spawn(listener::keep(database.clone())).abort_handle();
+        inner.databases.insert(name.to_owned(), Served { database: database.clone(), catalog, listener });
         Some(database)
+    }
+
+    /// The database that physical replication of `name` is served from, which needs a server and no database: tools of
+    /// PostgreSQL call it `replication`. If there is no section for that name, it is the only one that there is.
+    pub fn find_for_replication(&self, name: &str) -> Option<Arc<Database>> {
+        let only = {
+            let inner = lock(&self.inner);
+            let mut names = inner.sections.keys();
+            names.next().filter(|only| names.next().is_none() && *only != "*").cloned()
+        };
+        self.find(name).or_else(|| self.find(&only?))
     }
 
     /// Nobody could log in to this one: if the wildcard serves it and nobody uses it, nothing of it is kept.
@@ -161,6 +174,14 @@ impl Directory {
     }
 }
 
+impl Served {
+    fn end(&self) {
+        self.catalog.abort();
+        self.listener.abort();
+        self.database.close();
+    }
+}
+
 impl Inner {
     fn retire(&mut self, section: &str) {
         let Some(section) = self.sections.remove(section) else { return };
@@ -168,8 +189,7 @@ impl Inner {
         self.databases.retain(|_, served| {
             let stays = !Arc::ptr_eq(&served.database.cluster, &section.cluster);
             if !stays {
-                served.catalog.abort();
-                served.database.close();
+                served.end();
             }
             stays
         });
@@ -182,8 +202,7 @@ impl Inner {
                 || sections.contains_key(name)
                 || !is_meant(name);
             if !is_used {
-                served.catalog.abort();
-                served.database.close();
+                served.end();
             }
             is_used
         });

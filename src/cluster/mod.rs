@@ -7,12 +7,16 @@
 mod database;
 mod directory;
 pub mod failover;
+mod listener;
 pub mod monitor;
 mod pinned;
+mod replication;
 mod user_pools;
 
 pub use database::{Admission, Database};
 pub use directory::Directory;
+pub use listener::{Declined, Subscription};
+pub use replication::Replication;
 pub use user_pools::{Granted, Greeting, UserPools};
 
 use crate::auth::ServerCredential;

@@ -42,6 +42,8 @@ pub struct UserPools {
     stats: Box<[Mutex<Stats>]>,
     /// Clients that keep a server connection.
     pub pinned: Pinned,
+    /// Server connections of clients that replicate.
+    pub replication: AtomicUsize,
     greetings: Mutex<HashMap<u64, (Settings, Arc<Greeting>)>>,
     credential: Mutex<ServerCredential>,
 }
@@ -90,6 +92,7 @@ impl UserPools {
             pools,
             stats: (0..workers).map(|_| Mutex::default()).collect(),
             pinned: Pinned::default(),
+            replication: AtomicUsize::new(0),
             greetings: Mutex::default(),
             credential: Mutex::new(credential),
         })
@@ -295,6 +298,11 @@ impl UserPools {
         self.database.rules().server_user.clone().unwrap_or_else(|| self.user.to_string())
     }
 
+    /// How this user logs in to a server.
+    pub(super) fn target(&self, node: usize) -> Target {
+        target(&self.database, &self.database.rules(), node, &self.user, &lock(&self.credential))
+    }
+
     /// Ends what has lasted too long.
     pub fn sweep(&self, home: usize, now: Instant) {
         self.pools.iter().for_each(|pool| pool.sweep(home, now));
@@ -386,7 +394,7 @@ impl UserPools {
             .hint("Transactions may be too long, or pool.size too small.")
     }
 
-    fn unavailable(&self, last: Option<Report>) -> Report {
+    pub(super) fn unavailable(&self, last: Option<Report>) -> Report {
         let states: Vec<_> = self
             .database
             .cluster

@@ -129,6 +129,11 @@ pub const KEYS: &[Key] = &[
         "How long a client waits for a server connection before it gets an error.",
     ),
     key("pool.max_waiting", Value("10000"), "Clients that may wait for one pool. More get an error at once."),
+    key(
+        "pool.max_replication",
+        Value("10"),
+        "Replication connections per database and user; each has a server connection of its own, beside the pool.",
+    ),
     key("pool.idle_timeout", Value("\"10min\""), "A server connection that is idle for so long is closed."),
     key(
         "pool.lifetime",

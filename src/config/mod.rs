@@ -285,6 +285,8 @@ pub struct Pool {
     pub checkout_timeout: Duration,
     /// Clients that may wait for one pool; more are refused at once.
     pub max_waiting: usize,
+    /// Replication connections of one user of one database.
+    pub max_replication: usize,
     /// An idle server connection is closed after this, if ever.
     pub idle_timeout: Option<Duration>,
     /// A server connection is not used again after this (staggered by up to a tenth), if ever.

@@ -4,6 +4,7 @@ use crate::admin::DATABASE_NAMES;
 use crate::backend::{Backend, CancelTarget, Remote};
 use crate::net::Endpoint;
 use crate::wire::ClientKey;
+use crate::wire::startup::Replication;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,6 +81,8 @@ pub enum Doing {
     Waiting(Instant),
     /// Holds the connection of this number.
     Active(u64, Arc<Remote>),
+    /// Replicates, over a server connection of its own.
+    Replicating(Replication, Arc<Remote>),
 }
 
 /// A cancel request that is aimed at a server connection: while it exists, nobody else is given that connection.
@@ -223,7 +226,7 @@ pub struct Newcomer {
 impl Activity {
     /// Aims at the server connection, if somebody wants that and nothing of ours would be hit.
     fn due_cancel(&mut self) -> Option<Aim> {
-        let Doing::Active(_, remote) = &self.doing else { return None };
+        let (Doing::Active(_, remote) | Doing::Replicating(_, remote)) = &self.doing else { return None };
         if self.preparing || !std::mem::take(&mut self.cancelled) {
             return None;
         }
@@ -311,6 +314,11 @@ impl ClientCard {
         activity.due_cancel()
     }
 
+    /// It replicates.
+    pub fn replicates(&self, mode: Replication, backend: &Backend) {
+        self.lock().doing = Doing::Replicating(mode, backend.remote.clone());
+    }
+
     /// Its server connection is prepared. Answers a cancel request that came meanwhile.
     pub fn is_served(&self) -> Option<Aim> {
         let mut activity = self.lock();
@@ -349,7 +357,7 @@ impl ClientCard {
                 self.wake();
                 None
             }
-            Doing::Active(_, _) => {
+            Doing::Active(..) | Doing::Replicating(..) => {
                 activity.cancelled = true;
                 activity.due_cancel()
             }

@@ -3,7 +3,7 @@
 //! ```text
 //!   SSLRequest, GSSENCRequest (once each) -> N, or S and TLS      a TLS ClientHello at once -> TLS (with ALPN)
 //!   CancelRequest ------------------------> Arrived::Cancel
-//!   StartupMessage -> authentication -> database -> greeting -> Arrived::Client, or Arrived::Console
+//!   StartupMessage -> authentication -> database -> greeting -> Arrived::Client, Replication or Console
 //! ```
 //!
 //! Who fails to prove who he is learns nothing of which users or databases exist. Nothing that was sent before TLS began
@@ -12,10 +12,11 @@
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>
 
 use super::clients::{ClientCard, Newcomer, Registration};
+use super::replication::Replicating;
 use super::{Access, Frontend, Worker};
 use crate::admin::{self, Rights, console};
 use crate::auth::{Admitted, Ask, Certificate, Entropy, Login, Reply, scram};
-use crate::cluster::{Admission, UserPools};
+use crate::cluster::{Admission, Database, Replication, UserPools};
 use crate::config::{Config, TlsMode};
 use crate::error::{ErrorSource, Report};
 use crate::net::{Stream, tls};
@@ -40,6 +41,8 @@ pub enum Arrived {
     Cancel(ClientKey),
     /// Somebody for the virtual database.
     Console(Box<Visitor>),
+    /// Somebody who replicates.
+    Replication(Box<Replicating>),
     /// A client.
     Client(Box<Authenticated>),
     /// Nobody any more.
@@ -171,24 +174,11 @@ async fn log_in(
     if admin::DATABASE_NAMES.contains(&database) {
         return visit(line, newcomer, admitted, frontend, access).await;
     }
-    if parameters.value("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
-        let text = "replication connections are not served";
-        return Err(Report::new(ErrorSource::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
-            .hint("Connect to the server itself.")
-            .into());
+    if let Some(mode) = parameters.replication().map_err(|value| invalid_replication(&value))? {
+        return replicate(line, newcomer, admitted, parameters, mode, frontend, worker).await;
     }
     let base = startup_settings(parameters)?;
-    let unknown_database = || {
-        let text = format!("database \"{database}\" does not exist");
-        Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
-    };
-    let served = frontend.directory.find(database).ok_or_else(unknown_database)?;
-    if served.admission() == Admission::Refused {
-        let text = format!("database \"{database}\" is disabled");
-        return Err(Report::new(ErrorSource::Pooler, SqlState::CANNOT_CONNECT_NOW, text)
-            .hint("ENABLE in the console ends that.")
-            .into());
-    }
+    let served = served(frontend.directory.find(database), database)?;
     let pools = served.user(user, &admitted.credential);
     let (base, greeting) = match Box::pin(pools.greeting(base, worker.index)).await {
         Ok(greeting) => greeting,
@@ -219,6 +209,66 @@ async fn log_in(
         config: config.clone(),
         frontend: frontend.clone(),
     })))
+}
+
+/// Gives a client that replicates a server connection of its own.
+async fn replicate(
+    line: &mut Line,
+    mut newcomer: Newcomer,
+    admitted: Admitted,
+    parameters: &Parameters,
+    mode: startup::Replication,
+    frontend: &Arc<Frontend>,
+    worker: &Worker,
+) -> Result<Arrived, HandshakeError> {
+    let database = &*newcomer.database;
+    let found = match mode {
+        startup::Replication::Physical => frontend.directory.find_for_replication(database),
+        startup::Replication::Logical => frontend.directory.find(database),
+    };
+    let pools = served(found, database)?.user(&newcomer.user, &admitted.credential);
+    let is_own = |name: &str| matches!(name, "user" | "database") || name.starts_with("_pq_.");
+    let further = parameters.pairs.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+    let replication = Replication::begin(&pools, further).await?;
+    let mut out = Vec::with_capacity(512);
+    write_admitted(&mut out, &admitted);
+    let greeting = &replication.backend.state.parameters;
+    greeting.iter().for_each(|(name, value)| backend::write_parameter_status(&mut out, name, value));
+    backend::write_key_data(&mut out, &newcomer.key);
+    backend::write_ready(&mut out, TransactionStatus::Idle);
+    newcomer.user = pools.user.clone();
+    newcomer.database = pools.database.name.clone();
+    let registration = Registration::new(ClientCard::new(newcomer), frontend);
+    line.stream().write_all(&out).await?;
+    pools.stats(worker.index).logins += 1;
+    Ok(Arrived::Replication(Box::new(Replicating {
+        stream: line.stream.take().expect("each arrival takes it once, at its end"),
+        early: std::mem::take(&mut line.input),
+        mode,
+        replication,
+        registration,
+    })))
+}
+
+/// What was found under a database's name, if it may be used.
+fn served(found: Option<Arc<Database>>, name: &str) -> Result<Arc<Database>, Report> {
+    let unknown = || {
+        let text = format!("database \"{name}\" does not exist");
+        Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
+    };
+    let database = found.ok_or_else(unknown)?;
+    if database.admission() == Admission::Open {
+        return Ok(database);
+    }
+    let text = format!("database \"{name}\" is disabled");
+    Err(Report::new(ErrorSource::Pooler, SqlState::CANNOT_CONNECT_NOW, text)
+        .hint("ENABLE in the console ends that."))
+}
+
+fn invalid_replication(value: &str) -> Report {
+    let text = format!("invalid value for parameter \"replication\": \"{value}\"");
+    Report::new(ErrorSource::Client, SqlState::INVALID_PARAMETER_VALUE, text)
+        .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
 }
 
 async fn visit(

@@ -1,6 +1,6 @@
 //! Accepting connections and handing them to workers.
 
-use super::{Frontend, Worker, cancel, handshake, relay};
+use super::{Frontend, Worker, cancel, handshake, relay, replication};
 use crate::admin::Rights;
 use crate::frontend::clients::Admission;
 use crate::net::{Side, Stream};
@@ -70,6 +70,7 @@ pub async fn serve(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Work
         Arrived::Nobody => {}
         Arrived::Cancel(key) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
         Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
+        Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
         Arrived::Client(authenticated) => relay::run(*authenticated, worker).await,
     }
     drop(admission);

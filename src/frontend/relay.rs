@@ -15,7 +15,7 @@ use super::clients::{ClientCard, Order, Registration};
 use super::handshake::Authenticated;
 use super::{Desk, Worker, cancel};
 use crate::backend::Backend;
-use crate::cluster::{Granted, UserPools};
+use crate::cluster::{Declined, Granted, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
@@ -32,6 +32,10 @@ use std::time::{Duration, Instant};
 
 /// How much may wait for a client that asks without reading before no more of what it asks is looked at, in bytes.
 const MAX_UNREAD: usize = 64 * 1024;
+
+/// How long the requests of a client may run on that has said goodbye, if no `query_timeout` says otherwise. PostgreSQL has
+/// no limit; here they occupy a connection that others wait for, and nobody could cancel them.
+const LAST_REQUESTS: Duration = Duration::from_secs(3600);
 
 /// How long a farewell may take to reach the client.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,6 +67,8 @@ struct Relay {
     registration: Registration,
     pools: Arc<UserPools>,
     worker: Arc<Worker>,
+    /// What a client that listens hears by the shared listener.
+    subscription: Option<Arc<Subscription>>,
 }
 
 /// How far a server connection is the client's.
@@ -137,6 +143,7 @@ impl Relay {
             registration,
             pools,
             worker,
+            subscription: None,
         }
     }
 
@@ -163,6 +170,11 @@ impl Relay {
                 Want::Whole(length) => self.from_client.reserve_whole(length),
                 Want::Lease(route) => {
                     if let Some(farewell) = self.lease(route).await {
+                        return farewell;
+                    }
+                }
+                Want::Listen(channel) => {
+                    if let Some(farewell) = Box::pin(self.listen(channel)).await {
                         return farewell;
                     }
                 }
@@ -201,6 +213,9 @@ impl Relay {
             return Poll::Ready(Next::Want(Want::Close(farewell)));
         }
         loop {
+            if let Some(farewell) = self.deliver() {
+                return Poll::Ready(Next::Want(Want::Close(farewell)));
+            }
             let step = match self.step(cx) {
                 Ok(step) => step,
                 Err(Failure::Client) => return Poll::Ready(Next::Want(Want::Close(Farewell::Abrupt))),
@@ -276,7 +291,11 @@ impl Relay {
         if to_client.len() > MAX_UNREAD {
             return Ok(Poll::Pending);
         }
-        let filled = fill(client, from_client, &worker.shelf, cx);
+        let filled = match fill(client, from_client, &worker.shelf, cx) {
+            // What was asked for before the goodbye is still to be done.
+            Poll::Ready(Ok(0)) if self.session.has_goodbye(from_client.filled()) => Poll::Pending,
+            filled => filled,
+        };
         match &filled {
             Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Failure::Client),
             Poll::Ready(Ok(count)) => self.received += *count as u64,
@@ -414,10 +433,57 @@ impl Relay {
         }
         loop {
             match ready!(fill(&mut self.client, &mut self.from_client, &self.worker.shelf, cx)) {
+                Ok(0) if self.session.has_goodbye(self.from_client.filled()) => return Poll::Pending,
                 Ok(0) | Err(_) => return Poll::Ready(Denied::Gone(Farewell::Abrupt)),
                 Ok(count) => self.received += count as u64,
             }
         }
+    }
+
+    /// Has a channel heard, and looks out as above meanwhile.
+    async fn listen(&mut self, channel: String) -> Option<Farewell> {
+        self.card().waits(Instant::now());
+        let subscription = poll_fn(|cx| Poll::Ready(self.subscription(cx))).await;
+        // Both branches are cancel safe: what the session does not know of is taken back before anything is delivered.
+        let answer = tokio::select! {
+            biased;
+            answer = subscription.listen(&channel) => Ok(answer),
+            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => Err(denied),
+        };
+        self.card().rests(self.session.prepared_statements());
+        self.fresh = true;
+        match answer {
+            Ok(Ok(())) => self.session.on_listening(channel),
+            Ok(Err(Declined)) => self.session.on_listen_declined(),
+            Err(Denied::Report(report)) => self.deny(&report),
+            Err(Denied::Gone(farewell)) => return Some(farewell),
+        }
+        None
+    }
+
+    fn subscription(&mut self, cx: &Context<'_>) -> Arc<Subscription> {
+        let new = || Arc::new(Subscription::new(&self.pools.database, cx.waker()));
+        self.subscription.get_or_insert_with(new).clone()
+    }
+
+    /// Tells a client that listens what it has heard, between its requests and outside of a transaction: behind the
+    /// ReadyForQuery that ended one, or at once if it is idle.
+    fn deliver(&mut self) -> Option<Farewell> {
+        let subscription = self.subscription.as_ref()?;
+        let channels = self.session.channels();
+        if subscription.channels() != channels.len() {
+            subscription.keep(channels.len(), |channel| channels.has(channel));
+        }
+        if !self.session.is_between_requests() || !self.session.can_be_told() {
+            return None;
+        }
+        while self.to_client.len() <= MAX_UNREAD
+            && let Some(notification) = subscription.take()
+        {
+            self.sent += notification.len() as u64;
+            self.to_client.extend(&notification);
+        }
+        subscription.end().map(|why| Farewell::Fatal(Box::new(why)))
     }
 
     fn deny(&mut self, report: &Report) {
@@ -439,7 +505,7 @@ impl Relay {
         let owed = self.session.owed();
         self.fresh = true;
         if self.to_server.is_empty() {
-            granted.lease.end(owed, self.from_server.filled());
+            granted.lease.end(owed, self.from_server.filled(), &[], Duration::ZERO);
         }
         self.from_server.consume(self.from_server.len());
         self.to_server.consume(self.to_server.len());
@@ -565,6 +631,10 @@ impl Relay {
 
     /// The end: the client is told why, and the server connection is made clean for the next one.
     async fn part(mut self: Box<Self>, farewell: Farewell) {
+        let patience = match farewell {
+            Farewell::Terminated => self.pools.database.rules().pool.query_timeout.unwrap_or(LAST_REQUESTS),
+            Farewell::Fatal(_) | Farewell::Abrupt => Duration::ZERO,
+        };
         let fatal = match farewell {
             Farewell::Fatal(report) => Some(report),
             Farewell::Terminated | Farewell::Abrupt => None,
@@ -579,8 +649,8 @@ impl Relay {
         if let Some(granted) = self.lease.take() {
             let mut owed = self.session.owed();
             // What the session believes to be sent is not: the server would wait for the rest of it.
-            owed.broken |= !self.to_server.is_empty();
-            granted.lease.end(owed, self.from_server.filled());
+            owed.broken |= !self.to_server.is_empty() && patience.is_zero();
+            granted.lease.end(owed, self.from_server.filled(), self.to_server.filled(), patience);
         }
         let Some(report) = fatal else { return };
         self.pools.stats(self.worker.index).error(report.source, report.code);
@@ -621,7 +691,7 @@ impl Limits {
 }
 
 /// Reads what is there, if there is room for it. Pending without room: whoever makes room polls again.
-fn fill(
+pub(super) fn fill(
     stream: &mut Stream,
     buffer: &mut Buffer,
     shelf: &Shelf,
@@ -638,7 +708,7 @@ fn fill(
 }
 
 /// Writes what is left over; ready when nothing is.
-fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+pub(super) fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
     while !left.is_empty() {
         match stream.poll_write(cx, left.filled())? {
             Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -726,6 +796,6 @@ mod tests {
             ("card", size_of::<ClientCard>()),
         ];
         let sum: usize = sizes.iter().map(|(_, size)| size).sum();
-        assert!(sum <= 1152, "{sizes:?}");
+        assert!(sum <= 1280, "{sizes:?}");
     }
 }

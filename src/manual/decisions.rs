@@ -11,6 +11,11 @@
 //! it. Those in SQL or another interpreted language are harmful; those in C, which only superusers can install, are not,
 //! or every unknown index extension would keep all reads on the primary. An IMMUTABLE function in an index, a CHECK or a
 //! statistics object is believed, too: the planner may fold a call of it with constant arguments.
+//! **2026-11-22, one listener for a database.** LISTEN alone is answered by pglagoon when the listener's own LISTEN has been.
+//! Notifications are told behind the ReadyForQuery that ends a transaction (PostgreSQL tells them just before it): to hold that
+//! message back until the other connection has heard everything would cost each transaction a round trip, and a client cannot
+//! rely on more than that they come between transactions. When the connection is lost, listening clients are disconnected:
+//! to listen anew in silence would lose what was notified in between, and nobody would know.
 //!
 //! **2026-11-22, `admin` stands left of `frontend`.** The plan had it on the right. The handshake hands a visitor of the
 //! virtual database to the console; the console knows nothing of clients but the rows that the assembly shows it.

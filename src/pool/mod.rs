@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
-/// How long a connection whose client vanished may take to become clean.
+/// How long a connection whose client is gone may take to be cancelled, and how long to become clean.
 const SALVAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a connection at which a cancel request is aimed is looked at.
@@ -518,12 +518,13 @@ impl Lease {
     }
 
     /// The client is gone, or done with a connection that it leaves in some state: the connection is made clean in the
-    /// background, if that can be done, and closed otherwise. `unread` was read from it and not dealt with.
-    pub fn end(self, owed: Owed, unread: &[u8]) {
+    /// background, if that can be done, and closed otherwise. `unread` was read from it and not dealt with, `unsent` is
+    /// still to be written. What runs is cancelled after `patience`.
+    pub fn end(self, owed: Owed, unread: &[u8], unsent: &[u8], patience: Duration) {
         if owed.broken {
             return;
         }
-        if owed.is_nothing() && unread.is_empty() {
+        if owed.is_nothing() && unread.is_empty() && unsent.is_empty() {
             return self.give_back();
         }
         let owed = backend::Owed {
@@ -532,13 +533,14 @@ impl Lease {
             needs_sync: owed.needs_sync,
             scanner: owed.scanner,
             unread: unread.to_vec(),
+            unsent: unsent.to_vec(),
         };
-        tokio::spawn(self.salvage(owed));
+        tokio::spawn(self.salvage(owed, patience));
     }
 
-    async fn salvage(mut self, owed: backend::Owed) {
+    async fn salvage(mut self, owed: backend::Owed, patience: Duration) {
         self.pool.salvaging.fetch_add(1, Ordering::Relaxed);
-        let saved = Box::pin(backend::reset::salvage(self.backend(), owed, SALVAGE_TIMEOUT)).await;
+        let saved = Box::pin(backend::reset::salvage(self.backend(), owed, patience, SALVAGE_TIMEOUT)).await;
         self.pool.salvaging.fetch_sub(1, Ordering::Relaxed);
         match saved {
             Ok(()) => self.give_back(),

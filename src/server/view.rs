@@ -107,6 +107,7 @@ impl Observed for View {
                             link: link.map(|(id, _, _)| *id),
                             tls: card.tls.clone(),
                             application_name: link.map(|(_, _, name)| name.clone()).unwrap_or_default(),
+                            replication: "none",
                             prepared_statements: 0,
                         },
                         state,
@@ -147,6 +148,8 @@ impl Observed for View {
             rules: rules.clone(),
             clients: 0,
             servers: 0,
+            listeners: 0,
+            notifications: 0,
             paused: false,
             disabled: false,
         }));
@@ -216,18 +219,24 @@ fn pool_row(pools: &UserPools) -> PoolRow {
         mode: pools.database.rules().pool.mode,
         clients: pools.clients.load(Ordering::Relaxed),
         pinned: pools.pinned.counts(),
+        replication: pools.replication.load(Ordering::Relaxed),
         shares: pools.pools().iter().enumerate().map(share).collect(),
     }
 }
 
 fn client_row(card: &ClientCard, now: Instant) -> ClientRow {
     let activity = card.activity();
+    let replication = match activity.doing {
+        Doing::Replicating(mode, _) => mode.as_str(),
+        _ => "none",
+    };
     let (state, wait, server, link) = match activity.doing {
         Doing::Idle => (ClientState::Idle, None, None, None),
         Doing::Waiting(since) => {
             (ClientState::Waiting, Some(now.saturating_duration_since(since)), None, None)
         }
-        Doing::Active(connection, remote) => {
+        Doing::Replicating(_, ref remote) => (ClientState::Active, None, Some(remote.address.clone()), None),
+        Doing::Active(connection, ref remote) => {
             (ClientState::Active, None, Some(remote.address.clone()), Some(connection))
         }
     };
@@ -243,6 +252,7 @@ fn client_row(card: &ClientCard, now: Instant) -> ClientRow {
             link,
             tls: card.tls.to_string(),
             application_name: card.application_name.to_string(),
+            replication,
             prepared_statements: activity.prepared as usize,
         },
         state,
@@ -283,6 +293,8 @@ fn database_row(database: &Database) -> DatabaseRow {
         rules: database.rules(),
         clients: database.clients.load(Ordering::Relaxed),
         servers: database.users().iter().map(|pools| connections(pools)).sum(),
+        listeners: database.listener.listeners(),
+        notifications: database.listener.delivered(),
         paused: database.is_paused(),
         disabled: database.admission() == Admission::Refused,
     }

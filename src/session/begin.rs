@@ -191,7 +191,7 @@ impl Session {
         self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));
     }
 
-    fn answer_simple(&mut self, tag: &str, status: TransactionStatus, edits: &mut Edits) {
+    pub(super) fn answer_simple(&mut self, tag: &str, status: TransactionStatus, edits: &mut Edits) {
         // A simple Query destroys the unnamed statement.
         if let Some(statements) = &mut self.statements {
             statements.remove(b"");

@@ -106,6 +106,9 @@ impl Session {
         if let Some(want) = missing(span, bytes, world.max_message) {
             return Flow::Stop(want);
         }
+        if let Batch::Here(verb) = self.batch {
+            return self.answer_here(verb, span, bytes, world, edits);
+        }
         if let Some(report) = self.refused(span, bytes, world) {
             return self.refuse(span, report, held, edits);
         }
@@ -117,7 +120,7 @@ impl Session {
         let Some(held) = held else {
             return match span.tag() {
                 FrontendTag::CLOSE => self.close_without_server(span, bytes, edits),
-                _ => Flow::Stop(self.want_server(span, bytes, world)),
+                _ => self.without_server(span, bytes, world, edits),
             };
         };
         if matches!(self.restoring, Restoring::Held | Restoring::Failed(_)) {
@@ -133,7 +136,9 @@ impl Session {
             // Earlier requests of the same client are still unanswered. One that their server may serve follows at once;
             // any other waits until that server has been given back.
             match self.judge(span, bytes, world) {
-                Some(route) if route.is_served_by(held.role) => {}
+                Some(judged)
+                    if judged.route.is_served_by(held.role)
+                        && !(judged.listens() && self.is_heeded_here(span, bytes)) => {}
                 _ if self.may_return() => return Flow::Stop(Want::Return),
                 _ => return Flow::Stop(Want::Input),
             }
@@ -206,88 +211,96 @@ impl Session {
         has_room
     }
 
-    fn want_server(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Want {
+    fn without_server(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
         if self.mode == PoolMode::Session {
-            return Want::Lease(Route::Primary { why: Why::Held });
+            return Flow::Stop(Want::Lease(Route::Primary { why: Why::Held }));
         }
         match self.judge(span, bytes, world) {
-            Some(route) => Want::Lease(route),
-            None => Want::Input,
+            Some(judged) if judged.listens() => self.listen(span, bytes, judged.route, world, edits),
+            Some(judged) => Flow::Stop(Want::Lease(judged.route)),
+            None => Flow::Stop(Want::Input),
         }
     }
 
     /// Where the request at the head of `bytes` may run; `None`: that cannot be told before more of it is here.
-    fn judge(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Route> {
-        if let Some(detour) = self.detour(span, bytes, world) {
-            return Some(detour);
+    fn judge(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Judged> {
+        if let Some(route) = self.detour(span, bytes, world) {
+            return Some(Judged { route, effects: Effects::NONE });
         }
-        let access = match span.tag() {
+        let (access, effects) = match span.tag() {
             FrontendTag::QUERY => {
                 let statement = world.classify(frontend::query(span.body(bytes)).unwrap_or_default());
-                let access = statement.routable();
+                let judged = routable(&statement);
                 self.head = Some(statement);
-                access
+                judged
             }
-            FrontendTag::FUNCTION_CALL => Access::Unsure,
+            FrontendTag::FUNCTION_CALL => UNSURE,
             _ => self.judge_batch(bytes, world)?,
         };
         let access = self.deferred_access(access).unwrap_or(access);
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
         let route = routing::route(access, &self.history, world.rules, world.now);
-        Some(if self.deferred.is_some() { route.in_transaction() } else { route })
+        let route = if self.deferred.is_some() { route.in_transaction() } else { route };
+        Some(Judged { route, effects })
     }
 
     /// A batch may leave the primary if all of it, up to its Sync, is here and reads only: it is one implicit
     /// transaction, and what has been sent to a replica cannot be taken back when a write follows.
-    fn judge_batch(&mut self, bytes: &[u8], world: &mut World<'_>) -> Option<Access> {
-        let mut parsed: SmallVec<[(&[u8], Access); 4]> = SmallVec::new();
+    fn judge_batch(&mut self, bytes: &[u8], world: &mut World<'_>) -> Option<Judgement> {
+        let mut parsed: SmallVec<[(&[u8], Judgement); 4]> = SmallVec::new();
         let mut scanner = Scanner::<FrontendTag>::default();
         let mut at = 0;
         self.head = None;
         loop {
             let step = match scanner.step(&bytes[at..]) {
                 Ok(step) => step,
-                Err(_) => return Some(Access::Unsure),
+                Err(_) => return Some(UNSURE),
             };
             let Step::Message(span) = step else { break };
             if !span.is_whole() {
                 break;
             }
             let body = span.body(&bytes[at..]);
-            let access = match span.tag() {
-                FrontendTag::SYNC => return Some(Access::Read),
+            let judged = match span.tag() {
+                FrontendTag::SYNC => return Some(HARMLESS),
                 FrontendTag::PARSE => {
-                    let Some(parse) = Parse::new(body) else { return Some(Access::Unsure) };
+                    let Some(parse) = Parse::new(body) else { return Some(UNSURE) };
                     let statement = world.classify(parse.text);
-                    let access = statement.routable();
-                    parsed.push((parse.name, access));
+                    let judged = routable(&statement);
+                    parsed.push((parse.name, judged));
                     if at == 0 {
                         self.head = Some(statement);
                     }
-                    access
+                    judged
                 }
                 FrontendTag::BIND => {
-                    let Some(bind) = Bind::new(body) else { return Some(Access::Unsure) };
+                    let Some(bind) = Bind::new(body) else { return Some(UNSURE) };
                     match parsed.iter().rev().find(|(name, _)| *name == bind.statement) {
-                        Some(&(_, access)) => access,
+                        Some(&(_, judged)) => judged,
                         None => self.prepared_access(bind.statement, world),
                     }
                 }
-                FrontendTag::DESCRIBE | FrontendTag::CLOSE | FrontendTag::EXECUTE => Access::Read,
-                _ => return Some(Access::Unsure),
+                FrontendTag::DESCRIBE | FrontendTag::CLOSE | FrontendTag::EXECUTE => HARMLESS,
+                _ => return Some(UNSURE),
             };
-            if access != Access::Read {
-                return Some(access);
+            if judged.0 != Access::Read {
+                return Some(judged);
             }
             at += span.len();
             scanner.pass(&step);
         }
         // Waiting cannot go on for ever: a batch without an end in sight is the primary's.
-        (bytes.len() >= LOOKAHEAD).then_some(Access::Unsure)
+        (bytes.len() >= LOOKAHEAD).then_some(UNSURE)
     }
 
-    fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Access {
-        self.find(name, world).map_or(Access::Unsure, |named| named.statement.routable())
+    fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Judgement {
+        self.find(name, world).map_or(UNSURE, |named| routable(&named.statement))
     }
 
     /// The statement of this name, looked at anew if the catalog has changed since.
@@ -347,6 +360,9 @@ impl Session {
         if effects.any(Effects::PREPARE) && statement.statements == 1 && self.sql_statements.has_room(&text) {
             effects = effects.without(Effects::PREPARE);
         }
+        if effects.any(Effects::LISTEN) && self.may_share(&text) {
+            effects = effects.without(Effects::LISTEN);
+        }
         let tells = !effects.any(Effects::SETTINGS.with(Effects::SET_CONFIG))
             || setting_changes(effects, &text).is_some();
         let effects = if tells { effects } else { effects.with(Effects::HIDDEN_SETTINGS) };
@@ -355,7 +371,7 @@ impl Session {
     }
 
     /// Answers a request with an error of ours, at its place in the queue.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         span: Span<FrontendTag>,
         report: Report,
@@ -533,10 +549,10 @@ impl Session {
         let statement = self.head.take().unwrap_or_else(|| world.classify(parse.text));
         if self.mode == PoolMode::Session {
             edits.events.client_parses += 1;
-            // The connection is the client's own: names stay as they are.
+            // The connection is the client's own: names stay as they are, and the server says whether they are good.
             self.replies.push(Request::Parse, Action::Forward, None);
             edits.forward(span.have());
-            self.name_in_session_mode(parse, statement, world);
+            self.keep_name(parse, statement, world);
             return Flow::Done;
         }
         if !parse.name.is_empty()
@@ -586,8 +602,8 @@ impl Session {
         (self.transaction.is_open() || self.may_be_in_block) && self.replies.ready_owed() > 0
     }
 
-    fn name_in_session_mode(&mut self, parse: Parse<'_>, statement: Arc<Statement>, world: &mut World<'_>) {
-        // Only to know what a Bind will run; the server alone says whether the name is good.
+    /// Keeps what a Bind of this name will run.
+    pub(super) fn keep_name(&mut self, parse: Parse<'_>, statement: Arc<Statement>, world: &mut World<'_>) {
         let prepared = world.registry.intern(parse.text, parse.types, world.generation);
         let named = Named { prepared, statement, version: world.stamp() };
         self.statements.get_or_insert_default().insert(parse.name, named);
@@ -599,7 +615,7 @@ impl Session {
         if self.stray.is_none() {
             edits.insert(|out| Parse::write(out, parse.name, b"", b"\0\0"));
             self.replies.push(Request::Parse, Action::Swallow, None);
-            self.stray = Some(parse.name.into());
+            self.stray = Some(Box::new(parse.name.into()));
         }
         self.replies.push(Request::Parse, Action::Forward, None);
         edits.forward(span.have());
@@ -849,6 +865,14 @@ impl Session {
 
     /// What a statement leads to once it has succeeded.
     fn consequence(&mut self, statement: &Statement, text: &[u8]) -> Option<Then> {
+        let then = self.consequence_for_state(statement, text);
+        if !statement.effects.any(Effects::UNLISTEN) || self.channels.is_empty() {
+            return then;
+        }
+        Some(Then::Unlistened(effect::unlistened(text), then.map(Box::new)))
+    }
+
+    fn consequence_for_state(&mut self, statement: &Statement, text: &[u8]) -> Option<Then> {
         let effects = statement.effects;
         if effects.any(Effects::DISCARD_ALL) {
             return Some(Then::Discarded);
@@ -971,6 +995,29 @@ fn missing(span: Span<FrontendTag>, bytes: &[u8], max_message: usize) -> Option<
     }
 }
 
+/// Where a request may run, and the effects of the statement that decided it.
+struct Judged {
+    route: Route,
+    effects: Effects,
+}
+
+impl Judged {
+    fn listens(&self) -> bool {
+        self.effects.any(Effects::LISTEN.with(Effects::UNLISTEN))
+    }
+}
+
+/// By what a statement is routed, and what it leaves behind.
+type Judgement = (Access, Effects);
+
+const UNSURE: Judgement = (Access::Unsure, Effects::NONE);
+const HARMLESS: Judgement = (Access::Read, Effects::NONE);
+
+/// The access by which a statement is routed, and what it leaves behind.
+fn routable(statement: &Statement) -> Judgement {
+    (statement.routable(), statement.effects)
+}
+
 /// Whether running the statement changes what the session knows.
 fn has_consequence(statement: &Statement) -> bool {
     statement.effects.any(
@@ -979,7 +1026,8 @@ fn has_consequence(statement: &Statement) -> bool {
             .with(Effects::PREPARE)
             .with(Effects::PREPARED_NAME)
             .with(Effects::DEALLOCATE_ALL)
-            .with(Effects::DISCARD_ALL),
+            .with(Effects::DISCARD_ALL)
+            .with(Effects::UNLISTEN),
     )
 }
 

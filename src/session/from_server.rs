@@ -21,7 +21,9 @@ impl Session {
                 | BackendTag::ERROR_RESPONSE
                 | BackendTag::PARAMETER_STATUS
         );
-        let is_inspected = is_inspected || (swallows && tag == BackendTag::DATA_ROW);
+        let is_inspected = is_inspected
+            || (swallows && tag == BackendTag::DATA_ROW)
+            || (tag == BackendTag::NOTIFICATION_RESPONSE && !self.channels.is_empty());
         if is_inspected && span.have() < span.len().min(MAX_INSPECTED) {
             return Flow::Stop(Want::Input);
         }
@@ -40,8 +42,11 @@ impl Session {
                     return Flow::Stop(fatal(Report::protocol("a request was sent behind COPY FROM STDIN")));
                 }
             }
-            BackendTag::NOTICE_RESPONSE | BackendTag::NOTIFICATION_RESPONSE => {
-                self.server_part = Passing::Forward
+            BackendTag::NOTICE_RESPONSE => self.server_part = Passing::Forward,
+            BackendTag::NOTIFICATION_RESPONSE => {
+                // The shared listener hears it, too.
+                let is_heard = backend::channel(body).is_some_and(|channel| self.channels.has(channel));
+                self.server_part = if is_heard { Passing::Skip } else { Passing::Forward };
             }
             _ => self.answered(tag, body, held),
         }
@@ -162,6 +167,10 @@ impl Session {
         let mut completed = std::mem::take(&mut self.pending);
         completed.extend(then.map(|then| *then));
         let is_over = status == TransactionStatus::Idle;
+        completed = completed.into_iter().filter_map(|then| self.without_unlisten(then)).collect();
+        if is_over || outcome != Outcome::Fine {
+            self.channels.end_transaction(outcome);
+        }
         let has_settings = completed.iter().any(|then| matches!(then, Then::Settings(_)));
         if has_settings && !is_over {
             self.transaction.settings_change(&self.settings, &held.state.settings);
@@ -193,6 +202,16 @@ impl Session {
             self.doubt_settings(&completed, held);
         }
         completed.into_iter().for_each(|then| self.succeed(then, held));
+    }
+
+    fn without_unlisten(&mut self, then: Then) -> Option<Then> {
+        match then {
+            Then::Unlistened(changes, further) => {
+                self.channels.drop_at_commit(changes);
+                further.map(|then| *then)
+            }
+            then => Some(then),
+        }
     }
 
     /// What these settings are now, only the server knows: it is asked when the transaction is over.
@@ -253,11 +272,14 @@ impl Session {
                 self.deallocate_all(held);
                 held.state.discarded();
                 self.settings = self.base.clone();
+                self.channels.clear();
                 self.pending.clear();
                 self.pins = self.pins.beyond_discard();
                 self.hidden = None;
             }
-            Then::Answered(_)
+            // Those of a text's UNLISTEN were dealt with before.
+            Then::Unlistened(..)
+            | Then::Answered(_)
             | Then::PreparedAgain(_)
             | Then::Began
             | Then::Asked(_)
@@ -344,7 +366,7 @@ impl Session {
                 let then = Then::ParsedUnnamed { name: Some(Renamed { before: None, ..renamed }) };
                 self.undo(Some(Box::new(then)), Some(held));
             }
-            Some(Then::Deallocated(name)) => self.stray = Some(name),
+            Some(Then::Deallocated(name)) => self.stray = Some(Box::new(name.to_vec())),
             then => self.undo(then.map(Box::new), Some(held)),
         }
     }
@@ -377,6 +399,7 @@ impl Session {
             | Then::Deallocated(_)
             | Then::DeallocatedAll
             | Then::Discarded
+            | Then::Unlistened(..)
             | Then::Prepared(..)
             | Then::PreparedAgain(_)
             | Then::Began

@@ -7,6 +7,7 @@
 //!         <-- Edits, Want --- +---------+ --- Edits, Want -->
 //!
 //!   Input ---- a request, no server ----> Lease(route) ---- on_leased / on_lease_failed ----> Input
+//!   Input ---- LISTEN, alone ------------> Listen(channel) ---- on_listening / on_listen_declined ---------> Input
 //!   Input ---- ReadyForQuery, nothing owed, nothing held ----> Return ---- the relay gives the lease back ----> Input
 //!   any   ---- Terminate, a broken protocol, a lost state ----> Close
 //! ```
@@ -15,7 +16,7 @@
 //! the input gives the same output. What the relay must do besides:
 //!
 //! - call `on_client` again with what is left of the client's input, even if nothing was added to it, after a lease, after
-//!   a return, after a failed lease, after a lost server, and after each `on_backend`: requests wait for answers;
+//!   a return, after a failed lease, after a channel was heard or not, after a lost server, and after each `on_backend`: requests wait for answers;
 //! - let the client's input buffer grow to [`LOOKAHEAD`] bytes, or to what [`Want::Whole`] says;
 //! - write what was put out before it returns a connection.
 //!
@@ -32,6 +33,7 @@ mod begin;
 mod edits;
 mod from_client;
 mod from_server;
+mod listening;
 pub mod pin;
 mod questions;
 pub mod replay;
@@ -42,6 +44,7 @@ pub mod sql_statements;
 mod transaction;
 
 pub use edits::{Edit, Edits, Events};
+pub use listening::{Channels, MAX_CHANNELS};
 pub use replay::Rescue;
 pub use server_state::ServerState;
 pub use settings::{Settings, Value};
@@ -57,6 +60,7 @@ use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
 use begin::Deferred;
+use listening::{Hearing, Verb};
 use pin::{PinReason, PinRoom, Pins};
 use questions::Question;
 use replay::Replay;
@@ -150,6 +154,8 @@ pub enum Want {
     Whole(usize),
     /// A server connection; then `on_client` again with the same bytes.
     Lease(Route),
+    /// This channel is to be heard by the shared listener; then `on_client` again with the same bytes.
+    Listen(String),
     /// The server connection may go back.
     Return,
     /// The same, and then [`Session::again`] is the head of the client's input: it runs once more.
@@ -207,6 +213,8 @@ enum Batch {
     Open,
     /// An error was reported: everything up to Sync is ignored.
     Failed,
+    /// No server sees it: up to Sync everything is answered here.
+    Here(Verb),
 }
 
 /// Which way COPY data flows.
@@ -301,6 +309,9 @@ pub struct Session {
     /// Settings that the server shall be asked for.
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     hidden: Option<Box<BTreeSet<String>>>,
+    /// What is heard by the shared listener.
+    channels: Channels,
+    hearing: Hearing,
     history: History,
     statements: Option<Box<ClientStatements>>,
     /// What SQL PREPARE made.
@@ -325,7 +336,8 @@ pub struct Session {
     /// When the oldest unanswered request was seen.
     asked: Option<Instant>,
     /// A statement that stands on the server under the client's own name, to be closed after the next Sync.
-    stray: Option<Arc<[u8]>>,
+    #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
+    stray: Option<Box<Vec<u8>>>,
     /// The server said why it is about to close the connection.
     last_words: Option<Box<Report>>,
     /// The request that could be sent again elsewhere.
@@ -354,6 +366,8 @@ impl Session {
             doubts_pins: false,
             is_soiled: false,
             hidden: None,
+            channels: Channels::default(),
+            hearing: Hearing::Shared,
             history: History::default(),
             statements: None,
             sql_statements: SqlStatements::default(),
@@ -557,6 +571,25 @@ impl Session {
             && !self.transaction.is_open()
     }
 
+    /// Whether the client's unread `input` ends with its goodbye: then an end of its stream is none of its requests.
+    pub fn has_goodbye(&self, input: &[u8]) -> bool {
+        let mut scanner = self.client;
+        let mut at = 0;
+        let mut last = None;
+        while let Ok(step @ (Step::Message(_) | Step::Rest(_))) = scanner.step(&input[at..]) {
+            at += match step {
+                Step::Message(span) => {
+                    last = Some(span.tag());
+                    span.have()
+                }
+                Step::Rest(count) => count,
+                Step::Need => break,
+            };
+            scanner.pass(&step);
+        }
+        last == Some(FrontendTag::TERMINATE) && scanner.at_boundary()
+    }
+
     /// Whether a message of ours would stand between two messages of the server's, not inside one.
     pub fn can_be_told(&self) -> bool {
         self.server.at_boundary() || self.server_part == Passing::Skip
@@ -636,6 +669,7 @@ impl Session {
         self.stray = None;
         self.doubts_pins = false;
         self.hidden = None;
+        self.channels.end_transaction(Outcome::Failed);
         self.asked = None;
         self.server = Scanner::default();
     }

@@ -8,7 +8,7 @@
 
 use super::questions::Question;
 use crate::prepared::{Named, Prepared, StatementId};
-use crate::sql::effect::SettingChange;
+use crate::sql::effect::{Listening, SettingChange};
 use crate::wire::{BackendTag, backend};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -85,6 +85,8 @@ pub(super) enum Then {
     DeallocatedAll,
     /// Done when the statement succeeds: DISCARD ALL.
     Discarded,
+    /// Done when the statement's transaction commits: UNLISTEN, and what else the text does.
+    Unlistened(Vec<Listening>, Option<Box<Then>>),
     /// Done when the statement succeeds: PREPARE of this name by this text.
     Prepared(String, Arc<[u8]>),
     /// A statement that PREPARE made is put on this server, too; undone when it fails.
@@ -98,13 +100,17 @@ pub(super) enum Then {
 impl Then {
     /// Whether names go that the text alone tells of.
     pub fn is_deallocation(&self) -> bool {
-        matches!(self, Then::Deallocated(_) | Then::DeallocatedAll | Then::Discarded)
+        match self {
+            Then::Unlistened(_, Some(further)) => further.is_deallocation(),
+            _ => matches!(self, Then::Deallocated(_) | Then::DeallocatedAll | Then::Discarded),
+        }
     }
 
     /// Whether settings go back to where they were when the client connected.
     pub fn is_reset(&self) -> bool {
         match self {
             Then::Discarded => true,
+            Then::Unlistened(_, Some(further)) => further.is_reset(),
             Then::Settings(changes) => {
                 changes.iter().any(|c| matches!(c, SettingChange::Reset { .. } | SettingChange::ResetAll))
             }
@@ -123,16 +129,9 @@ impl Then {
 
     /// Whether it makes or unmakes a name, the client's or ours.
     fn is_of_names(&self) -> bool {
-        matches!(
-            self,
-            Then::Parsed { .. }
-                | Then::Named(_)
-                | Then::Unnamed(_)
-                | Then::Evicted(_)
-                | Then::Deallocated(_)
-                | Then::DeallocatedAll
-                | Then::Discarded
-        )
+        let is_own =
+            matches!(self, Then::Parsed { .. } | Then::Named(_) | Then::Unnamed(_) | Then::Evicted(_));
+        is_own || self.is_deallocation()
     }
 }
 

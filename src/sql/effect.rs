@@ -198,6 +198,35 @@ pub fn prepared(text: &[u8]) -> Option<String> {
     words::name(name, text)
 }
 
+/// Which channels a client hears from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listening {
+    /// One more.
+    Listen(String),
+    /// One less.
+    Unlisten(String),
+    /// None.
+    UnlistenAll,
+}
+
+/// What `text` does, if it is exactly one LISTEN or UNLISTEN.
+pub fn listening(text: &[u8]) -> Option<Listening> {
+    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
+        tokens.pop();
+    }
+    Reader { text, tokens: &tokens }.listening()
+}
+
+/// What the UNLISTENs of a text take away, in order, if all of it succeeds. Those that cannot be read are passed over: who
+/// hears too much has lost nothing.
+pub fn unlistened(text: &[u8]) -> Vec<Listening> {
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let statements = tokens.split(|token| token.kind == Kind::Semicolon);
+    let all = statements.filter_map(|tokens| Reader { text, tokens }.listening());
+    all.filter(|change| !matches!(change, Listening::Listen(_))).collect()
+}
+
 /// What the DO blocks of a text leave behind, by what stands in them and what `catalog` says of what they call.
 pub fn block(text: &[u8], catalog: &dyn Catalog) -> Effects {
     let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
@@ -273,6 +302,25 @@ impl Reader<'_> {
                 Some(())
             }
             _ => Some(()),
+        }
+    }
+
+    fn listening(&mut self) -> Option<Listening> {
+        let verb = self.folded();
+        self.take()?;
+        let name = self.take()?;
+        self.end()?;
+        if verb == "unlisten" && name.kind == Kind::Operator && name.bytes(self.text) == b"*" {
+            return Some(Listening::UnlistenAll);
+        }
+        let channel = words::name(name, self.text).filter(|channel| !channel.is_empty())?;
+        if name.kind == Kind::Word && words::role(channel.as_bytes()) != words::Role::Plain {
+            return None;
+        }
+        match verb.as_str() {
+            "listen" => Some(Listening::Listen(channel)),
+            "unlisten" => Some(Listening::Unlisten(channel)),
+            _ => None,
         }
     }
 
@@ -607,6 +655,43 @@ mod tests {
 
     fn changes(text: &str) -> Option<Vec<SettingChange>> {
         setting_changes(text.as_bytes())
+    }
+
+    #[test]
+    fn one_listen_or_unlisten_is_read_to_the_letter() {
+        let listen = |name: &str| Some(Listening::Listen(name.to_owned()));
+        let unlisten = |name: &str| Some(Listening::Unlisten(name.to_owned()));
+        let cases = [
+            ("LISTEN News", listen("news")),
+            (" listen /* to */ \"The \"\"News\";; ", listen("The \"News")),
+            ("UNLISTEN news", unlisten("news")),
+            ("unlisten *;", Some(Listening::UnlistenAll)),
+            ("unlisten \"*\"", unlisten("*")),
+            ("LISTEN \"listen\"", listen("listen")),
+            ("LISTEN *", None),
+            ("LISTEN a, b", None),
+            ("LISTEN a; LISTEN b", None),
+            ("LISTEN 'a'", None),
+            ("LISTEN \"\"", None),
+            ("LISTEN a.b", None),
+            ("LISTEN select", None),
+            ("LISTEN", None),
+            ("NOTIFY a", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(listening(text.as_bytes()), expected, "{text}");
+        }
+        let long = "x".repeat(words::NAME_BYTES);
+        assert_eq!(listening(format!("LISTEN {long}").as_bytes()), listen(&long));
+        assert_eq!(listening(format!("LISTEN {long}x").as_bytes()), None);
+    }
+
+    #[test]
+    fn unlistens_are_found_among_other_statements() {
+        let routine = b"SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;";
+        assert_eq!(unlistened(routine), [Listening::UnlistenAll]);
+        assert_eq!(unlistened(b"UNLISTEN a; LISTEN b"), [Listening::Unlisten("a".to_owned())]);
+        assert_eq!(unlistened(b"SELECT 'UNLISTEN *'"), []);
     }
 
     #[test]

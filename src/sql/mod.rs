@@ -254,6 +254,8 @@ impl Effects {
     pub const BLOCK: Effects = Effects(1 << 16);
     /// A function that the catalog does not know: it may leave anything.
     pub const UNKNOWN: Effects = Effects(1 << 17);
+    /// UNLISTEN; `effect::unlistened` can read from the text of what.
+    pub const UNLISTEN: Effects = Effects(1 << 18);
 
     /// Both sets together.
     pub const fn with(self, other: Effects) -> Effects {
@@ -278,7 +280,7 @@ impl Effects {
 
 impl fmt::Debug for Effects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 18] = [
+        const NAMES: [&str; 19] = [
             "settings",
             "hidden_settings",
             "temporary",
@@ -297,8 +299,9 @@ impl fmt::Debug for Effects {
             "ends_state",
             "block",
             "unknown",
+            "unlisten",
         ];
-        f.debug_set().entries((0..18).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
+        f.debug_set().entries((0..19).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
     }
 }
 

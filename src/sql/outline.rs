@@ -307,7 +307,8 @@ impl<'a> Scan<'a> {
             "listen" => self.session(first, Effects::LISTEN),
             "load" => self.session(first, Effects::BACKEND_STATE),
             "declare" if self.holds => self.session(first, Effects::HOLD_CURSOR),
-            "unlisten" | "close" => self.session(first, Effects::ENDS_STATE),
+            "unlisten" => self.session(first, Effects::UNLISTEN.with(Effects::ENDS_STATE)),
+            "close" => self.session(first, Effects::ENDS_STATE),
             "declare" | "fetch" | "move" => self.session(first, Effects::NONE),
             "do" => {
                 self.add(Effects::BLOCK);

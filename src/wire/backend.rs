@@ -46,6 +46,13 @@ pub fn command_tag(body: &[u8]) -> Option<&[u8]> {
     Reader::new(body).string()
 }
 
+/// The channel of a NotificationResponse.
+pub fn channel(body: &[u8]) -> Option<&str> {
+    let mut reader = Reader::new(body);
+    reader.int32()?;
+    std::str::from_utf8(reader.string()?).ok()
+}
+
 /// The columns of a DataRow in text form; `None` if it is malformed.
 pub fn data_row(body: &[u8]) -> Option<Vec<Option<String>>> {
     let mut reader = Reader::new(body);
@@ -343,6 +350,11 @@ pub fn write_report(
         }
         out.push(0);
     });
+}
+
+/// Appends a NotificationResponse with this body.
+pub fn write_notification(out: &mut Vec<u8>, body: &[u8]) {
+    message(out, BackendTag::NOTIFICATION_RESPONSE.0, |out| out.extend_from_slice(body));
 }
 
 /// Appends a CommandComplete.

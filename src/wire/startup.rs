@@ -65,6 +65,60 @@ impl Parameters {
     }
 }
 
+impl Parameters {
+    /// Which kind of replication is asked for, if one is.
+    ///
+    /// # Errors
+    /// A value that says neither; PostgreSQL refuses it, too.
+    pub fn replication(&self) -> Result<Option<Replication>, String> {
+        let Some(value) = self.value("replication") else { return Ok(None) };
+        match (value, boolean(value)) {
+            ("database", _) => Ok(Some(Replication::Logical)),
+            (_, Some(true)) => Ok(Some(Replication::Physical)),
+            (_, Some(false)) => Ok(None),
+            (_, None) => Err(value.to_owned()),
+        }
+    }
+}
+
+/// What a walsender is asked for.
+///
+/// Source: <https://www.postgresql.org/docs/current/protocol-replication.html>
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// `replication=true`: no database.
+    Physical,
+    /// `replication=database`: one database, and SQL besides the replication commands.
+    Logical,
+}
+
+impl Replication {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Replication::Physical => "physical",
+            Replication::Logical => "logical",
+        }
+    }
+}
+
+/// As PostgreSQL's `parse_bool`: what begins like one of these words and no other, in any case.
+fn boolean(text: &str) -> Option<bool> {
+    const WORDS: [(&str, usize, bool); 8] = [
+        ("true", 1, true),
+        ("false", 1, false),
+        ("yes", 1, true),
+        ("no", 1, false),
+        ("on", 2, true),
+        ("off", 2, false),
+        ("1", 1, true),
+        ("0", 1, false),
+    ];
+    let text = text.to_ascii_lowercase();
+    let is_meant = |(word, least, _): &&(&str, usize, bool)| text.len() >= *least && word.starts_with(&text);
+    WORDS.iter().find(is_meant).map(|(_, _, value)| *value)
+}
+
 /// A first packet that cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartupError {
@@ -187,6 +241,24 @@ mod tests {
         let mut out = (body.len() as u32 + 4).to_be_bytes().to_vec();
         out.extend_from_slice(body);
         out
+    }
+
+    #[test]
+    fn replication_is_asked_for_in_postgresqls_words() {
+        let asks = |value: &str| {
+            let pairs = vec![("replication".to_owned(), value.to_owned())];
+            Parameters { version: Version::V3_0, pairs }.replication()
+        };
+        for value in ["true", "T", "yes", "on", "1"] {
+            assert_eq!(asks(value), Ok(Some(Replication::Physical)), "{value}");
+        }
+        assert_eq!(asks("database"), Ok(Some(Replication::Logical)));
+        for value in ["false", "f", "No", "of", "0"] {
+            assert_eq!(asks(value), Ok(None), "{value}");
+        }
+        for value in ["", "o", "Database", "truely", "2"] {
+            assert_eq!(asks(value), Err(value.to_owned()));
+        }
     }
 
     #[test]

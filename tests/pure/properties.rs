@@ -211,6 +211,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                 is_held = true;
                 session.on_leased();
             }
+            Want::Listen(channel) => session.on_listening(channel),
             Want::Return => is_held = false,
             Want::Replay(_) => {
                 is_held = false;

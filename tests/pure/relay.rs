@@ -108,6 +108,8 @@ pub struct Relay {
     pub clock: Duration,
     /// What went where, in words.
     pub trace: Option<Trace>,
+    /// Whether there is a shared listener.
+    pub has_listener: bool,
     /// The most bytes that one client's input buffer held.
     pub largest_input: usize,
 }
@@ -186,6 +188,7 @@ impl Relay {
             start: Instant::now(),
             clock: Duration::ZERO,
             trace: None,
+            has_listener: true,
             largest_input: 0,
         }
     }
@@ -410,7 +413,7 @@ impl Relay {
             let want = it.session.on_client(&it.input, held, &mut world, &mut self.edits);
             it.need = 0;
             self.carry_requests(client);
-            let again = matches!(want, Want::Return | Want::Replay(_));
+            let again = matches!(want, Want::Return | Want::Replay(_) | Want::Listen(_));
             let it = &self.clients[client];
             if let (Want::Input, None) = (&want, it.held) {
                 assert!(it.input.len() < LOOKAHEAD + 5, "{} bytes are waited on", it.input.len());
@@ -432,6 +435,17 @@ impl Relay {
             Want::Lease(route) => {
                 assert!(self.clients[client].held.is_none(), "a second server");
                 self.clients[client].waiting = Some(route);
+            }
+            Want::Listen(channel) => {
+                let it = &mut self.clients[client];
+                if let Some(trace) = &mut self.trace {
+                    let answer = if self.has_listener { "is heard" } else { "is declined" };
+                    trace.note(format!("  {} wants {channel}, which {answer}", it.name));
+                }
+                match self.has_listener {
+                    true => it.session.on_listening(channel),
+                    false => it.session.on_listen_declined(),
+                }
             }
             Want::Return => self.give_back(client),
             Want::Replay(_) => {

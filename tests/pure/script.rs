@@ -62,7 +62,7 @@ pub enum Loose {
     ClosePortal(usize),
 }
 
-pub const SIMPLE: [&str; 40] = [
+pub const SIMPLE: [&str; 43] = [
     "select 1",
     "select 'other'",
     "select 1/0",
@@ -103,9 +103,12 @@ pub const SIMPLE: [&str; 40] = [
     "begin; set work_mem to '5MB'; commit",
     "do $$ begin raise exception 'x'; end $$",
     "copy t to stdout",
+    "listen news",
+    "unlisten *",
+    "select 1; unlisten *",
 ];
 
-pub const EXTENDED: [&str; 22] = [
+pub const EXTENDED: [&str; 24] = [
     "select $1",
     "select $1 from rows3",
     "select 1",
@@ -128,6 +131,8 @@ pub const EXTENDED: [&str; 22] = [
     "deallocate all",
     "discard all",
     "copy t to stdout",
+    "listen news",
+    "unlisten *",
 ];
 
 const NAMES: [&str; 3] = ["", "a", "b"];

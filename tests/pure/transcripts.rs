@@ -2,7 +2,7 @@
 //!
 //! `a> ...` is what client a sends at once; then everything that can happen happens, before the next line.
 //! `p1>` went to a server on the primary, `r1>` to one on the replica, `a<` back to the client. `@1` is a name that
-//! pglagoon made. `! kill p1`, `! stop p1`, `! go p1`, `! gone a`, `! refuse a` and `! wait 3s` are events.
+//! pglagoon made. `! kill p1`, `! stop p1`, `! go p1`, `! gone a`, `! refuse a`, `! gone listener` and `! wait 3s` are events.
 
 use crate::notation::{bind, frontend, messages};
 use crate::relay::Relay;
@@ -75,6 +75,7 @@ fn event(relay: &mut Relay, words: &str) {
         "kill" => drop(relay.kill_server(server.unwrap())),
         "stop" => relay.servers[server.unwrap()].is_stuck = true,
         "go" => relay.servers[server.unwrap()].is_stuck = false,
+        "gone" if name == "listener" => relay.has_listener = false,
         "gone" => relay.kill_client(client.unwrap()),
         "refuse" => relay.refuse(client.unwrap()),
         "wait" => relay.clock += Duration::from_secs(name.trim_end_matches('s').parse().unwrap()),
@@ -761,12 +762,145 @@ fn role_is_settled_before_anything_runs() {
 }
 
 #[test]
+fn listen_alone_costs_no_server() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query LISTEN News | Query LISTEN news
+          a wants news, which is heard
+          a< CommandComplete LISTEN | ReadyForQuery I | CommandComplete LISTEN | ReadyForQuery I
+        a> Query UNLISTEN other | Query UNLISTEN *; | Sync
+          a< CommandComplete UNLISTEN | ReadyForQuery I | CommandComplete UNLISTEN | ReadyForQuery I | ReadyForQuery I
+        a> Query select 1 | Query listen news | Query select 2
+          p1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+          a wants news, which is heard
+          a< CommandComplete LISTEN | ReadyForQuery I
+          p1> Query select 2
+          a< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn listen_alone_in_a_batch_costs_no_server() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : listen news | Bind : | DescribeP | Execute | Sync
+          a wants news, which is heard
+          a< ParseComplete | BindComplete | NoData | CommandComplete LISTEN | ReadyForQuery I
+        a> Parse s: listen more | DescribeS s | Sync
+          p1> Parse @1: listen more | DescribeS @1 | Sync
+          a< ParseComplete | ParameterDescription 0 | NoData | ReadyForQuery I
+        a> Bind p:s | Execute p | CloseP p | Sync
+          a wants more, which is heard
+          a< BindComplete | CommandComplete LISTEN | CloseComplete | ReadyForQuery I
+        a> Parse t: unlisten more | DescribeS t | Bind :t | Execute 1
+        a> Sync
+          a< ParseComplete | ParameterDescription 0 | NoData | BindComplete | CommandComplete UNLISTEN | ReadyForQuery I
+        a> Parse t: select 1 | Sync
+          p1> Parse t: | Parse t: select 1 | Sync | CloseS t | Sync
+          a< Error 42P05 prepared statement \"t\" already exists | ReadyForQuery I
+        a> Bind :t | Execute | Sync | Bind :s | Execute | Sync
+          a< BindComplete | CommandComplete UNLISTEN | ReadyForQuery I
+          a wants more, which is heard
+          a< BindComplete | CommandComplete LISTEN | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn listen_with_company_pins() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : listen news | Bind : | Execute | Parse : select 1 | Bind : | Execute | Sync
+          p1> Parse : listen news | Bind : | Execute | Parse : select 1 | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | CommandComplete LISTEN | ParseComplete | BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        a> Query unlisten *
+          p1> Query unlisten *
+          a< CommandComplete UNLISTEN | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        b> Parse : listen news | Flush | Bind : | Execute | Sync
+          p1> Parse : listen news | Flush | Bind : | Execute | Sync
+          b< ParseComplete | BindComplete | CommandComplete LISTEN | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        ",
+    );
+}
+
+#[test]
+fn without_a_shared_listener_listen_pins() {
+    PRIMARY_ONLY.plays(
+        "
+        ! gone listener
+        a> Query listen news
+          a wants news, which is declined
+          p1> Query listen news
+          a< CommandComplete LISTEN | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        ",
+    );
+}
+
+#[test]
+fn unlisten_counts_when_its_transaction_commits() {
+    let relay = PRIMARY_ONLY.plays(
+        "
+        a> Query listen one | Query listen two
+          a wants one, which is heard
+          a< CommandComplete LISTEN | ReadyForQuery I
+          a wants two, which is heard
+          a< CommandComplete LISTEN | ReadyForQuery I
+        a> Query begin | Query unlisten * | Query rollback
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query unlisten * | Query rollback
+          a< CommandComplete UNLISTEN | ReadyForQuery T | CommandComplete ROLLBACK | ReadyForQuery I
+        a> Query begin | Query unlisten * | Query select 1/0 | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query unlisten * | Query select 1/0 | Query commit
+          a< CommandComplete UNLISTEN | ReadyForQuery T | RowDescription c | Error 22012 division by zero | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
+        ",
+    );
+    assert_eq!(relay.clients[0].session.channels().len(), 2);
+    let relay = PRIMARY_ONLY.plays(
+        "
+        a> Query listen one | Query listen two
+          a wants one, which is heard
+          a< CommandComplete LISTEN | ReadyForQuery I
+          a wants two, which is heard
+          a< CommandComplete LISTEN | ReadyForQuery I
+        a> Query begin | Query unlisten * | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query unlisten * | Query commit
+          a< CommandComplete UNLISTEN | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+        b> Query listen one
+          b wants one, which is heard
+          b< CommandComplete LISTEN | ReadyForQuery I
+        b> Query set work_mem to '1MB'
+          p1> Query set work_mem to '1MB'
+          b< CommandComplete SET | ReadyForQuery I
+        b> Query select 1; unlisten *; reset all
+          p1> Query select 1; unlisten *; reset all
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | CommandComplete UNLISTEN | CommandComplete RESET | ReadyForQuery I
+        c> Query listen one
+          c wants one, which is heard
+          c< CommandComplete LISTEN | ReadyForQuery I
+        c> Query discard all
+          p1> Query discard all
+          c< CommandComplete DISCARD ALL | ReadyForQuery I
+        ",
+    );
+    assert!(relay.clients.iter().all(|client| client.session.channels().is_empty()));
+}
+
+#[test]
 fn pin_ends_when_the_server_says_that_its_cause_is_gone() {
     PRIMARY_ONLY.plays(
         "
-        a> Query listen news
-          p1> Query listen news
-          a< CommandComplete LISTEN | ReadyForQuery I
+        a> Query begin | Query listen news | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query listen news | Query commit
+          a< CommandComplete LISTEN | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
           p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
         a> Query unlisten *
           p1> Query unlisten *

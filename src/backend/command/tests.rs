@@ -185,23 +185,50 @@ async fn a_vanished_clients_query_is_cancelled_and_its_rows_are_dropped() {
         expect(&mut server, "ROLLBACK", idle).await;
         expect(&mut server, "DISCARD ALL", idle).await;
     };
-    tokio::join!(salvage(&mut backend, owed, SOON), script).0.unwrap();
+    tokio::join!(salvage(&mut backend, owed, Duration::ZERO, SOON), script).0.unwrap();
     assert_eq!(backend.look(), Idle::Quiet);
 }
 
 #[tokio::test]
-async fn copy_is_failed_and_an_open_batch_synced() {
+async fn copy_is_failed_and_an_open_batch_fails_before_its_sync() {
     let (mut backend, mut server, listener) = pair().await;
     let owed = Owed { copy_in: true, needs_sync: true, ..Owed::default() };
     let script = async {
         take_cancel(&listener).await;
-        assert_eq!(server.message().await.0, b'f');
-        assert_eq!(server.message().await.0, b'S');
+        for tag in [b'f', b'D', b'S'] {
+            assert_eq!(server.message().await.0, tag);
+        }
         server.say(|out| error(out, SqlState::QUERY_CANCELED, Severity::Error)).await;
         server.say(idle).await;
         expect(&mut server, "DISCARD ALL", idle).await;
     };
-    tokio::join!(salvage(&mut backend, owed, SOON), script).0.unwrap();
+    tokio::join!(salvage(&mut backend, owed, Duration::ZERO, SOON), script).0.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_asked_for_before_a_goodbye_runs_to_its_end() {
+    let (mut backend, mut server, listener) = pair().await;
+    let mut unsent = Vec::new();
+    write_query(&mut unsent, b"select 2");
+    let owed = Owed { ready: 2, unsent, ..Owed::default() };
+    let script = async {
+        assert_eq!(server.query().await, "select 2");
+        server.say(idle).await;
+        server.say(idle).await;
+        expect(&mut server, "DISCARD ALL", idle).await;
+    };
+    let salvaged = tokio::join!(salvage(&mut backend, owed, SOON, SOON), script).0;
+    salvaged.unwrap();
+    // No cancel request has come.
+    assert!(tokio::time::timeout(Duration::ZERO, listener.accept()).await.is_err());
+    let owed = Owed { ready: 1, ..Owed::default() };
+    let script = async {
+        take_cancel(&listener).await;
+        server.say(idle).await;
+        expect(&mut server, "DISCARD ALL", idle).await;
+    };
+    let patience = Duration::from_millis(20);
+    tokio::join!(salvage(&mut backend, owed, patience, SOON), script).0.unwrap();
 }
 
 #[tokio::test]
@@ -223,11 +250,11 @@ async fn without_a_cancel_nothing_is_salvaged() {
     let (mut backend, _server, listener) = pair().await;
     drop(listener);
     let owed = Owed { ready: 1, ..Owed::default() };
-    let failed = salvage(&mut backend, owed, SOON).await;
+    let failed = salvage(&mut backend, owed, Duration::ZERO, SOON).await;
     assert!(matches!(failed, Err(ResetError::Cancel(_))));
     let address = backend.remote.address.clone();
     backend.remote = Arc::new(Remote { address, cancel: None, cancels: AtomicUsize::new(0) });
-    let failed = salvage(&mut backend, Owed { ready: 1, ..Owed::default() }, SOON).await;
+    let failed = salvage(&mut backend, Owed { ready: 1, ..Owed::default() }, Duration::ZERO, SOON).await;
     assert!(matches!(failed, Err(ResetError::NoKey)));
 }
 
