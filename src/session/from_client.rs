@@ -157,7 +157,7 @@ impl Session {
             FrontendTag::FUNCTION_CALL => {
                 self.mark_write(held, world);
                 self.batch = Batch::Idle;
-                self.replies.push(Request::Query, Action::Forward, None);
+                self.replies.push(Request::FunctionCall, Action::Forward, None);
                 edits.forward(span.have());
             }
             tag => {

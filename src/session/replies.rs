@@ -16,8 +16,10 @@ use std::sync::Arc;
 /// A request that provokes an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Query or FunctionCall: ends with ReadyForQuery.
+    /// Ends with ReadyForQuery.
     Query,
+    /// Ends with ReadyForQuery.
+    FunctionCall,
     Parse,
     Bind,
     Describe,
@@ -30,13 +32,13 @@ pub(super) enum Request {
 impl Request {
     /// Whether its answer ends with ReadyForQuery.
     pub fn ends_ready(self) -> bool {
-        matches!(self, Request::Query | Request::Sync)
+        matches!(self, Request::Query | Request::FunctionCall | Request::Sync)
     }
 
     /// Whether `tag` is the last message of its answer.
     fn is_ended_by(self, tag: BackendTag) -> bool {
         match self {
-            Request::Query | Request::Sync => tag == BackendTag::READY_FOR_QUERY,
+            Request::Query | Request::FunctionCall | Request::Sync => tag == BackendTag::READY_FOR_QUERY,
             Request::Parse => tag == BackendTag::PARSE_COMPLETE,
             Request::Bind => tag == BackendTag::BIND_COMPLETE,
             Request::Describe => matches!(tag, BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA),
@@ -244,6 +246,7 @@ impl ReplyQueue {
                     renamed.before = before;
                     return Ok(());
                 }
+                // It destroys the unnamed statement, as no FunctionCall does.
                 _ if reply.request == Request::Query => return Ok(()),
                 _ => {}
             }
@@ -339,7 +342,8 @@ impl ReplyQueue {
     pub fn is_ready_owed_in_doubt(&self) -> bool {
         let mut is_in_batch = false;
         self.entries.iter().any(|reply| {
-            let is_skipped_by_error = is_in_batch && reply.request == Request::Query;
+            let ends_a_batch = matches!(reply.request, Request::Query | Request::FunctionCall);
+            let is_skipped_by_error = is_in_batch && ends_a_batch;
             is_in_batch = !reply.request.ends_ready();
             is_skipped_by_error
         })
