@@ -223,11 +223,17 @@ impl Session {
             Then::Settings(changes) => Some(changes),
             _ => None,
         });
-        hidden.extend(changes.flatten().filter_map(SettingChange::name).cloned());
+        for change in changes.flatten() {
+            match change {
+                // Back to what the client started with, which no server knows: it is put there before the next request.
+                SettingChange::Reset { name } if self.base.value(name).is_some() => drop(hidden.remove(name)),
+                SettingChange::ResetAll => hidden.retain(|name| self.base.value(name).is_none()),
+                change => hidden.extend(change.name().cloned()),
+            }
+        }
     }
 
     fn roll_back_settings(&mut self, held: &mut Held<'_>) {
-        self.hidden = None;
         if let Some((own, server)) = self.transaction.rolled_back() {
             self.settings = own;
             held.state.settings = server;
