@@ -489,6 +489,7 @@ impl Session {
         }
         let names = self.hidden.take().map(|names| names.into_iter().collect());
         let pins = std::mem::take(&mut self.doubts_pins).then(|| self.pins.checkable());
+        self.fresh_pins = Pins::default();
         let questions =
             [names.map(Question::Settings), pins.filter(|pins| !pins.is_empty()).map(Question::State)];
         for question in questions.into_iter().flatten() {
@@ -944,8 +945,7 @@ impl Session {
         if effects.any(Effects::UNKNOWN) && self.mode != PoolMode::Session {
             // Whatever can be found out is asked for; what cannot does not reach anybody else.
             self.is_soiled = true;
-            self.doubts_pins = true;
-            self.pins = self.pins.with(Pins::all_checkable());
+            self.pin_by(Pins::all_checkable());
         }
     }
 
@@ -961,11 +961,16 @@ impl Session {
         }
     }
 
+    fn pin_by(&mut self, causes: Pins) {
+        self.pins = self.pins.with(causes);
+        self.fresh_pins = self.fresh_pins.with(causes);
+        self.doubts_pins = true;
+    }
+
     pub(super) fn pin(&mut self, effects: Effects) {
         let causes = Pins::of(effects);
         if self.mode != PoolMode::Session && !causes.is_empty() {
-            self.pins = self.pins.with(causes);
-            self.doubts_pins = true;
+            self.pin_by(causes);
         }
     }
 

@@ -140,7 +140,8 @@ impl Session {
         let asked = self.replies.front().and_then(|reply| reply.then.as_deref());
         match (asked, backend::data_row(body)) {
             (Some(Then::Asked(Question::State(pins))), Some(answer)) => {
-                self.pins = self.pins.without(pins.refuted(&answer));
+                // What was sent behind the question is not refuted by its answer.
+                self.pins = self.pins.without(pins.refuted(&answer)).with(self.fresh_pins);
             }
             (Some(Then::Asked(Question::Settings(names))), Some(answer)) if names.len() == answer.len() => {
                 let known = names.iter().zip(answer).try_for_each(|(name, value)| {

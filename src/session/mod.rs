@@ -302,6 +302,8 @@ pub struct Session {
     outcome: Outcome,
     restoring: Restoring,
     pins: Pins,
+    /// Those that have come since the server was last asked.
+    fresh_pins: Pins,
     /// The server shall be asked whether the state that pins is still there.
     doubts_pins: bool,
     /// Something ran that may have left anything behind: the connection is reset before anybody else has it.
@@ -363,6 +365,7 @@ impl Session {
             outcome: Outcome::Fine,
             restoring: Restoring::No,
             pins: Pins::default(),
+            fresh_pins: Pins::default(),
             doubts_pins: false,
             is_soiled: false,
             hidden: None,

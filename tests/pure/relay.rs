@@ -520,7 +520,7 @@ impl Relay {
         let server = &self.servers[n];
         assert!(server.from.is_empty() && server.inbox.is_empty(), "unread answers on a returned server");
         assert!(server.model.is_quiescent(), "a returned server is not idle{}", self.told());
-        assert!(server.model.listening.is_empty(), "a returned server listens");
+        assert!(server.model.listening.is_empty(), "a returned server listens{}", self.told());
         self.assert_known(n);
     }
 
