@@ -539,12 +539,13 @@ struct Watchdog {
 
 impl Watchdog {
     fn start() -> Watchdog {
-        const LIMIT: Duration = Duration::from_secs(120);
+        // The soak test lasts as long as it is told to.
+        let limit = Duration::from_secs(100 + crate::soak::seconds());
         let (alive, watch) = mpsc::channel::<()>();
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         std::thread::spawn(move || {
-            if watch.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{test} takes longer than {LIMIT:?}");
+            if watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test} takes longer than {limit:?}");
                 std::process::abort();
             }
         });

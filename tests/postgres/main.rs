@@ -24,4 +24,5 @@ mod raw;
 mod replication;
 mod routing;
 mod session_state;
+mod soak;
 mod tls;
