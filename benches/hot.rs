@@ -280,6 +280,7 @@ impl Client {
             registry: Registry::new(1_000, KEY),
             tables: Tables::default(),
             rules: Routing {
+                safe_functions: Vec::new(),
                 reads: Reads::Replicas,
                 consistency: Consistency::Sticky,
                 sticky_window: Duration::from_secs(1),

@@ -27,6 +27,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Says where a statement would go, and why.
+    Explain(cli::explain::ExplainArgs),
     /// Tries it all out: a real primary with replicas, pglagoon before them, and a workload.
     Demo(cli::demo::DemoArgs),
 }
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve { config } => cli::serve::run(&config),
         Command::Check { config } => cli::check::run(&config),
+        Command::Explain(args) => cli::explain::run(&args),
         Command::Demo(args) => cli::demo::run(&args),
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::error::ErrorSource;
 use crate::routing::{Role, Why};
+use crate::session::Rescue;
 use crate::wire::SqlState;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -93,6 +94,8 @@ pub struct Stats {
     pub server_parses: u64,
     /// Bind messages from clients.
     pub binds: u64,
+    /// Requests that a replica could not serve and that ran again, in the order of [`Rescue::ALL`].
+    pub rescues: [u64; Rescue::ALL.len()],
     /// Client logins.
     pub logins: u64,
     /// Time waited for a server connection; only waits, not immediate leases.
@@ -117,6 +120,11 @@ impl Stats {
                 self.query[role as usize][why as usize].as_deref().map(|times| (role, why, times))
             })
         })
+    }
+
+    /// Counts one request that runs again.
+    pub fn rescue(&mut self, rescue: Rescue) {
+        self.rescues[rescue as usize] += 1;
     }
 
     /// Counts an error that a client was told of.
@@ -147,6 +155,7 @@ impl Stats {
         self.server_parses += other.server_parses;
         self.binds += other.binds;
         self.logins += other.logins;
+        self.rescues.iter_mut().zip(other.rescues).for_each(|(mine, theirs)| *mine += theirs);
         self.wait.merge(&other.wait);
         self.transaction.merge(&other.transaction);
         for (role, why, times) in other.query_times() {

@@ -9,6 +9,7 @@
 use super::{DatabaseRow, Health, NodeRow, Observed, PoolRow, Process, StatsRow};
 use crate::metrics::Histogram;
 use crate::routing::Role;
+use crate::session::Rescue;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +87,7 @@ families! {
     CLIENT_PARSES = "pglagoon_client_parses_total", COUNTER, POOL, "Parse messages from clients.";
     SERVER_PARSES = "pglagoon_server_parses_total", COUNTER, POOL, "Parse messages to servers.";
     BINDS = "pglagoon_binds_total", COUNTER, POOL, "Bind messages from clients.";
+    RESCUES = "pglagoon_rescued_queries_total", COUNTER, &["database", "reason"], "Reads that a replica could not serve, and that ran again elsewhere.";
     ERRORS = "pglagoon_errors_total", COUNTER, &["source", "sqlstate", "database"], "Errors that clients were told of.";
     SERVER_UP = "pglagoon_server_up", GAUGE, &["database", "server", "role"], "1 if the server is used, else 0.";
     LAG_BYTES = "pglagoon_replica_lag_bytes", GAUGE, NODE, "WAL between the primary and a replica's replay.";
@@ -205,6 +207,9 @@ impl Sheet {
         }
         self.merge(WAIT, vec![database.clone()], &stats.wait);
         self.merge(TRANSACTION, vec![database.clone()], &stats.transaction);
+        for (rescue, count) in Rescue::ALL.iter().zip(stats.rescues).filter(|(_, count)| *count > 0) {
+            self.add(RESCUES, vec![database.clone(), rescue.as_str().into()], count);
+        }
         for (role, why, times) in stats.query_times() {
             let route = vec![database.clone(), role.as_str().into(), why.as_str().into()];
             self.add(ROUTED, route.clone(), times.count());

@@ -50,6 +50,7 @@ fn rules() -> Database {
             query_timeout: None,
         },
         routing: config::Routing {
+            safe_functions: Vec::new(),
             reads: Reads::Replicas,
             consistency: Consistency::Sticky,
             sticky_window: seconds(2),
@@ -85,6 +86,7 @@ pub fn stats() -> Stats {
     stats.query(Role::Replica, Why::Read, Duration::from_micros(30));
     stats.wait.observe(Duration::from_micros(90));
     stats.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
+    stats.rescue(crate::session::Rescue::Behind);
     stats
 }
 

@@ -432,6 +432,7 @@ fn reads(reads: Reads) -> &'static str {
     match reads {
         Reads::Replicas => "replicas",
         Reads::Primary => "primary",
+        Reads::Shadow => "shadow",
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Made from `pg_proc`, `pg_operator`, `pg_type` and `pg_class` of PostgreSQL 15, with what 13 to 18 have besides, and
 //! gone through by hand. A function is harmless if all its overloads are IMMUTABLE or STABLE (or are among the few
-//! volatile ones that were looked at: `random`, `clock_timestamp`, `gen_random_uuid`, `pg_sleep`, `lo_get`,
-//! `pg_relation_size` ...), less those
+//! volatile ones that were looked at: `random`, `clock_timestamp`, `gen_random_uuid`, `pg_sleep`, `lo_get` ...),
+//! less those
 //! - that answer about their own server, backend or connection: `pg_stat_*`, `pg_is_in_recovery`, `pg_backend_pid`,
 //!   `inet_server_addr`, `current_setting` (which setting is in a literal, and some belong to one server), snapshots
 //!   and transaction ids, WAL positions, files, time zone and extension files;
@@ -12,10 +12,10 @@
 //!   `pg_input_is_valid` and the input functions `array_in`, `record_in`, `domain_in` (CHECKs of domains run functions);
 //! - that cannot be called from a query anyway.
 //!
-//! Sizes: `pg_relation_size` and its kin are the same on a physical replica but for maps that are not logged;
-//! `pg_database_size` and `pg_tablespace_size` count unlogged and temporary files and are left out.
+//! Sizes are left out, too: `pg_total_relation_size` and its kin count the free space map, which is not logged, and
+//! `pg_database_size` counts unlogged and temporary files.
 
-use crate::sql::{Catalog, Verdict};
+use crate::sql::{Catalog, Effects, Verdict};
 
 /// A catalog that knows what PostgreSQL brings, as though nobody had ever created anything.
 ///
@@ -56,6 +56,12 @@ impl Catalog for Builtin {
         }
     }
 
+    fn leaves(&self, name: &str) -> Effects {
+        let is_known =
+            self.function(None, name) != Verdict::Unknown || self.type_name(None, name) != Verdict::Unknown;
+        if is_known { Effects::NONE } else { Effects::UNKNOWN }
+    }
+
     fn version(&self) -> u64 {
         0
     }
@@ -86,6 +92,10 @@ impl Catalog for NoCatalog {
 
     fn type_name(&self, _: Option<&str>, _: &str) -> Verdict {
         Verdict::Unknown
+    }
+
+    fn leaves(&self, name: &str) -> Effects {
+        Builtin.leaves(name)
     }
 
     fn version(&self) -> u64 {
@@ -262,15 +272,15 @@ const HARMLESS_FUNCTIONS: &[&str] = &[
     "pg_get_serial_sequence", "pg_get_statisticsobjdef", "pg_get_statisticsobjdef_columns",
     "pg_get_statisticsobjdef_expressions", "pg_get_triggerdef", "pg_get_userbyid", "pg_get_viewdef", "pg_has_role",
     "pg_identify_object", "pg_identify_object_as_address", "pg_index_column_has_property", "pg_index_has_property",
-    "pg_indexam_has_property", "pg_indexam_progress_phasename", "pg_indexes_size", "pg_lsn", "pg_lsn_cmp",
+    "pg_indexam_has_property", "pg_indexam_progress_phasename", "pg_lsn", "pg_lsn_cmp",
     "pg_lsn_eq", "pg_lsn_ge", "pg_lsn_gt", "pg_lsn_hash", "pg_lsn_hash_extended", "pg_lsn_larger", "pg_lsn_le",
     "pg_lsn_lt", "pg_lsn_mi", "pg_lsn_mii", "pg_lsn_ne", "pg_lsn_pli", "pg_lsn_smaller", "pg_mcv_list_items",
     "pg_opclass_is_visible", "pg_operator_is_visible", "pg_opfamily_is_visible", "pg_options_to_table",
     "pg_partition_ancestors", "pg_partition_root", "pg_partition_tree", "pg_relation_filenode",
-    "pg_relation_filepath", "pg_relation_is_publishable", "pg_relation_is_updatable", "pg_relation_size",
+    "pg_relation_filepath", "pg_relation_is_publishable", "pg_relation_is_updatable", 
     "pg_sequence_parameters", "pg_size_bytes", "pg_size_pretty", "pg_sleep", "pg_sleep_for", "pg_sleep_until",
     "pg_snapshot_xip", "pg_snapshot_xmax", "pg_snapshot_xmin", "pg_statistics_obj_is_visible",
-    "pg_table_is_visible", "pg_table_size", "pg_total_relation_size", "pg_ts_config_is_visible",
+    "pg_table_is_visible", "pg_ts_config_is_visible",
     "pg_ts_dict_is_visible", "pg_ts_parser_is_visible", "pg_ts_template_is_visible", "pg_type_is_visible",
     "pg_typeof", "pg_visible_in_snapshot", "pg_wal_lsn_diff", "phraseto_tsquery", "pi", "plainto_tsquery", "point",
     "point_above", "point_add", "point_below", "point_distance", "point_div", "point_eq", "point_horiz",
@@ -374,8 +384,8 @@ const HARMFUL_FUNCTIONS: &[&str] = &[
     "pg_get_multixact_members", "pg_get_publication_tables", "pg_get_replication_slots", "pg_get_sequence_data",
     "pg_get_shmem_allocations", "pg_get_shmem_allocations_numa", "pg_get_wait_events",
     "pg_get_wal_replay_pause_state", "pg_get_wal_resource_managers", "pg_get_wal_summarizer_state",
-    "pg_hba_file_rules", "pg_ident_file_mappings", "pg_import_system_collations", "pg_input_error_info",
-    "pg_input_is_valid", "pg_is_in_backup", "pg_is_in_recovery", "pg_is_other_temp_schema",
+    "pg_hba_file_rules", "pg_ident_file_mappings", "pg_import_system_collations", "pg_indexes_size",
+    "pg_input_error_info", "pg_input_is_valid", "pg_is_in_backup", "pg_is_in_recovery", "pg_is_other_temp_schema",
     "pg_is_wal_replay_paused", "pg_isolation_test_session_is_blocked", "pg_jit_available", "pg_last_committed_xact",
     "pg_last_wal_receive_lsn", "pg_last_wal_replay_lsn", "pg_last_xact_replay_timestamp", "pg_listening_channels",
     "pg_lock_status", "pg_log_backend_memory_contexts", "pg_log_standby_snapshot", "pg_logical_emit_message",
@@ -384,7 +394,7 @@ const HARMFUL_FUNCTIONS: &[&str] = &[
     "pg_ls_logicalsnapdir", "pg_ls_replslotdir", "pg_ls_summariesdir", "pg_ls_tmpdir", "pg_ls_waldir",
     "pg_my_temp_schema", "pg_nextoid", "pg_notification_queue_usage", "pg_notify", "pg_numa_available",
     "pg_postmaster_start_time", "pg_prepared_statement", "pg_prepared_xact", "pg_promote", "pg_read_binary_file",
-    "pg_read_file", "pg_read_file_old", "pg_reload_conf", "pg_replication_origin_advance",
+    "pg_read_file", "pg_read_file_old", "pg_relation_size", "pg_reload_conf", "pg_replication_origin_advance",
     "pg_replication_origin_create", "pg_replication_origin_drop", "pg_replication_origin_oid",
     "pg_replication_origin_progress", "pg_replication_origin_session_is_setup",
     "pg_replication_origin_session_progress", "pg_replication_origin_session_reset",
@@ -433,16 +443,16 @@ const HARMFUL_FUNCTIONS: &[&str] = &[
     "pg_stat_reset_backend_stats", "pg_stat_reset_replication_slot", "pg_stat_reset_shared",
     "pg_stat_reset_single_function_counters", "pg_stat_reset_single_table_counters", "pg_stat_reset_slru",
     "pg_stat_reset_subscription_stats", "pg_stop_backup", "pg_stop_making_pinned_objects", "pg_switch_wal",
-    "pg_sync_replication_slots", "pg_tablespace_databases", "pg_tablespace_location", "pg_tablespace_size",
-    "pg_terminate_backend", "pg_timezone_abbrevs", "pg_timezone_names", "pg_trigger_depth", "pg_try_advisory_lock",
-    "pg_try_advisory_lock_shared", "pg_try_advisory_xact_lock", "pg_try_advisory_xact_lock_shared",
-    "pg_wal_replay_pause", "pg_wal_replay_resume", "pg_wal_summary_contents", "pg_walfile_name",
-    "pg_walfile_name_offset", "pg_xact_commit_timestamp", "pg_xact_commit_timestamp_origin", "pg_xact_status",
-    "plpgsql_validator", "postgresql_fdw_validator", "query_to_xml", "query_to_xml_and_xmlschema",
-    "query_to_xmlschema", "range_in", "record_in", "satisfies_hash_partition", "schema_to_xml",
-    "schema_to_xml_and_xmlschema", "schema_to_xmlschema", "set_config", "setseed", "setval", "table_to_xml",
-    "table_to_xml_and_xmlschema", "table_to_xmlschema", "ts_rewrite", "ts_stat", "txid_current",
-    "txid_current_if_assigned", "txid_current_snapshot", "txid_status",
+    "pg_sync_replication_slots", "pg_table_size", "pg_tablespace_databases", "pg_tablespace_location",
+    "pg_tablespace_size", "pg_terminate_backend", "pg_timezone_abbrevs", "pg_timezone_names",
+    "pg_total_relation_size", "pg_trigger_depth", "pg_try_advisory_lock", "pg_try_advisory_lock_shared",
+    "pg_try_advisory_xact_lock", "pg_try_advisory_xact_lock_shared", "pg_wal_replay_pause", "pg_wal_replay_resume",
+    "pg_wal_summary_contents", "pg_walfile_name", "pg_walfile_name_offset", "pg_xact_commit_timestamp",
+    "pg_xact_commit_timestamp_origin", "pg_xact_status", "plpgsql_validator", "postgresql_fdw_validator",
+    "query_to_xml", "query_to_xml_and_xmlschema", "query_to_xmlschema", "range_in", "record_in",
+    "satisfies_hash_partition", "schema_to_xml", "schema_to_xml_and_xmlschema", "schema_to_xmlschema", "set_config",
+    "setseed", "setval", "table_to_xml", "table_to_xml_and_xmlschema", "table_to_xmlschema", "ts_rewrite",
+    "ts_stat", "txid_current", "txid_current_if_assigned", "txid_current_snapshot", "txid_status",
 ];
 
 /// Symbols of operators.

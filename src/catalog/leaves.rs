@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::sql::Effects;
 use crate::sql::body::{self, Body};
 
-/// By name, only those that leave anything. `bodies` are pairs of a name and a body.
+/// By name. `bodies` are pairs of a name and a body.
 pub fn leaves<'a>(bodies: impl IntoIterator<Item = (&'a str, &'a str)>) -> HashMap<String, Effects> {
     let mut known: HashMap<String, Body> = HashMap::new();
     for (name, text) in bodies {
@@ -31,7 +31,6 @@ pub fn leaves<'a>(bodies: impl IntoIterator<Item = (&'a str, &'a str)>) -> HashM
             break;
         }
     }
-    leaves.retain(|_, effects| !effects.is_none());
     leaves
 }
 
@@ -51,6 +50,6 @@ mod tests {
         ]);
         let lock = Some(&Effects::ADVISORY_LOCK);
         assert_eq!((leaves.get("a"), leaves.get("b"), leaves.get("c")), (lock, lock, lock));
-        assert_eq!((leaves.get("d"), leaves.get("e")), (Some(&Effects::TEMPORARY), None));
+        assert_eq!((leaves.get("d"), leaves.get("e")), (Some(&Effects::TEMPORARY), Some(&Effects::NONE)));
     }
 }

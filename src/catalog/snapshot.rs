@@ -33,8 +33,8 @@ pub struct Snapshot {
     harmful_casts: HashSet<String>,
     /// What functions leave behind in a session.
     leaves: HashMap<String, Effects>,
-    /// Somebody created an implicit cast between PostgreSQL's own types with a function that may do anything: any
-    /// expression may call it.
+    /// Somebody created an implicit cast or an operator class of PostgreSQL's own types with a function that may do
+    /// anything: any expression may call it.
     implicit: bool,
 }
 
@@ -43,40 +43,60 @@ type Names = HashMap<String, Vec<(String, Verdict)>>;
 
 impl Snapshot {
     /// How many queries make a snapshot.
-    pub const QUERY_COUNT: usize = 10;
+    pub const QUERY_COUNT: usize = 12;
 
     /// The queries whose rows make a snapshot, for PostgreSQL 13 to 18 and a user without privileges. They depend on no
     /// setting and no object of the database; to see one state of the catalog they belong into one REPEATABLE READ
     /// transaction. The last one takes ACCESS SHARE locks on what views refer to, so it wants a `lock_timeout`.
-    pub const QUERIES: [&'static str; Snapshot::QUERY_COUNT] =
-        [FUNCTIONS, OPERATORS, CASTS, TYPES, DOMAIN_CONSTRAINTS, COLUMNS, RELATIONS, CHILDREN, BODIES, VIEWS];
+    pub const QUERIES: [&'static str; Snapshot::QUERY_COUNT] = [
+        FUNCTIONS,
+        OPERATORS,
+        CASTS,
+        SUPPORT,
+        TYPES,
+        DOMAIN_CONSTRAINTS,
+        COLUMNS,
+        BODIES,
+        RELATIONS,
+        KEYS,
+        CHILDREN,
+        VIEWS,
+    ];
 
     /// A snapshot from the rows of [`Snapshot::QUERIES`], in their order. `version` must differ from that of every other
-    /// snapshot whose answers are still cached.
+    /// snapshot whose answers are still cached. `safe_functions` are taken for harmless: names, with their schema or without.
     ///
     /// # Errors
     ///
     /// A row does not have the columns that its query names.
-    pub fn from_rows(version: u64, rows: &[Rows; Snapshot::QUERY_COUNT]) -> Result<Snapshot, MalformedRow> {
-        let [functions, operators, casts, types, constraints, columns, relations, children, bodies, views] =
+    pub fn from_rows(
+        version: u64,
+        rows: &[Rows; Snapshot::QUERY_COUNT],
+        safe_functions: &[String],
+    ) -> Result<Snapshot, MalformedRow> {
+        let [functions, operators, casts, support, types, constraints, columns, bodies, relations @ ..] =
             rows;
         let mut snapshot = Snapshot { version, ..Snapshot::default() };
-        snapshot.read_functions(functions)?;
+        snapshot.read_functions(functions, safe_functions)?;
         snapshot.leaves = read_bodies(bodies)?;
         snapshot.read_operators(operators)?;
-        let unsafe_types = snapshot.read_casts(casts)?;
+        let mut unsafe_types = snapshot.read_casts(casts)?;
+        unsafe_types.extend(snapshot.read_support(support)?);
         let columns = user_typed_columns(columns)?;
         let safe_types = snapshot.read_types(types, constraints, &columns, &unsafe_types)?;
-        snapshot.read_relations(relations, children, views, &columns, &safe_types)?;
+        snapshot.read_relations(relations, &columns, &safe_types)?;
         Ok(snapshot)
     }
 
-    fn read_functions(&mut self, rows: &Rows) -> Result<(), MalformedRow> {
+    fn read_functions(&mut self, rows: &Rows, safe: &[String]) -> Result<(), MalformedRow> {
         for row in rows {
             let [schema, name, language, volatility, extension, unary] = columns_of(row)?;
-            let name = required(name)?;
-            let verdict = judge_function(name, required(language)?, required(volatility)?, extension);
-            self.functions.entry(name.to_owned()).or_default().push((required(schema)?.to_owned(), verdict));
+            let (schema, name) = (required(schema)?, required(name)?);
+            let verdict = match safe.iter().any(|safe| is_named(safe, schema, name)) {
+                true => Verdict::Harmless,
+                false => judge_function(name, required(language)?, required(volatility)?, extension),
+            };
+            self.functions.entry(name.to_owned()).or_default().push((schema.to_owned(), verdict));
             if verdict == Verdict::Harmful && required(unary)? == "true" {
                 self.attributes.insert(name.to_owned());
             }
@@ -107,8 +127,25 @@ impl Snapshot {
             if !is_user(source) && !is_user(target) {
                 self.harmful_casts.insert(required(target_name)?.to_owned());
             }
-            self.implicit |= !is_user(source) && required(context)? == "i";
+            // A condition or a LIMIT is converted like a value on assignment.
+            self.implicit |= !is_user(source) && required(context)? != "e";
         }
+        Ok(unsafe_types)
+    }
+
+    /// Reads what stands behind default operator classes: ORDER BY, DISTINCT, GROUP BY and UNION call it without naming it. Answers
+    /// the types (by OID) that it compares, if it may do anything else.
+    fn read_support(&mut self, rows: &Rows) -> Result<HashSet<u32>, MalformedRow> {
+        let mut unsafe_types = HashSet::new();
+        for row in rows {
+            let [one, other, name, language, volatility] = columns_of(row)?;
+            if judge_support(required(name)?, required(language)?, required(volatility)?) == Verdict::Harmful
+            {
+                unsafe_types.extend([oid(one)?, oid(other)?]);
+            }
+        }
+        // Values of PostgreSQL's own types can be in any expression.
+        self.implicit |= unsafe_types.iter().any(|oid| !is_user(*oid));
         Ok(unsafe_types)
     }
 
@@ -165,9 +202,7 @@ impl Snapshot {
 
     fn read_relations(
         &mut self,
-        relations: &Rows,
-        children: &Rows,
-        views: &Rows,
+        [relations, keys, children, views]: &[Rows; 4],
         columns: &HashMap<u32, Vec<u32>>,
         safe_types: &HashSet<u32>,
     ) -> Result<(), MalformedRow> {
@@ -183,6 +218,10 @@ impl Snapshot {
             .filter(|relation| !relation.is_stored() || !typed(relation.oid))
             .map(|relation| relation.oid)
             .collect();
+        for row in keys {
+            let [relation] = columns_of(row)?;
+            harmful.insert(oid(relation)?);
+        }
         spread_to_parents(children, &by_oid, &mut harmful)?;
         for relation in by_oid.values() {
             let verdict = if harmful.contains(&relation.oid) { Verdict::Harmful } else { Verdict::Harmless };
@@ -223,9 +262,6 @@ impl Snapshot {
 
 impl Catalog for Snapshot {
     fn function(&self, schema: Option<&str>, name: &str) -> Verdict {
-        if self.implicit {
-            return Verdict::Harmful;
-        }
         combine(users(&self.functions, schema, name), Builtin.function(schema, name))
     }
 
@@ -234,14 +270,18 @@ impl Catalog for Snapshot {
     }
 
     fn operator(&self, symbol: &str) -> Verdict {
-        if self.implicit {
-            return Verdict::Harmful;
-        }
         combine(self.operators.get(symbol).copied(), Builtin.operator(symbol))
     }
 
     fn leaves(&self, name: &str) -> Effects {
-        self.leaves.get(name).copied().unwrap_or_default()
+        let is_known = self.functions.contains_key(name)
+            || self.relations.contains_key(name)
+            || self.types.contains_key(name);
+        match self.leaves.get(name) {
+            Some(effects) => *effects,
+            None if is_known => Effects::NONE,
+            None => Builtin.leaves(name),
+        }
     }
 
     fn attribute(&self, name: &str) -> Verdict {
@@ -253,10 +293,14 @@ impl Catalog for Snapshot {
     }
 
     fn type_name(&self, schema: Option<&str>, name: &str) -> Verdict {
-        if self.implicit || self.harmful_casts.contains(name.strip_prefix('_').unwrap_or(name)) {
+        if self.harmful_casts.contains(name.strip_prefix('_').unwrap_or(name)) {
             return Verdict::Harmful;
         }
         combine(users(&self.types, schema, name), Builtin.type_name(schema, name))
+    }
+
+    fn conversions(&self) -> Verdict {
+        if self.implicit { Verdict::Harmful } else { Verdict::Harmless }
     }
 
     fn version(&self) -> u64 {
@@ -425,6 +469,22 @@ fn judge_function(name: &str, language: &str, volatility: &str, extension: Optio
     }
 }
 
+/// Code in C that calls itself stable is believed here, whosever it is: only superusers can create operator classes, and
+/// distrust would keep every read of a database with an unknown index extension on the primary.
+fn judge_support(name: &str, language: &str, volatility: &str) -> Verdict {
+    let stable = matches!(volatility, "i" | "s");
+    let harmful = Builtin.function(Some("pg_catalog"), name) == Verdict::Harmful;
+    match language {
+        "internal" | "c" if stable && !harmful => Verdict::Harmless,
+        _ => Verdict::Harmful,
+    }
+}
+
+/// Whether `written` is this name, or its schema, a dot, and it.
+fn is_named(written: &str, schema: &str, name: &str) -> bool {
+    written == name || written.strip_suffix(name).and_then(|rest| rest.strip_suffix('.')) == Some(schema)
+}
+
 fn is_reviewed(extension: Option<&str>) -> bool {
     extension.is_some_and(|name| REVIEWED_EXTENSIONS.contains(&name))
 }
@@ -558,6 +618,37 @@ LEFT JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog
      AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\"
 LEFT JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
 WHERE c.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid";
+
+/// The functions and operators in default operator classes that users or extensions created or changed.
+const SUPPORT: &str = "
+SELECT s.one::pg_catalog.text, s.other::pg_catalog.text, p.proname::pg_catalog.text, l.lanname::pg_catalog.text,
+       p.provolatile::pg_catalog.text
+FROM (SELECT f.amproclefttype, f.amprocrighttype, f.amproc::pg_catalog.oid, f.amprocfamily
+      FROM pg_catalog.pg_amproc f WHERE f.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+      UNION
+      SELECT o.amoplefttype, o.amoprighttype, op.oprcode::pg_catalog.oid, o.amopfamily
+      FROM pg_catalog.pg_amop o
+      JOIN pg_catalog.pg_operator op ON op.oid OPERATOR(pg_catalog.=) o.amopopr
+      WHERE o.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid) AS s (one, other, code, family)
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) s.code
+JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+WHERE EXISTS (SELECT FROM pg_catalog.pg_opclass c
+              WHERE c.opcfamily OPERATOR(pg_catalog.=) s.family AND c.opcdefault)";
+
+/// Relations with an index or a partition key that an operator class in an interpreted language serves: finding a row, or
+/// its partition, calls it.
+const KEYS: &str = "
+SELECT DISTINCT k.relation::pg_catalog.text
+FROM (SELECT i.indrelid, i.indclass::pg_catalog.oid[] FROM pg_catalog.pg_index i
+      WHERE i.indrelid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+      UNION ALL
+      SELECT t.partrelid, t.partclass::pg_catalog.oid[] FROM pg_catalog.pg_partitioned_table t) AS k (relation, classes)
+JOIN pg_catalog.pg_opclass c ON c.oid OPERATOR(pg_catalog.=) ANY (k.classes)
+JOIN pg_catalog.pg_amproc f ON f.amprocfamily OPERATOR(pg_catalog.=) c.opcfamily
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) f.amproc::pg_catalog.oid
+JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+WHERE f.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+  AND l.lanname OPERATOR(pg_catalog.<>) ALL ('{c,internal}'::pg_catalog.name[])";
 
 /// Types that users or extensions created, the row types of tables among them.
 const TYPES: &str = "

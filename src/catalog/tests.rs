@@ -522,7 +522,7 @@ fn effects_are_what_stays_in_the_session() {
         ("SET CONSTRAINTS ALL DEFERRED", Effects::LOCAL_SETTINGS),
         ("SELECT set_config('a.b', 'c', false)", Effects::SET_CONFIG),
         ("DO $$ BEGIN SET a.b = 1; END $$", Effects::BLOCK),
-        ("CALL p()", Effects::ENDS_STATE),
+        ("CALL p()", Effects::ENDS_STATE.with(Effects::UNKNOWN)),
         ("CREATE TEMP TABLE x (a int)", Effects::TEMPORARY.with(Effects::DDL)),
         ("create local temporary table x (a int)", Effects::TEMPORARY.with(Effects::DDL)),
         ("CREATE OR REPLACE TEMP VIEW x AS SELECT 1", Effects::TEMPORARY.with(Effects::DDL)),

@@ -224,6 +224,8 @@ impl Database {
 
     pub(super) fn reconfigure(&self) {
         self.users().iter().for_each(|pools| pools.reconfigure());
+        // Which functions are safe may have changed.
+        self.refresh.notify_one();
     }
 
     pub(super) fn abandon(&self, node: usize, why: &Report) {
@@ -312,7 +314,8 @@ impl Database {
                 return None;
             }
         };
-        let snapshot = Box::pin(read_snapshot(&mut backend, version)).await;
+        let snapshot =
+            Box::pin(read_snapshot(&mut backend, version, &self.rules().routing.safe_functions)).await;
         backend.farewell();
         snapshot.unwrap_or_else(|error| {
             tracing::warn!(database = %self.name, %error, "the catalog could not be read");
@@ -326,6 +329,7 @@ impl Database {
 async fn read_snapshot(
     backend: &mut Backend,
     version: u64,
+    safe_functions: &[String],
 ) -> Result<Option<Snapshot>, command::CommandError> {
     const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
          SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'";
@@ -335,7 +339,7 @@ async fn read_snapshot(
         *rows = command::run(backend, query, CATALOG_TIMEOUT).await?;
     }
     command::run(backend, "COMMIT", CATALOG_TIMEOUT).await?;
-    match Snapshot::from_rows(version, &results) {
+    match Snapshot::from_rows(version, &results, safe_functions) {
         Ok(snapshot) => Ok(Some(snapshot)),
         Err(error) => {
             tracing::error!(%error, "the catalog's rows could not be understood");

@@ -26,7 +26,7 @@ use crate::error::{ClientVisible, ErrorSource, Report, Retry};
 use crate::net::Connector;
 use crate::pool::Upstream;
 use crate::routing::clock::Clock;
-use crate::routing::{Lsn, Role};
+use crate::routing::{Lsn, Role, explain};
 use crate::wire::SqlState;
 use arc_swap::ArcSwap;
 use failover::{Observation, Standing};
@@ -330,6 +330,18 @@ impl Node {
     /// All that is known of it.
     pub fn state(&self) -> NodeState {
         lock(&self.state).clone()
+    }
+
+    /// The same for an explanation.
+    pub fn explained(&self) -> explain::Server {
+        let state = self.state();
+        let is_used = matches!(state.standing, Standing::Primary | Standing::Replica);
+        explain::Server {
+            address: self.address.to_string(),
+            role: state.role,
+            age: state.age,
+            unfit: (!is_used).then_some(state.why),
+        }
     }
 
     /// Has it probed now.

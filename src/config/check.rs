@@ -278,6 +278,7 @@ const DEFAULT_ROUTING: Routing = Routing {
     sticky_window: seconds(2),
     max_lag: seconds(10),
     balance: Balance::LeastConnections,
+    safe_functions: Vec::new(),
     weights: Vec::new(),
 };
 
@@ -293,12 +294,24 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
         ("round_robin", Balance::RoundRobin),
         ("weighted", Balance::Weighted),
     ];
+    let is_shadow = |reads| reads == Reads::Shadow;
+    let preset = if is_shadow(default.reads) { Reads::Replicas } else { default.reads };
+    let reads = match section.word("reads", &reads, preset) {
+        Reads::Replicas if section.flag("shadow", is_shadow(default.reads)) => Reads::Shadow,
+        reads => {
+            // Asked for in any case, so that it is known as a key.
+            section.flag("shadow", false);
+            reads
+        }
+    };
+    let safe_functions = section.list("safe_functions", "a function's name, or schema.name", name_text);
     Routing {
-        reads: section.word("reads", &reads, default.reads),
+        reads,
         consistency: section.word("consistency", &consistency, default.consistency),
         sticky_window: section.duration("sticky_window", default.sticky_window),
         max_lag: section.duration("max_lag", default.max_lag),
         balance: section.word("balance", &balance, default.balance),
+        safe_functions: safe_functions.unwrap_or_else(|| default.safe_functions.clone()),
         weights: Vec::new(),
     }
 }

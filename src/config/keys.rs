@@ -180,6 +180,17 @@ pub const KEYS: &[Key] = &[
         Value("\"least_connections\""),
         "How a replica is chosen: the one with the fewest connections in use, each in turn, or in turn by weight.",
     ),
+    key(
+        "routing.shadow",
+        Value("false"),
+        "true: all goes to the primary, and reads that would have gone to a replica are counted with the reason shadow.",
+    ),
+    key(
+        "routing.safe_functions",
+        Value("[]"),
+        "Functions of the database's own (name or schema.name) that only read, whatever calls them: they may run on \
+         replicas. Those of PostgreSQL and of well-known extensions are known.",
+    ),
     key("monitor.interval", Value("\"1s\""), "Time between two probes of a server."),
     key("monitor.timeout", Value("\"2s\""), "How long a probe may take."),
     key(

@@ -368,6 +368,8 @@ pub struct Routing {
     pub max_lag: Duration,
     /// How a replica is chosen.
     pub balance: Balance,
+    /// Functions of the database's own that read only, as the operator says: `name` or `schema.name`.
+    pub safe_functions: Vec<String>,
     /// Weights of servers by their place in `servers`; only for `Balance::Weighted`; same length as `servers`.
     pub weights: Vec<u32>,
 }
@@ -379,6 +381,8 @@ pub enum Reads {
     Replicas,
     /// To the primary: no splitting.
     Primary,
+    /// To the primary; those that would have gone to a replica are counted as such.
+    Shadow,
 }
 
 /// What a read may return.

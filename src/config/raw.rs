@@ -201,6 +201,11 @@ impl<'r, 't> Section<'r, 't> {
         self.value(key, &allowed, |value| value.as_str().and_then(pick)).unwrap_or(default)
     }
 
+    /// True or false.
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+        self.value(key, "true | false", |value| value.as_bool()).unwrap_or(default)
+    }
+
     /// A whole number.
     pub(super) fn count(&mut self, key: &str, range: RangeInclusive<usize>, default: usize) -> usize {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());

@@ -1,5 +1,16 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, nothing of a replica's answer is passed on before it is known whether it is an error.** Otherwise the
+//! ParseComplete before an error would have reached the client, and the request could not be sent again. The answer waits
+//! in the relay's buffer, at most 4 KiB of it; PostgreSQL sends its beginning together with what decides.
+//!
+//! **2026-11-22, what a replica refused stays refused.** A text that a standby could not run is kept from replicas until the
+//! process ends, whatever becomes of the catalog: each rescue is a mistake of the classifier's, to be mended there.
+//!
+//! **2026-11-22, code in C behind operator classes is believed.** ORDER BY and DISTINCT call an operator class without naming
+//! it. Those in SQL or another interpreted language are harmful; those in C, which only superusers can install, are not,
+//! or every unknown index extension would keep all reads on the primary. An IMMUTABLE function in an index, a CHECK or a
+//! statistics object is believed, too: the planner may fold a call of it with constant arguments.
 //! **2026-11-22, one listener for a database.** LISTEN alone is answered by pglagoon when the listener's own LISTEN has been.
 //! Notifications are told behind the ReadyForQuery that ends a transaction (PostgreSQL tells them just before it): to hold that
 //! message back until the other connection has heard everything would cost each transaction a round trip, and a client cannot
@@ -35,9 +46,18 @@
 //! **2026-11-22, no timer per query.** Waits in the pool's queue, idleness and age are ended by one sweep ten times a second;
 //! a client has a timer only if a time limit is configured for it.
 //!
-//! **2026-11-22, what pins.** Temporary relations, WITH HOLD cursors, session advisory locks, LISTEN, SQL PREPARE, LOAD and
-//! settings changed in ways the text does not tell keep the client's connection until it disconnects or runs DISCARD ALL.
-//! Next: ends of pins verified against the server, a limit on pins, one shared listener connection per database.
+//! **2026-11-22, a pin is checked by the server, a setting is asked for.** Which statement ends a temporary table, a lock or a
+//! cursor cannot be read from texts; whether it is there is one query between two transactions. It is asked after whatever
+//! may have ended the state, and after what may have made it: a lock that was not got pins nobody. Settings that a text does
+//! not tell are asked for by name. Names that no text tells (a DO block, a function) cannot be: PostgreSQL lists no
+//! placeholders, so such a client stays pinned.
+//!
+//! **2026-11-22, sequences are kept apart, not carried along.** Pinning every client that inserts would end pooling for all;
+//! nothing tells who will ask for `lastval`. So a stranger's value is discarded before anybody asks, and only users whose
+//! clients have asked once are pinned by what they write.
+//!
+//! **2026-11-22, BEGIN is deferred, always.** It costs nothing, and its first statement tells where it may run. What a client
+//! may notice: `now()` is the first statement's time, and an error that a server would have had at BEGIN comes with that.
 //!
 //! **2026-11-22, in session mode everything runs on the primary.** A session's state lives on one server; splitting it would
 //! need a second connection per client whose state nobody keeps equal.

@@ -15,5 +15,7 @@
 //! | Plaintext glued to SSLRequest was taken for encrypted | The buffer must be empty when TLS begins, on both sides |
 //! | Two texts with one hash: a write taken for a read | Fingerprints are keyed 128-bit SipHash with a secret per process |
 //! | A read in a view, an operator or a cast wrote | The catalog snapshot judges what names stand for; what it does not know is the primary's |
+//! | ORDER BY, DISTINCT or UNION ran somebody's comparison function, a WHERE somebody's cast to boolean | Operator classes and conversions are judged like functions, though nothing names them |
+//! | A replica refused a statement, and the application saw the error | The request is kept until its answer is known to be none; it runs again elsewhere, once for each text |
 //! | Lag measured by `replay_lag` or the last replayed transaction | Samples of our own: the primary's insert position with the instant before it was asked for |
 //! | An insert position behind a page header was waited for in vain | It is normalised to the end of the last record |

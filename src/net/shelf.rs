@@ -148,6 +148,14 @@ impl Buffer {
         self.end += bytes.len();
     }
 
+    /// These bytes come before what was not consumed.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        let behind = self.filled().to_vec();
+        self.consume(behind.len());
+        self.extend(bytes);
+        self.extend(&behind);
+    }
+
     fn move_to_front(&mut self) {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.len());

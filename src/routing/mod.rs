@@ -7,6 +7,7 @@
 
 pub mod balance;
 pub mod clock;
+pub mod explain;
 pub mod lsn;
 
 pub use lsn::Lsn;
@@ -98,11 +99,15 @@ pub enum Why {
     Held,
     /// The configuration sends everything to the primary.
     Configured,
+    /// A replica could not serve it.
+    Rescued,
+    /// A replica would have served it: shadow mode.
+    Shadow,
 }
 
 impl Why {
     /// Every reason.
-    pub const ALL: [Why; 8] = [
+    pub const ALL: [Why; 10] = [
         Why::Read,
         Why::Write,
         Why::Unsure,
@@ -111,6 +116,8 @@ impl Why {
         Why::Transaction,
         Why::Held,
         Why::Configured,
+        Why::Rescued,
+        Why::Shadow,
     ];
 
     /// The label.
@@ -124,6 +131,8 @@ impl Why {
             Why::Transaction => "transaction",
             Why::Held => "held",
             Why::Configured => "configured",
+            Why::Rescued => "rescued",
+            Why::Shadow => "shadow",
         }
     }
 }
@@ -144,6 +153,13 @@ impl History {
 
 /// Decides where a statement outside a transaction may run.
 pub fn route(access: Access, history: &History, rules: &Routing, now: Instant) -> Route {
+    match decide(access, history, rules, now) {
+        Route::Replica { .. } if rules.reads == Reads::Shadow => Route::Primary { why: Why::Shadow },
+        route => route,
+    }
+}
+
+fn decide(access: Access, history: &History, rules: &Routing, now: Instant) -> Route {
     let why = match access {
         Access::Write => Why::Write,
         Access::Unsure => Why::Unsure,

@@ -115,6 +115,13 @@ impl Edits {
         }
     }
 
+    /// Nothing of it goes on, and nothing of it counts: the input is dealt with all the same.
+    pub(super) fn silence(&mut self) {
+        let consumed = self.consumed;
+        self.clear();
+        self.skip(consumed);
+    }
+
     pub(super) fn insert<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.inserted.len();
         let answer = write(&mut self.inserted);

@@ -230,6 +230,9 @@ impl Session {
 
     /// Where the request at the head of `bytes` may run; `None`: that cannot be told before more of it is here.
     fn judge(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Judged> {
+        if let Some(route) = self.detour(span, bytes, world) {
+            return Some(Judged { route, effects: Effects::NONE });
+        }
         let (access, effects) = match span.tag() {
             FrontendTag::QUERY => {
                 let statement = world.classify(frontend::query(span.body(bytes)).unwrap_or_default());
@@ -938,6 +941,12 @@ impl Session {
         let follows = effects.any(Effects::PREPARE) && statement.statements == 1;
         let causes = if follows { effects.without(Effects::PREPARE) } else { effects };
         self.pin(causes.without(Effects::SEQUENCE));
+        if effects.any(Effects::UNKNOWN) && self.mode != PoolMode::Session {
+            // Whatever can be found out is asked for; what cannot does not reach anybody else.
+            self.is_soiled = true;
+            self.doubts_pins = true;
+            self.pins = self.pins.with(Pins::all_checkable());
+        }
     }
 
     fn mark_write(&mut self, held: &mut Held<'_>, world: &World<'_>) {
@@ -1004,13 +1013,9 @@ type Judgement = (Access, Effects);
 const UNSURE: Judgement = (Access::Unsure, Effects::NONE);
 const HARMLESS: Judgement = (Access::Read, Effects::NONE);
 
-/// The access by which a statement is routed: a read that leaves something behind is none. And what it leaves behind.
+/// The access by which a statement is routed, and what it leaves behind.
 fn routable(statement: &Statement) -> Judgement {
-    let access = match statement.access {
-        Access::Read if !statement.effects.is_none() => Access::Unsure,
-        access => access,
-    };
-    (access, statement.effects)
+    (statement.routable(), statement.effects)
 }
 
 /// Whether running the statement changes what the session knows.

@@ -36,6 +36,7 @@ mod from_server;
 mod listening;
 pub mod pin;
 mod questions;
+pub mod replay;
 mod replies;
 pub mod server_state;
 pub mod settings;
@@ -44,6 +45,7 @@ mod transaction;
 
 pub use edits::{Edit, Edits, Events};
 pub use listening::{Channels, MAX_CHANNELS};
+pub use replay::Rescue;
 pub use server_state::ServerState;
 pub use settings::{Settings, Value};
 
@@ -61,6 +63,7 @@ use begin::Deferred;
 use listening::{Hearing, Verb};
 use pin::{PinReason, PinRoom, Pins};
 use questions::Question;
+use replay::Replay;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
 use smallvec::SmallVec;
 use sql_statements::SqlStatements;
@@ -155,6 +158,8 @@ pub enum Want {
     Listen(String),
     /// The server connection may go back.
     Return,
+    /// The same, and then [`Session::again`] is the head of the client's input: it runs once more.
+    Replay(Rescue),
     /// The conversation is over.
     Close(Farewell),
 }
@@ -299,6 +304,8 @@ pub struct Session {
     pins: Pins,
     /// The server shall be asked whether the state that pins is still there.
     doubts_pins: bool,
+    /// Something ran that may have left anything behind: the connection is reset before anybody else has it.
+    is_soiled: bool,
     /// Settings that the server shall be asked for.
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     hidden: Option<Box<BTreeSet<String>>>,
@@ -333,6 +340,8 @@ pub struct Session {
     stray: Option<Box<Vec<u8>>>,
     /// The server said why it is about to close the connection.
     last_words: Option<Box<Report>>,
+    /// The request that could be sent again elsewhere.
+    replay: Replay,
 }
 
 impl Session {
@@ -355,6 +364,7 @@ impl Session {
             restoring: Restoring::No,
             pins: Pins::default(),
             doubts_pins: false,
+            is_soiled: false,
             hidden: None,
             channels: Channels::default(),
             hearing: Hearing::Shared,
@@ -372,6 +382,7 @@ impl Session {
             asked: None,
             stray: None,
             last_words: None,
+            replay: Replay::Nothing,
         }
     }
 
@@ -387,6 +398,10 @@ impl Session {
         if let Some(held) = &mut held {
             self.ask(held, edits);
         }
+        if self.is_muted() {
+            // What comes next must not overtake what runs again.
+            return Want::Input;
+        }
         loop {
             let rest = &input[edits.consumed()..];
             let step = match self.client.step(rest) {
@@ -398,10 +413,14 @@ impl Session {
                 Step::Need if held.is_some() && self.may_return() => return Want::Return,
                 Step::Need => return Want::Input,
                 Step::Rest(n) => pass(edits, self.client_part, n),
-                Step::Message(span) => match self.client_message(span, rest, held.as_mut(), world, edits) {
-                    Flow::Done => {}
-                    Flow::Stop(want) => return want,
-                },
+                Step::Message(span) => {
+                    let on_replica = held.as_ref().is_some_and(|held| held.role == Role::Replica);
+                    let is_alone = on_replica && self.stands_alone();
+                    match self.client_message(span, rest, held.as_mut(), world, edits) {
+                        Flow::Done => self.keep(span, rest, is_alone),
+                        Flow::Stop(want) => return want,
+                    }
+                }
             }
             self.client.pass(&step);
         }
@@ -410,6 +429,7 @@ impl Session {
     /// The relay has the server connection that was wanted; `on_client` follows with the same bytes.
     pub fn on_leased(&mut self) {
         self.routed = true;
+        self.is_soiled = false;
     }
 
     /// There is no server connection to be had: the request at the head of `input` is answered with `report`.
@@ -417,6 +437,7 @@ impl Session {
         edits.clear();
         self.head = None;
         self.asked = None;
+        self.replay = Replay::Nothing;
         report.write(&mut edits.reply, Severity::Error);
         if !self.fail_deferred() {
             self.transaction.ready(TransactionStatus::Idle);
@@ -438,11 +459,22 @@ impl Session {
     /// Bytes from the server that the client holds. `edits` is cleared first; its output goes to the client.
     pub fn on_backend(&mut self, input: &[u8], held: &mut Held<'_>, now: Instant, edits: &mut Edits) -> Want {
         edits.clear();
+        let want = self.answers(input, held, now, edits);
+        if self.is_muted() {
+            edits.silence();
+        }
+        want
+    }
+
+    fn answers(&mut self, input: &[u8], held: &mut Held<'_>, now: Instant, edits: &mut Edits) -> Want {
         loop {
+            let rest = &input[edits.consumed()..];
             if self.server.at_boundary() {
+                if !self.may_pass_on(rest) {
+                    return Want::Input;
+                }
                 self.fabricate(edits);
             }
-            let rest = &input[edits.consumed()..];
             let step = match self.server.step(rest) {
                 Ok(step) => step,
                 Err(error) => return fatal(broken_server(&error.to_string())),
@@ -457,7 +489,10 @@ impl Session {
             }
             self.server.pass(&step);
         }
-        if self.may_return() { Want::Return } else { Want::Input }
+        match self.may_return() {
+            true => self.replay().unwrap_or(Want::Return),
+            false => Want::Input,
+        }
     }
 
     /// The server connection ended. What was asked and not answered is answered with an error; the client stays if it
@@ -476,6 +511,10 @@ impl Session {
         let undone: Vec<Reply> = self.replies.drain().collect();
         undone.into_iter().rev().for_each(|reply| self.undo(reply.then, None));
         self.forget_server();
+        if let Some(again) = self.replay_what_was_lost() {
+            self.last_words = None;
+            return again;
+        }
         if is_cut {
             return Want::Close(Farewell::Abrupt);
         }
@@ -510,6 +549,7 @@ impl Session {
             discard: self.transaction.is_open()
                 || !self.pins.is_empty()
                 || self.mode == PoolMode::Session
+                || self.is_soiled
                 || self.is_unsettled(),
         }
     }

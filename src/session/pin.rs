@@ -67,6 +67,12 @@ impl Pins {
         Pins(causes.fold(Effects::NONE, |all, reason| all.with(reason.effect)))
     }
 
+    /// All of which a server can be asked.
+    pub fn all_checkable() -> Pins {
+        let checkable = PinReason::ALL.into_iter().filter(|reason| reason.check.is_some());
+        Pins(checkable.fold(Effects::NONE, |all, reason| all.with(reason.effect)))
+    }
+
     /// Both together.
     pub fn with(self, other: Pins) -> Pins {
         Pins(self.0.with(other.0))

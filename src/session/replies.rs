@@ -251,6 +251,27 @@ impl ReplyQueue {
         Err(before)
     }
 
+    /// Takes from all entries the names that they give or take.
+    pub fn take_names(&mut self) -> Vec<Renamed> {
+        let mut names = Vec::new();
+        for reply in &mut self.entries {
+            self.counts.remove(reply);
+            match reply.then.as_deref_mut() {
+                Some(Then::Parsed { name, .. } | Then::ParsedUnnamed { name }) => names.extend(name.take()),
+                Some(Then::Named(_) | Then::Unnamed(_)) => {
+                    if let Some(Then::Named(renamed) | Then::Unnamed(renamed)) =
+                        reply.then.take().map(|then| *then)
+                    {
+                        names.push(renamed);
+                    }
+                }
+                _ => {}
+            }
+            self.counts.add(reply);
+        }
+        names
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -56,8 +56,8 @@ impl Body {
             Some(name) => match words::writing_function(&name) {
                 Some(effects) if effects.any(Effects::SET_CONFIG) => self.add(ANYTHING),
                 Some(effects) => self.add(effects),
-                None if words::role(name.as_bytes()) == words::Role::Reserved => {}
-                None => self.calls.push(name),
+                None if words::is_called(&name) => self.calls.push(name),
+                None => {}
             },
         }
     }

@@ -20,7 +20,8 @@ pub struct Cache {
     /// The catalog's version that the answers hold for; none before the first.
     version: Option<u64>,
     statements: Generations<Arc<Statement>>,
-    /// Texts that a replica refused though they looked like reads. Kept apart, so that no flood of new texts drops them.
+    /// Texts that a replica refused though they looked like reads. Kept apart, so that no flood of new texts drops them, and
+    /// beyond the catalog's version: it was no help.
     refused: Generations<()>,
 }
 
@@ -40,7 +41,6 @@ impl Cache {
     pub fn look_up(&mut self, text: &[u8], catalog: &dyn Catalog) -> Arc<Statement> {
         if self.version != Some(catalog.version()) {
             self.statements.clear();
-            self.refused.clear();
             self.version = Some(catalog.version());
         }
         if text.len() > PROVABLE_BYTES {
@@ -60,8 +60,8 @@ impl Cache {
         statement
     }
 
-    /// Keeps all texts of this one's fingerprint on the primary until the catalog's version changes: a replica refused
-    /// it. That overrules a hint in the text.
+    /// Keeps all texts of this one's fingerprint on the primary from now on: a replica refused it. That overrules a hint in
+    /// the text.
     pub fn remember_unsafe(&mut self, text: &[u8]) {
         if text.len() > PROVABLE_BYTES {
             return;
@@ -207,13 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn a_new_version_forgets_everything() {
+    fn a_new_version_forgets_everything_but_what_was_refused() {
         let mut cache = cache(100);
         cache.look_up(b"SELECT 1", &Trusting::default());
-        cache.remember_unsafe(b"SELECT 1");
+        cache.look_up(b"SELECT 2, 3", &Trusting::default());
+        cache.remember_unsafe(b"SELECT 2, 3");
         let catalog = Trusting { version: 1, ..Trusting::default() };
         assert_eq!(cache.look_up(b"SELECT 1", &catalog).access, Access::Read);
         assert_eq!(cache.len(), 1);
+        assert_eq!(cache.look_up(b"SELECT 2, 3", &catalog).reason, Reason::Refused);
     }
 
     #[test]

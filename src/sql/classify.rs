@@ -7,7 +7,7 @@ use super::fingerprint::Hint;
 use super::lexer::{Kind, Token};
 use super::outline::{Judgement, Outline, outline};
 use super::prove::prove;
-use super::{Access, Catalog, Reason, Statement};
+use super::{Access, Catalog, Effects, Reason, Statement};
 
 /// The longest text that anybody tries to prove, in bytes. Longer ones are bulk writes; a proof would cost more than a
 /// replica saves.
@@ -35,7 +35,11 @@ pub fn classify(text: &[u8], catalog: &dyn Catalog) -> Statement {
         reason,
         token: judgement.2.map(|token| quote(token, text)).unwrap_or_default(),
         transaction: outline.transaction,
-        effects: outline.effects,
+        effects: match access {
+            // What it calls has been looked up, word by word, or is vouched for.
+            Access::Read => outline.effects.without(Effects::UNKNOWN),
+            Access::Unsure | Access::Write => outline.effects,
+        },
         statements: outline.statements,
     }
 }

@@ -5,7 +5,7 @@
 
 use super::body::{self, Body};
 use super::lexer::{Kind, Lexer, Token};
-use super::{Catalog, Effects, Verdict, words};
+use super::{Catalog, Effects, words};
 
 /// What a text does to one setting of its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,10 +238,7 @@ pub fn block(text: &[u8], catalog: &dyn Catalog) -> Effects {
 }
 
 fn judge(body: &Body, catalog: &dyn Catalog) -> Effects {
-    let called = |name: &String| match catalog.function(None, name) {
-        Verdict::Unknown => body::ANYTHING,
-        Verdict::Harmless | Verdict::Harmful => catalog.leaves(name),
-    };
+    let called = |name: &String| catalog.leaves(name);
     body.calls.iter().map(called).fold(body.effects, Effects::with)
 }
 

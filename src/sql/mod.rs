@@ -38,6 +38,16 @@ pub struct Statement {
     pub statements: u32,
 }
 
+impl Statement {
+    /// The access by which it is routed: a read that leaves something behind is none.
+    pub fn routable(&self) -> Access {
+        match self.access {
+            Access::Read if !self.effects.is_none() => Access::Unsure,
+            access => access,
+        }
+    }
+}
+
 /// Whether a statement may leave the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Access {
@@ -138,6 +148,45 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The same in words.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Reason::ProvenRead => "all that it names is known to read, and a replica answers alike",
+            Reason::Empty => "there is no statement in it",
+            Reason::WriteCommand => "the command writes, locks or changes its server",
+            Reason::ModifyingCte => "a WITH query modifies data",
+            Reason::LockingClause => "it locks rows",
+            Reason::SelectInto => "SELECT INTO makes a table",
+            Reason::HarmfulFunction => "the function may write or lock, or answers about its own server",
+            Reason::UnknownFunction => "nobody knows a function of this name",
+            Reason::HarmfulRelation => {
+                "the relation is no table that a replica has alike: a view that is not proven, row security, \
+                 a sequence, unlogged, foreign or temporary"
+            }
+            Reason::UnknownRelation => "the catalog has no relation of this name",
+            Reason::UserDefined => "an operator, cast or type runs code that is not known",
+            Reason::TransactionCommand => "it begins or ends a transaction",
+            Reason::SessionCommand => "it is about the session's or the server's own state",
+            Reason::HintPrimary => "a comment asks for the primary",
+            Reason::HintReplica => "a comment asks for a replica",
+            Reason::Unrecognised => "it is not understood as a read",
+            Reason::SecondOpinion => "a second parser sees something else in it",
+            Reason::Refused => "a replica has refused it before",
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Read => "proven read",
+            Access::Unsure => "unsure",
+            Access::Write => "proven write",
+        })
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -203,8 +252,10 @@ impl Effects {
     pub const ENDS_STATE: Effects = Effects(1 << 15);
     /// A DO block: what it leaves behind is in its body, a literal, which `effect::block` reads.
     pub const BLOCK: Effects = Effects(1 << 16);
+    /// A function that the catalog does not know: it may leave anything.
+    pub const UNKNOWN: Effects = Effects(1 << 17);
     /// UNLISTEN; `effect::unlistened` can read from the text of what.
-    pub const UNLISTEN: Effects = Effects(1 << 17);
+    pub const UNLISTEN: Effects = Effects(1 << 18);
 
     /// Both sets together.
     pub const fn with(self, other: Effects) -> Effects {
@@ -229,7 +280,7 @@ impl Effects {
 
 impl fmt::Debug for Effects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 18] = [
+        const NAMES: [&str; 19] = [
             "settings",
             "hidden_settings",
             "temporary",
@@ -247,9 +298,10 @@ impl fmt::Debug for Effects {
             "set_config",
             "ends_state",
             "block",
+            "unknown",
             "unlisten",
         ];
-        f.debug_set().entries((0..18).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
+        f.debug_set().entries((0..19).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
     }
 }
 
@@ -279,7 +331,12 @@ pub trait Catalog {
     }
     /// A type that is cast to or constructed.
     fn type_name(&self, schema: Option<&str>, name: &str) -> Verdict;
-    /// What a function of this name, built-in ones aside, leaves behind in the session that calls it.
+    /// What runs though nothing names it, wherever values meet: conversions between PostgreSQL's own types, and their order.
+    fn conversions(&self) -> Verdict {
+        Verdict::Harmless
+    }
+    /// What a function of this name, built-in ones that `words` knows aside, leaves behind in the session that calls it;
+    /// [`Effects::UNKNOWN`] if the catalog does not know it.
     fn leaves(&self, name: &str) -> Effects {
         let _ = name;
         Effects::NONE

@@ -71,6 +71,8 @@ struct Scan<'a> {
     body: u32,
     /// A cursor WITH HOLD is declared.
     holds: bool,
+    /// What the functions leave behind that the current statement calls.
+    called: Effects,
     /// An EXPLAIN runs what it explains.
     runs: bool,
     last_transaction: Option<TransactionVerb>,
@@ -96,6 +98,7 @@ impl<'a> Scan<'a> {
             nesting: 0,
             body: 0,
             holds: false,
+            called: Effects::NONE,
             runs: false,
             last_transaction: None,
         }
@@ -147,6 +150,12 @@ impl<'a> Scan<'a> {
         };
         if let Some((token, name)) = name {
             self.function(token, &name);
+            if words::is_called(&name)
+                && words::writing_function(&name).is_none()
+                && !self.is(self.past[1], "into")
+            {
+                self.called = self.called.with(self.catalog.leaves(&name));
+            }
         }
     }
 
@@ -155,7 +164,7 @@ impl<'a> Scan<'a> {
             self.add(effects);
             self.judge(Access::Write, Reason::HarmfulFunction, token);
         } else {
-            self.add(self.catalog.leaves(name));
+            self.called = self.called.with(self.catalog.leaves(name).without(Effects::UNKNOWN));
         }
     }
 
@@ -246,6 +255,9 @@ impl<'a> Scan<'a> {
         if self.seen > 0 {
             self.out.statements = self.out.statements.saturating_add(1);
             self.command();
+            // The names in DDL are mostly new ones, not calls.
+            let is_ddl = self.out.effects.any(Effects::DDL);
+            self.add(if is_ddl { self.called.without(Effects::UNKNOWN) } else { self.called });
         }
         self.head = [None; HEAD];
         self.past = [None; MEMORY];
@@ -254,6 +266,7 @@ impl<'a> Scan<'a> {
         self.body = 0;
         self.holds = false;
         self.runs = false;
+        self.called = Effects::NONE;
     }
 
     /// Judges the statement that just ended by its verb.

@@ -235,6 +235,9 @@ impl Proof<'_> {
     }
 
     fn query(&mut self) -> Step {
+        if self.catalog.conversions() != Verdict::Harmless {
+            return self.doubt(Access::Unsure, Reason::UserDefined, self.at);
+        }
         let outer = self.ctes.len();
         if self.accept(b"with") {
             self.with()?;
@@ -923,6 +926,9 @@ impl Proof<'_> {
             Some(kind) if kind.is_string() => return self.known_type(first, &chain),
             _ => {}
         }
+        if let Some(part) = chain.iter().position(|name| is_of_backend(name)) {
+            return self.doubt(Access::Unsure, Reason::HarmfulRelation, first + 2 * part);
+        }
         for (part, name) in chain.iter().enumerate().skip(1) {
             self.attribute(first + 2 * part, name)?;
         }
@@ -951,6 +957,9 @@ impl Proof<'_> {
 
     /// PostgreSQL takes `x.f` for `f(x)` if x has no column f: `('s'::regclass).nextval`.
     fn attribute(&self, token: usize, name: &str) -> Step {
+        if is_of_backend(name) {
+            return self.doubt(Access::Unsure, Reason::HarmfulRelation, token);
+        }
         if self.catalog.attribute(name) == Verdict::Harmful {
             return self.doubt(Access::Unsure, Reason::HarmfulFunction, token);
         }
@@ -1269,6 +1278,11 @@ fn is_type_word(word: &[u8]) -> bool {
             | b"timestamp"
             | b"varchar"
     )
+}
+
+/// System columns whose value only the backend that wrote the row knows, as long as it remembers.
+fn is_of_backend(name: &str) -> bool {
+    matches!(name, "cmin" | "cmax")
 }
 
 fn is_interval_field(word: &[u8]) -> bool {

@@ -158,14 +158,16 @@ impl Visitor for Reading<'_> {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<String> {
-        let verdict = match self.names(relation).as_slice() {
-            [name] if self.ctes.contains(name) => Verdict::Harmless,
-            [name] => self.catalog.relation(None, name),
-            [schema, name] => self.catalog.relation(Some(schema), name),
-            _ => Verdict::Unknown,
+        let verdicts = match self.names(relation).as_slice() {
+            [name] if self.ctes.contains(name) => return ControlFlow::Continue(()),
+            [name] => (self.catalog.relation(None, name), self.catalog.function(None, name)),
+            [schema, name] => {
+                (self.catalog.relation(Some(schema), name), self.catalog.function(Some(schema), name))
+            }
+            _ => return ControlFlow::Continue(()),
         };
-        // A function in FROM is visited as a relation, too, so only what is known to be harmful counts.
-        if verdict == Verdict::Harmful {
+        // A function in FROM is visited as a relation, too: only what is harmful as either counts.
+        if matches!(verdicts, (Verdict::Harmful, Verdict::Harmful | Verdict::Unknown)) {
             return ControlFlow::Break(relation.to_string());
         }
         ControlFlow::Continue(())

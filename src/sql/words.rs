@@ -86,6 +86,29 @@ fn unescaped(name: &str, escape: char) -> Option<String> {
     Some(out)
 }
 
+/// Words that stand before parentheses without being called; those that are reserved besides.
+pub fn is_called(name: &str) -> bool {
+    const NOT_CALLED: [&str; 16] = [
+        "by",
+        "conflict",
+        "cube",
+        "exclude",
+        "filter",
+        "include",
+        "inherits",
+        "key",
+        "materialized",
+        "of",
+        "over",
+        "partition",
+        "rollup",
+        "set",
+        "sets",
+        "within",
+    ];
+    !NOT_CALLED.contains(&name) && matches!(role(name.as_bytes()), Role::Plain | Role::FunctionOrType)
+}
+
 /// What a built-in function (or one of a well-known extension) does that no replica may be asked for: `None` for all
 /// other names, else what it leaves behind in the session.
 pub fn writing_function(name: &str) -> Option<Effects> {

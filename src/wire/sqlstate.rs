@@ -26,14 +26,19 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
     pub const PROTOCOL_VIOLATION: Self = Self(*b"08P01");
     pub const QUERY_CANCELED: Self = Self(*b"57014");
+    pub const READ_ONLY_SQL_TRANSACTION: Self = Self(*b"25006");
+    pub const SERIALIZATION_FAILURE: Self = Self(*b"40001");
     pub const SUCCESSFUL_COMPLETION: Self = Self(*b"00000");
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub const TRANSACTION_RESOLUTION_UNKNOWN: Self = Self(*b"08007");
+    pub const UNDEFINED_COLUMN: Self = Self(*b"42703");
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
+    pub const UNDEFINED_TABLE: Self = Self(*b"42P01");
 }
 
 impl SqlState {

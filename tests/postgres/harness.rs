@@ -533,14 +533,18 @@ pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F:
 }
 
 /// Ends the process if a test takes longer than its limit. The test runner has a limit too, but not every runner.
-struct Watchdog {
+pub struct Watchdog {
     _alive: mpsc::Sender<()>,
 }
 
 impl Watchdog {
     fn start() -> Watchdog {
         // The soak test lasts as long as it is told to.
-        let limit = Duration::from_secs(100 + crate::soak::seconds());
+        Self::within(Duration::from_secs(100 + crate::soak::seconds()))
+    }
+
+    /// With a limit of the test's own.
+    pub fn within(limit: Duration) -> Watchdog {
         let (alive, watch) = mpsc::channel::<()>();
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         std::thread::spawn(move || {

@@ -213,6 +213,10 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
             }
             Want::Listen(channel) => session.on_listening(channel),
             Want::Return => is_held = false,
+            Want::Replay(_) => {
+                is_held = false;
+                let _ = session.again();
+            }
             Want::Close(_) => return,
             Want::Input | Want::Whole(_) => {}
         }

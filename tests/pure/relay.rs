@@ -147,6 +147,7 @@ impl Trace {
 
 pub fn routing() -> Routing {
     Routing {
+        safe_functions: Vec::new(),
         reads: Reads::Replicas,
         consistency: Consistency::Eventual,
         sticky_window: Duration::from_secs(2),
@@ -412,7 +413,7 @@ impl Relay {
             let want = it.session.on_client(&it.input, held, &mut world, &mut self.edits);
             it.need = 0;
             self.carry_requests(client);
-            let again = matches!(want, Want::Return | Want::Listen(_));
+            let again = matches!(want, Want::Return | Want::Replay(_) | Want::Listen(_));
             let it = &self.clients[client];
             if let (Want::Input, None) = (&want, it.held) {
                 assert!(it.input.len() < LOOKAHEAD + 5, "{} bytes are waited on", it.input.len());
@@ -447,6 +448,14 @@ impl Relay {
                 }
             }
             Want::Return => self.give_back(client),
+            Want::Replay(_) => {
+                if self.clients[client].held.is_some() {
+                    self.give_back(client);
+                }
+                let it = &mut self.clients[client];
+                let request = it.session.again();
+                it.input.splice(..0, request);
+            }
             Want::Close(farewell) => self.close(client, farewell),
         }
     }

@@ -1311,3 +1311,53 @@ fn server_lost_inside_a_row_leaves_nothing_to_say() {
     relay.kill_server(0);
     assert_eq!(relay.clients[client].closed, Some(Farewell::Abrupt));
 }
+
+#[test]
+fn a_read_that_a_replica_could_not_serve_failed() {
+    TRANSACTION.plays(
+        r#"
+        a> Query select * from missing
+          r1> Query select * from missing
+          p1> Query select * from missing
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+        a> Parse s: select * from missing | Sync
+          r1> Parse @1: select * from missing | Sync
+          p1> Parse @1: select * from missing | Sync
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+        a> Parse t: select 1 | Parse : select * from missing | Bind : | Execute | Sync
+          r1> Parse @2: select 1 | Parse : select * from missing | Bind : | Execute | Sync
+          p1> Parse @2: select 1 | Parse : select * from missing | Bind : | Execute | Sync
+          a< ParseComplete | Error 42P01 relation "missing" does not exist | ReadyForQuery I
+        a> Bind :t | Execute | Sync
+          r1> Bind :@2 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn a_read_whose_replica_died_failed() {
+    TRANSACTION.plays(
+        r#"
+        ! stop r1
+        a> Query select 1
+          r1> Query select 1
+        ! kill r1
+          r1> Query select 1
+        ! go r1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn what_stood_behind_a_read_was_lost_with_it() {
+    TRANSACTION.plays(
+        r#"
+        a> Query select * from missing | Query insert 1
+          r1> Query select * from missing
+          p1> Query select * from missing | Query insert 1
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I | CommandComplete INSERT 0 1 | ReadyForQuery I
+        "#,
+    );
+}

@@ -37,6 +37,11 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          114   | 16510 | doc  | e | public     | f_doc  | sql      | v | -
          25    | 869   | inet | e | public     | f_inet | sql      | v | -",
     );
+    let support = rows(
+        "16500 | 16500 | mood_cmp | c        | i
+         16516 | 16516 | f_cmp    | sql      | i
+         23    | 23    | btint4cmp | internal | i",
+    );
     let types = rows(
         "16500 | public | mood            | e | E | 0     | 0     | 0     | -
          16501 | public | leaky           | e | E | 0     | 0     | 0     | -
@@ -53,7 +58,8 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          16512 | public | strict_column   | c | C | 0     | 0     | 17010 | -
          16513 | public | tree            | c | C | 0     | 0     | 17020 | -
          16514 | public | _tree           | b | A | 16513 | 0     | 0     | -
-         16515 | public | very_positive   | d | N | 0     | 16503 | 0     | -",
+         16515 | public | very_positive   | d | N | 0     | 16503 | 0     | -
+         16516 | public | ordered         | e | E | 0     | 0     | 0     | -",
     );
     let constraints = rows(
         "16503 | CHECK ((VALUE > 0))
@@ -90,6 +96,7 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          17018 | public | partitioned_below    | p | p | false | false
          17019 | shop   | two_faced     | r | p | false | false
          17021 | public | two_faced     | r | u | false | false
+         17022 | public | keyed         | p | p | false | false
          17101 | public | recent_orders | v | p | false | true
          17102 | public | view_of_view  | v | p | false | true
          17103 | public | view_writes   | v | p | false | true
@@ -101,6 +108,7 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          17109 | public | cycle_a       | v | p | false | true
          17110 | public | cycle_b       | v | p | false | true",
     );
+    let keys = rows("17022");
     let children = rows(
         "17016 | 17015
          17007 | 17018
@@ -120,12 +128,25 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          17110 |  SELECT * FROM cycle_a;",
     );
     let bodies = rows("f_write | BEGIN PERFORM pg_advisory_lock(1); END\n f_order | SELECT f_write()");
-    [functions, operators, casts, types, constraints, columns, relations, children, bodies, views]
+    [
+        functions,
+        operators,
+        casts,
+        support,
+        types,
+        constraints,
+        columns,
+        bodies,
+        relations,
+        keys,
+        children,
+        views,
+    ]
 }
 
 /// The shop as a catalog.
 pub(in crate::catalog) fn shop() -> Snapshot {
-    Snapshot::from_rows(1, &shop_rows()).expect("the rows have the columns that the queries name")
+    Snapshot::from_rows(1, &shop_rows(), &[]).expect("the rows have the columns that the queries name")
 }
 
 fn relation(name: &str) -> Verdict {
@@ -162,6 +183,7 @@ fn relations_that_it_has_not_are_harmful() {
         "view_dropped",
         "cycle_a",
         "cycle_b",
+        "keyed",
     ] {
         assert_eq!(relation(name), Verdict::Harmful, "{name}");
     }
@@ -192,7 +214,7 @@ fn a_function_of_a_users_takes_a_built_in_name_with_it() {
     let mut rows = shop_rows();
     rows[0].push(["public", "lower", "plpgsql", "v", "-", "true"].map(|c| Some(c.to_owned())).to_vec());
     rows[0].last_mut().expect("it was pushed")[4] = None;
-    let snapshot = Snapshot::from_rows(2, &rows).expect("the rows are well formed");
+    let snapshot = Snapshot::from_rows(2, &rows, &[]).expect("the rows are well formed");
     assert_eq!(snapshot.function(None, "lower"), Verdict::Harmful);
     assert_eq!(snapshot.function(Some("pg_catalog"), "lower"), Verdict::Harmless);
     assert_eq!(snapshot.attribute("lower"), Verdict::Harmful);
@@ -241,14 +263,29 @@ fn types_are_as_good_as_their_parts() {
 }
 
 #[test]
-fn an_implicit_cast_between_built_in_types_spoils_all_expressions() {
-    let mut rows = shop_rows();
-    rows[2]
-        .push(["23", "25", "text", "i", "public", "f", "sql", "v", ""].map(|c| Some(c.to_owned())).to_vec());
-    let snapshot = Snapshot::from_rows(2, &rows).expect("the rows are well formed");
-    assert_eq!(snapshot.function(None, "lower"), Verdict::Harmful);
-    assert_eq!(snapshot.operator("+"), Verdict::Harmful);
-    assert_eq!(snapshot.type_name(None, "text"), Verdict::Harmful);
+fn a_conversion_of_built_in_types_spoils_all_expressions() {
+    let text = |row: &[&str]| row.iter().map(|column| Some((*column).to_owned())).collect::<Vec<_>>();
+    for (query, row) in [
+        (2, &["23", "25", "text", "i", "public", "f", "sql", "v", ""][..]),
+        (2, &["23", "16", "bool", "a", "public", "f", "sql", "v", ""]),
+        (3, &["600", "600", "f", "sql", "i"]),
+    ] {
+        let mut rows = shop_rows();
+        rows[query].push(text(row));
+        let snapshot = Snapshot::from_rows(2, &rows, &[]).expect("the rows are well formed");
+        assert_eq!(snapshot.conversions(), Verdict::Harmful, "{row:?}");
+    }
+    assert_eq!(shop().conversions(), Verdict::Harmless);
+}
+
+#[test]
+fn functions_that_the_operator_declares_safe_are() {
+    let safe = ["f_write".to_owned(), "shop.overloaded".to_owned()];
+    let snapshot = Snapshot::from_rows(2, &shop_rows(), &safe).expect("the rows are well formed");
+    assert_eq!(snapshot.function(None, "f_write"), Verdict::Harmless);
+    assert_eq!(snapshot.relation(None, "view_writes"), Verdict::Harmless);
+    assert_eq!(snapshot.function(None, "overloaded"), Verdict::Harmless);
+    assert_eq!(snapshot.function(None, "f_order"), Verdict::Harmful);
 }
 
 #[test]
@@ -256,9 +293,9 @@ fn malformed_rows_are_refused() {
     for query in 0..Snapshot::QUERY_COUNT {
         let mut rows = shop_rows();
         rows[query].push(vec![None]);
-        assert_eq!(Snapshot::from_rows(1, &rows).err(), Some(MalformedRow), "query {query}");
+        assert_eq!(Snapshot::from_rows(1, &rows, &[]).err(), Some(MalformedRow), "query {query}");
     }
-    let empty = Snapshot::from_rows(7, &Default::default()).expect("nothing is well formed");
+    let empty = Snapshot::from_rows(7, &Default::default(), &[]).expect("nothing is well formed");
     assert_eq!(empty.version(), 7);
     assert_eq!(empty.relation(None, "pg_class"), Verdict::Harmless);
 }
