@@ -3,13 +3,14 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test truth bench
+.PHONY: help setup demo test truth soak bench
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
 	@echo 'make demo CHECK=1   the same for some seconds; verifies on the servers what went where; exits 0 or 1'
 	@echo 'make test           everything that must pass: format, lints, documentation, all tests'
 	@echo 'make truth          long runs of what the classifier calls a read, on a real primary and a real standby'
+	@echo 'make soak           mixed clients and random kills for 10 minutes, or SOAK=seconds; then all must be as before'
 	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
 	@echo 'make setup          installs what these need and this machine lacks'
 
@@ -30,6 +31,10 @@ test:
 truth:
 	@scripts/setup.sh all
 	@scripts/truth.sh
+
+soak:
+	@scripts/setup.sh all
+	@PGLAGOON_SOAK=$(or $(SOAK),600) cargo test --locked --test postgres soak:: -- --nocapture
 
 bench:
 	@scripts/setup.sh all

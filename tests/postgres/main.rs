@@ -26,5 +26,6 @@ mod replication;
 mod rescue;
 mod routing;
 mod session_state;
+mod soak;
 mod tls;
 mod truth;

@@ -112,7 +112,8 @@ async fn a_refused_replication_login_is_nobody_elses_trouble() {
     tokio::join!(work, refused);
     let new = join_all((0..4).map(|_| stand.client())).await;
     join_all(new.iter().map(|client| client.simple_query("SELECT note('fine')"))).await;
-    assert_eq!(value(&client, "SELECT count(*) FROM notes").await, "4");
+    let on_primary = stand.playground.primary().sql_in(DATABASE, "SELECT count(*) FROM notes").unwrap();
+    assert_eq!(on_primary.trim(), "4");
 }
 
 #[tokio::test(flavor = "multi_thread")]
