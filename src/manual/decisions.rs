@@ -11,6 +11,11 @@
 //! it. Those in SQL or another interpreted language are harmful; those in C, which only superusers can install, are not,
 //! or every unknown index extension would keep all reads on the primary. An IMMUTABLE function in an index, a CHECK or a
 //! statistics object is believed, too: the planner may fold a call of it with constant arguments.
+//! **2026-11-22, one listener for a database.** LISTEN alone is answered by pglagoon when the listener's own LISTEN has been.
+//! Notifications are told behind the ReadyForQuery that ends a transaction (PostgreSQL tells them just before it): to hold that
+//! message back until the other connection has heard everything would cost each transaction a round trip, and a client cannot
+//! rely on more than that they come between transactions. When the connection is lost, listening clients are disconnected:
+//! to listen anew in silence would lose what was notified in between, and nobody would know.
 //!
 //! **2026-11-22, `admin` stands left of `frontend`.** The plan had it on the right. The handshake hands a visitor of the
 //! virtual database to the console; the console knows nothing of clients but the rows that the assembly shows it.
@@ -41,9 +46,18 @@
 //! **2026-11-22, no timer per query.** Waits in the pool's queue, idleness and age are ended by one sweep ten times a second;
 //! a client has a timer only if a time limit is configured for it.
 //!
-//! **2026-11-22, what pins.** Temporary relations, WITH HOLD cursors, session advisory locks, LISTEN, SQL PREPARE, LOAD and
-//! settings changed in ways the text does not tell keep the client's connection until it disconnects or runs DISCARD ALL.
-//! Next: ends of pins verified against the server, a limit on pins, one shared listener connection per database.
+//! **2026-11-22, a pin is checked by the server, a setting is asked for.** Which statement ends a temporary table, a lock or a
+//! cursor cannot be read from texts; whether it is there is one query between two transactions. It is asked after whatever
+//! may have ended the state, and after what may have made it: a lock that was not got pins nobody. Settings that a text does
+//! not tell are asked for by name. Names that no text tells (a DO block, a function) cannot be: PostgreSQL lists no
+//! placeholders, so such a client stays pinned.
+//!
+//! **2026-11-22, sequences are kept apart, not carried along.** Pinning every client that inserts would end pooling for all;
+//! nothing tells who will ask for `lastval`. So a stranger's value is discarded before anybody asks, and only users whose
+//! clients have asked once are pinned by what they write.
+//!
+//! **2026-11-22, BEGIN is deferred, always.** It costs nothing, and its first statement tells where it may run. What a client
+//! may notice: `now()` is the first statement's time, and an error that a server would have had at BEGIN comes with that.
 //!
 //! **2026-11-22, in session mode everything runs on the primary.** A session's state lives on one server; splitting it would
 //! need a second connection per client whose state nobody keeps equal.

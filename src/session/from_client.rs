@@ -99,7 +99,7 @@ impl Session {
         &mut self,
         span: Span<FrontendTag>,
         bytes: &[u8],
-        held: Option<&mut Held<'_>>,
+        mut held: Option<&mut Held<'_>>,
         world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Flow {
@@ -109,6 +109,10 @@ impl Session {
         if let Some(report) = self.refused(span, bytes, world) {
             return self.refuse(span, report, held, edits);
         }
+        if let Some(flow) = self.own_request(span, bytes, held.as_deref_mut(), world, edits) {
+            return flow;
+        }
+        self.agree(world);
         if held.is_none()
             && let Some(flow) = self.deferred_request(span, bytes, world, edits)
         {
@@ -117,6 +121,7 @@ impl Session {
         let Some(held) = held else {
             return match span.tag() {
                 FrontendTag::CLOSE => self.close_without_server(span, bytes, edits),
+                _ if self.may_have_lost(world) => self.refuse(span, may_be_lost(), None, edits),
                 _ => Flow::Stop(self.want_server(span, bytes, world)),
             };
         };
@@ -133,7 +138,7 @@ impl Session {
             // Earlier requests of the same client are still unanswered. One that their server may serve follows at once;
             // any other waits until that server has been given back.
             match self.judge(span, bytes, world) {
-                Some(route) if route.is_served_by(held.role) => {}
+                Some(route) if route.is_served_by(held.role, held.node) => {}
                 _ if self.may_return() => return Flow::Stop(Want::Return),
                 _ => return Flow::Stop(Want::Input),
             }
@@ -141,6 +146,7 @@ impl Session {
         self.routed = false;
         self.transaction.request(world.now);
         self.asked.get_or_insert(world.now);
+        self.follow(held, world.now);
         if let Some(want) = self.restore_settings(held, edits) {
             return Flow::Stop(want);
         }
@@ -208,11 +214,56 @@ impl Session {
 
     fn want_server(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Want {
         if self.mode == PoolMode::Session {
-            return Want::Lease(Route::Primary { why: Why::Held });
+            return Want::Lease(Route::primary(Why::Held));
         }
         match self.judge(span, bytes, world) {
             Some(route) => Want::Lease(route),
             None => Want::Input,
+        }
+    }
+
+    /// Takes note of the level that holds from here on.
+    fn agree(&mut self, world: &World<'_>) {
+        let level = self.own.consistency().unwrap_or(world.level);
+        self.own.join(world.scopes, level, world.now);
+        self.recall(|history| history.agree(level, world.now));
+        if let Some(shared) = self.own.shared() {
+            // A request goes by the history as it is when it is routed, whatever others do meanwhile.
+            self.history = scope::read(shared);
+        }
+    }
+
+    /// Whether a failover may have undone what the client did or saw, and the client is to be told so; it is told once.
+    fn may_have_lost(&mut self, world: &World<'_>) -> bool {
+        if !world.lineage.is_some_and(|lineage| lineage.doubts(&self.history)) {
+            return false;
+        }
+        self.recall(|history| history.lost_track(world.now));
+        world.rules.on_lost_write == OnLostWrite::Error
+    }
+
+    fn terms(&self, world: &World<'_>) -> Terms {
+        Terms {
+            level: self.own.consistency().unwrap_or(world.level),
+            max_staleness: self.own.max_staleness().unwrap_or(world.rules.max_staleness),
+            commits: self.settings.commits(),
+            ..Terms::of(world.rules)
+        }
+    }
+
+    /// Changes what the client has seen, and with it what those have who share that.
+    pub(super) fn recall(&mut self, change: impl Fn(&mut History)) {
+        change(&mut self.history);
+        if let Some(shared) = self.own.shared() {
+            scope::change(shared, change);
+        }
+    }
+
+    /// A request goes to the server that is held, or its answer has come from there.
+    pub(super) fn follow(&mut self, held: &Held<'_>, now: Instant) {
+        match self.own.shared() {
+            Some(shared) => scope::answered(shared, &self.history, held.role, held.node, now),
+            None => self.history.used(held.role, held.node, now),
         }
     }
 
@@ -233,7 +284,8 @@ impl Session {
         };
         let access = self.deferred_access(access).unwrap_or(access);
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
-        let route = routing::route(access, &self.history, world.rules, world.now);
+        let terms = self.terms(world);
+        let route = routing::route(access, &self.history, &terms, world.rules.reads, world.now);
         Some(if self.deferred.is_some() { route.in_transaction() } else { route })
     }
 
@@ -355,7 +407,7 @@ impl Session {
     }
 
     /// Answers a request with an error of ours, at its place in the queue.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         span: Span<FrontendTag>,
         report: Report,
@@ -930,7 +982,8 @@ impl Session {
             return;
         }
         self.wrote = true;
-        self.history.wrote(world.now);
+        let now = world.now;
+        self.recall(|history| history.wrote(now));
         held.state.sequences_of = Some(world.client);
         if world.sequences == Sequences::Used && world.pin_room == PinRoom::Open {
             self.pin(Effects::SEQUENCE);
@@ -1038,4 +1091,14 @@ fn too_long(len: usize, max: usize) -> Report {
     let text = format!("a message of {len} bytes is longer than {max} bytes");
     Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)
         .hint("listen.max_message is the limit for statements; parameters, rows and COPY data have none")
+}
+
+fn may_be_lost() -> Report {
+    Report::new(
+        ErrorSource::Server,
+        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        "what this session wrote or read last may be lost: another server has become primary since",
+    )
+    .detail("This is said once; the session goes on with what the new primary has.")
+    .hint("routing.on_lost_write says whether it is said at all.")
 }
