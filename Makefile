@@ -3,13 +3,14 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test truth bench
+.PHONY: help setup demo test truth prove bench
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
 	@echo 'make demo CHECK=1   the same for some seconds; verifies on the servers what went where; exits 0 or 1'
 	@echo 'make test           everything that must pass: format, lints, documentation, all tests'
 	@echo 'make truth          long runs of what the classifier calls a read, on a real primary and a real standby'
+	@echo 'make prove          what reads return, level by level, under faults; SECONDS_EACH=60 per run; writes target/prove.md'
 	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
 	@echo 'make setup          installs what these need and this machine lacks'
 
@@ -30,6 +31,10 @@ test:
 truth:
 	@scripts/setup.sh all
 	@scripts/truth.sh
+
+prove:
+	@scripts/setup.sh all
+	@scripts/prove.sh
 
 bench:
 	@scripts/setup.sh all

@@ -29,7 +29,7 @@ async fn a_hinted_read_that_writes_runs_on_the_primary_and_stays_there() {
     let ran_on = stand.ran_on("hinted");
     assert_eq!(ran_on[0], 3, "{ran_on:?}");
     assert_eq!(ran_on[1] + ran_on[2], 1, "only the first try was a replica's: {ran_on:?}");
-    assert_eq!(stand.playground.primary().sql("SELECT count(*) FROM notes").unwrap().trim(), "3");
+    assert_eq!(value(&client, "SELECT count(*) FROM notes").await, "3");
     assert_eq!(rescues(&stand, "wrote"), 1);
 }
 
