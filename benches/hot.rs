@@ -14,12 +14,13 @@
 #![allow(clippy::print_stdout, reason = "this is a command")]
 
 use pglagoon::catalog::Builtin;
-use pglagoon::config::{Balance, Consistency, PoolMode, Reads, Routing};
+use pglagoon::config::{Consistency, PoolMode, Routing};
 use pglagoon::pool::core::{Connection, Core, Limits, Placed, Waiter};
 use pglagoon::prepared::Registry;
+use pglagoon::routing::scope::Scopes;
 use pglagoon::routing::{Role, Route};
 use pglagoon::session::pin::PinRoom;
-use pglagoon::session::{Edit, Edits, Held, Sequences, ServerState, Session, Settings, Want, World};
+use pglagoon::session::{Edit, Edits, Held, Own, Sequences, ServerState, Session, Settings, Want, World};
 use pglagoon::sql::{Access, Cache, Catalog, Verdict};
 use pglagoon::wire::BackendTag;
 use pglagoon::wire::scan::{HEADER, Scanner, Step};
@@ -263,6 +264,7 @@ struct Client {
     registry: Registry,
     tables: Tables,
     rules: Routing,
+    scopes: Scopes,
     edits: Edits,
     now: Instant,
 }
@@ -273,21 +275,18 @@ impl Client {
         // The last client's, which were the same, but are not shared with this one.
         server.settings = settings();
         Client {
-            session: Session::new(PoolMode::Transaction, settings()),
+            session: Session::new(PoolMode::Transaction, settings(), Own::default()),
             server,
             role: Role::Replica,
             cache: cache(),
             registry: Registry::new(1_000, KEY),
             tables: Tables::default(),
             rules: Routing {
-                safe_functions: Vec::new(),
-                reads: Reads::Replicas,
                 consistency: Consistency::Sticky,
                 sticky_window: Duration::from_secs(1),
-                max_lag: Duration::from_secs(1),
-                balance: Balance::LeastConnections,
-                weights: Vec::new(),
+                ..Routing::default()
             },
+            scopes: Scopes::default(),
             edits: Edits::default(),
             now: Instant::now(),
         }
@@ -316,12 +315,16 @@ impl Client {
     fn on_client(&mut self, request: &[u8], lease: Lease) -> Want {
         let held = match lease {
             Lease::None => None,
-            Lease::Held => Some(Held { role: self.role, state: &mut self.server }),
+            Lease::Held => Some(Held { role: self.role, node: 0, state: &mut self.server }),
         };
         let mut world = World {
             now: self.now,
             mode: PoolMode::Transaction,
             rules: &self.rules,
+            level: self.rules.consistency,
+            lineage: None,
+            scopes: &self.scopes,
+            secret: b"secret",
             catalog: &self.tables,
             generation: 0,
             classifier: &mut self.cache,
@@ -335,7 +338,7 @@ impl Client {
     }
 
     fn answer(&mut self, answer: &[u8]) -> Want {
-        let mut held = Held { role: self.role, state: &mut self.server };
+        let mut held = Held { role: self.role, node: 0, state: &mut self.server };
         let want = self.session.on_backend(answer, &mut held, self.now, &mut self.edits);
         assert_eq!(self.edits.consumed(), answer.len());
         self.carry_out(answer);

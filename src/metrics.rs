@@ -100,6 +100,10 @@ pub struct Stats {
     pub logins: u64,
     /// Time waited for a server connection; only waits, not immediate leases.
     pub wait: Histogram,
+    /// Time that reads waited for a replica that is fresh enough, or found that there is none.
+    pub freshness: Histogram,
+    /// Time that requests waited for the primary to show what their client saw on a replica.
+    pub barrier: Histogram,
     /// Time from a transaction's first message to its end.
     pub transaction: Histogram,
     query: [[Option<Box<Histogram>>; Why::ALL.len()]; 2],
@@ -157,6 +161,8 @@ impl Stats {
         self.logins += other.logins;
         self.rescues.iter_mut().zip(other.rescues).for_each(|(mine, theirs)| *mine += theirs);
         self.wait.merge(&other.wait);
+        self.freshness.merge(&other.freshness);
+        self.barrier.merge(&other.barrier);
         self.transaction.merge(&other.transaction);
         for (role, why, times) in other.query_times() {
             self.query[role as usize][why as usize].get_or_insert_default().merge(times);

@@ -75,6 +75,8 @@ families! {
     POOL_WAITING = "pglagoon_pool_waiting", GAUGE, SHARE, "Clients that wait for a server connection.";
     POOL_OLDEST_WAIT = "pglagoon_pool_oldest_wait_seconds", GAUGE, SHARE, "How long the first of them has waited.";
     WAIT = "pglagoon_wait_seconds", HISTOGRAM, &["database"], "Waits for a server connection.";
+    FRESHNESS = "pglagoon_freshness_wait_seconds", HISTOGRAM, &["database"], "Waits of reads for a replica that is fresh enough.";
+    BARRIER = "pglagoon_barrier_wait_seconds", HISTOGRAM, &["database"], "Waits for the primary to show what a replica has shown.";
     TRANSACTION = "pglagoon_transaction_seconds", HISTOGRAM, &["database"], "Transactions, first message to end.";
     QUERY = "pglagoon_query_seconds", HISTOGRAM, ROUTE, "Queries, by where they ran and why there.";
     ROUTED = "pglagoon_routed_queries_total", COUNTER, ROUTE, "Queries, by where they ran and why there.";
@@ -90,6 +92,8 @@ families! {
     RESCUES = "pglagoon_rescued_queries_total", COUNTER, &["database", "reason"], "Reads that a replica could not serve, and that ran again elsewhere.";
     ERRORS = "pglagoon_errors_total", COUNTER, &["source", "sqlstate", "database"], "Errors that clients were told of.";
     SERVER_UP = "pglagoon_server_up", GAUGE, &["database", "server", "role"], "1 if the server is used, else 0.";
+    POSITION = "pglagoon_wal_position_bytes", GAUGE, NODE, "How far a primary has inserted, or a replica replayed.";
+    QUESTIONS = "pglagoon_position_questions_total", COUNTER, NODE, "How often a server was asked how far it is, for reads that hang on it.";
     LAG_BYTES = "pglagoon_replica_lag_bytes", GAUGE, NODE, "WAL between the primary and a replica's replay.";
     LAG_SECONDS = "pglagoon_replica_lag_seconds", GAUGE, NODE, "Age of a replica's newest replayed commit.";
 }
@@ -206,6 +210,8 @@ impl Sheet {
             self.add(family, pool.clone(), count);
         }
         self.merge(WAIT, vec![database.clone()], &stats.wait);
+        self.merge(FRESHNESS, vec![database.clone()], &stats.freshness);
+        self.merge(BARRIER, vec![database.clone()], &stats.barrier);
         self.merge(TRANSACTION, vec![database.clone()], &stats.transaction);
         for (rescue, count) in Rescue::ALL.iter().zip(stats.rescues).filter(|(_, count)| *count > 0) {
             self.add(RESCUES, vec![database.clone(), rescue.as_str().into()], count);
@@ -238,6 +244,10 @@ impl Sheet {
         let mut with_role = node.clone();
         with_role.push(role(row.role).into());
         self.max(SERVER_UP, with_role, up);
+        if let Some(position) = row.position {
+            self.max(POSITION, node.clone(), position.0 as f64);
+        }
+        self.add(QUESTIONS, node.clone(), row.questions);
         if let Some(bytes) = row.lag_bytes {
             self.max(LAG_BYTES, node.clone(), bytes as f64);
         }

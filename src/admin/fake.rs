@@ -1,7 +1,7 @@
 //! A small cluster to look at: one primary, one replica, one database, two users.
 
 use super::*;
-use crate::config::{self, Balance, Consistency, Reads, ServerTls, TlsMode};
+use crate::config::{self, ServerTls, TlsMode};
 use crate::error::ErrorSource;
 use crate::routing::Why;
 use crate::wire::SqlState;
@@ -49,15 +49,7 @@ fn rules() -> Database {
             idle_transaction_timeout: None,
             query_timeout: None,
         },
-        routing: config::Routing {
-            safe_functions: Vec::new(),
-            reads: Reads::Replicas,
-            consistency: Consistency::Sticky,
-            sticky_window: seconds(2),
-            max_lag: seconds(10),
-            balance: Balance::LeastConnections,
-            weights: vec![1, 1],
-        },
+        routing: config::Routing { weights: vec![1, 1], ..config::Routing::default() },
     }
 }
 
@@ -158,6 +150,7 @@ impl Observed for Fake {
             lag: (role == Role::Replica).then(|| Duration::from_micros(2500)),
             position: Lsn::parse("16/B374D848"),
             timeline: Some(1),
+            questions: 3,
         };
         vec![node(5432, Role::Primary, Health::Healthy), node(5433, Role::Replica, Health::Lagging)]
     }

@@ -346,6 +346,8 @@ pub struct NodeRow {
     pub position: Option<Lsn>,
     /// The timeline of that position.
     pub timeline: Option<u32>,
+    /// How often it was asked for a position because reads hung on it.
+    pub questions: u64,
 }
 
 /// Whether a server is used.

@@ -9,7 +9,7 @@ use super::{
     ClientRow, ConfigRow, Connection, DatabaseRow, NodeRow, Observed, PoolRow, PoolShare, Process, ServerRow,
     State, StatsRow, UserRow,
 };
-use crate::config::{Balance, Consistency, Reads};
+use crate::config::{Balance, Reads};
 use crate::metrics::Stats;
 use crate::routing::Role;
 use crate::wire::backend::{Column, ColumnType};
@@ -415,7 +415,7 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .int(0)
         .text(servers.join(","))
         .text(reads(rules.routing.reads))
-        .text(consistency(rules.routing.consistency))
+        .text(rules.routing.consistency.as_str())
         .int(row.listeners)
         .0
 }
@@ -433,14 +433,6 @@ fn reads(reads: Reads) -> &'static str {
         Reads::Replicas => "replicas",
         Reads::Primary => "primary",
         Reads::Shadow => "shadow",
-    }
-}
-
-fn consistency(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Sticky => "sticky",
-        Consistency::Eventual => "eventual",
-        Consistency::Primary => "primary",
     }
 }
 

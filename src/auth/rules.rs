@@ -61,7 +61,7 @@ mod tests {
     use crate::auth::secret::verifier;
 
     fn with(secret: Secret) -> Option<User> {
-        Some(User { secret: Some(secret) })
+        Some(User { secret: Some(secret), ..User::default() })
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::catalog::Builtin;
 use crate::cluster::{Database, Directory, failover::Standing};
 use crate::config::{self, Config};
 use crate::routing::explain::{self, Line, Server};
-use crate::routing::{self, History};
+use crate::routing::{self, History, Terms};
 use crate::runtime;
 use crate::sql::{Cache, Catalog, Statement, Verdict};
 use clap::Args;
@@ -86,7 +86,13 @@ fn database(config: &Config, wanted: Option<&str>) -> Result<(String, Arc<config
 }
 
 fn answer(statement: &Statement, rules: &config::Database, servers: &[Server]) -> Vec<Line> {
-    let route = routing::route(statement.routable(), &History::default(), &rules.routing, Instant::now());
+    let route = routing::route(
+        statement.routable(),
+        &History::default(),
+        &Terms::of(&rules.routing),
+        rules.routing.reads,
+        Instant::now(),
+    );
     explain::lines(statement, route, &rules.routing, NEW_SESSION, servers)
 }
 

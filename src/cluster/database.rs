@@ -6,8 +6,9 @@ use super::{Cluster, Login, Node, UserPools, lock, monitor};
 use crate::auth::ServerCredential;
 use crate::backend::{self, Backend, command};
 use crate::catalog::{NoCatalog, Snapshot};
-use crate::config;
+use crate::config::{self, TokenSecret};
 use crate::error::Report;
+use crate::routing::scope::Scopes;
 use crate::sql::{Cache, Catalog};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
@@ -58,6 +59,10 @@ pub struct Database {
     closed: AtomicBool,
     workers: usize,
     connection_ids: Arc<AtomicU64>,
+    /// Histories that connections share.
+    pub scopes: Scopes,
+    /// What causality tokens are signed with, if the configuration does not say.
+    pub token_secret: TokenSecret,
 }
 
 /// Whether a database takes new clients.
@@ -94,6 +99,8 @@ impl Database {
             closed: AtomicBool::new(false),
             workers,
             connection_ids,
+            scopes: Scopes::default(),
+            token_secret: TokenSecret(key.iter().map(|byte| format!("{byte:02x}")).collect()),
         });
         cluster.enter(&database);
         database

@@ -1,6 +1,6 @@
 //! Which database is served from where.
 
-use super::{Cluster, Database, Login, listener, lock, monitor};
+use super::{Cluster, Database, Login, barrier, listener, lock, monitor, oracle};
 use crate::auth::ServerCredential;
 use crate::config::{self, Config, Secret};
 use crate::net::{Connector, tls::TlsSetupError};
@@ -166,10 +166,14 @@ impl Directory {
     fn open(&self, rules: &Arc<config::Database>, connector: Connector, config: &Config) -> Section {
         let cluster = Cluster::new(rules.clone(), connector, logins(rules, config), Instant::now());
         let watch = |index| {
-            let probes = monitor::watch(cluster.clone(), index, config.monitor.clone());
-            self.runtime.spawn(probes).abort_handle()
+            let settings = || config.monitor.clone();
+            [
+                self.runtime.spawn(monitor::watch(cluster.clone(), index, settings())).abort_handle(),
+                self.runtime.spawn(oracle::answer(cluster.clone(), index, settings())).abort_handle(),
+                self.runtime.spawn(barrier::keep(cluster.clone(), index)).abort_handle(),
+            ]
         };
-        let watchers = (0..rules.servers.len()).map(watch).collect();
+        let watchers = (0..rules.servers.len()).flat_map(watch).collect();
         Section { cluster, watchers }
     }
 }

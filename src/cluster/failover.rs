@@ -17,6 +17,8 @@ pub enum Observation {
     Replica {
         /// What it has replayed, if anything yet.
         replay: Option<Lsn>,
+        /// The timeline that it has come to, if that can be found out.
+        timeline: Option<u32>,
         /// How old its data may be; `None` if that is not known.
         age: Option<Duration>,
     },
@@ -77,6 +79,15 @@ pub fn standings(observations: &[Observation], max_lag: Duration) -> Vec<(Standi
         Observation::Replica { replay: None, .. } => {
             (Standing::Lagging, "has replayed nothing yet".to_owned())
         }
+        // Its data are another history's, or it has not come yet to where this one begins.
+        Observation::Replica { timeline: Some(timeline), .. }
+            if highest.is_some_and(|highest| *timeline < highest) =>
+        {
+            (
+                Standing::Lagging,
+                format!("still on timeline {timeline}; the primary is on {}", highest.unwrap_or_default()),
+            )
+        }
         Observation::Replica { age: Some(age), .. } if *age > max_lag => {
             (Standing::Lagging, format!("{:.1} s behind the primary", age.as_secs_f64()))
         }
@@ -93,7 +104,7 @@ mod tests {
     const MAX_LAG: Duration = Duration::from_secs(10);
 
     fn replica(age: u64) -> Observation {
-        Observation::Replica { replay: Some(Lsn(1)), age: Some(Duration::from_secs(age)) }
+        Observation::Replica { replay: Some(Lsn(1)), timeline: None, age: Some(Duration::from_secs(age)) }
     }
 
     fn of(observations: &[Observation]) -> Vec<Standing> {
@@ -110,6 +121,16 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_of_another_timeline_takes_no_reads() {
+        let primary = Observation::Primary { timeline: 2 };
+        let on = |timeline| Observation::Replica { replay: Some(Lsn(1)), timeline, age: None };
+        assert_eq!(
+            of(&[primary, on(Some(1)), on(Some(2)), on(None)]),
+            [Standing::Primary, Standing::Lagging, Standing::Replica, Standing::Replica]
+        );
+    }
+
+    #[test]
     fn of_two_primaries_the_one_promoted_last_counts() {
         let [old, new] = [1, 2].map(|timeline| Observation::Primary { timeline });
         assert_eq!(of(&[old.clone(), new]), [Standing::Down, Standing::Primary]);
@@ -118,7 +139,7 @@ mod tests {
 
     #[test]
     fn without_a_primary_replicas_still_serve() {
-        let age_unknown = Observation::Replica { replay: Some(Lsn(1)), age: None };
+        let age_unknown = Observation::Replica { replay: Some(Lsn(1)), timeline: None, age: None };
         assert_eq!(of(&[Observation::Failed("x".into()), age_unknown]), [Standing::Down, Standing::Replica]);
         assert_eq!(of(&[Observation::None]), [Standing::Unknown]);
         assert_eq!(of(&[Observation::Refused("x".into())]), [Standing::Unknown]);

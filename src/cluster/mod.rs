@@ -4,11 +4,14 @@
 //! [`failover`] judges. A [`Database`] is a name that clients ask for, served by a cluster; a [`UserPools`] is one user of
 //! it, with a pool on each node. What a client leases from is its `UserPools`.
 
+mod barrier;
+mod choice;
 mod database;
 mod directory;
 pub mod failover;
 mod listener;
 pub mod monitor;
+pub mod oracle;
 mod pinned;
 mod replication;
 mod user_pools;
@@ -21,15 +24,19 @@ pub use user_pools::{Granted, Greeting, UserPools};
 
 use crate::auth::ServerCredential;
 use crate::backend::ConnectError;
-use crate::config::{self, ServerAddress};
+use crate::config::{self, Consistency, Reads, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
 use crate::net::Connector;
 use crate::pool::Upstream;
+use crate::routing::bucket::Bucket;
 use crate::routing::clock::Clock;
-use crate::routing::{Lsn, Role, explain};
+use crate::routing::{Lineage, Lsn, Role, explain};
 use crate::wire::SqlState;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use barrier::Barrier;
 use failover::{Observation, Standing};
+use monitor::Finding;
+use oracle::{Oracle, Reading};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -43,6 +50,11 @@ pub struct Cluster {
     rules: ArcSwap<config::Database>,
     tls: Connector,
     clock: Mutex<Clock>,
+    /// Who is primary.
+    lineage: ArcSwapOption<Lineage>,
+    /// Tells when a server has said how far it is.
+    readings: watch::Sender<()>,
+    fallbacks: Mutex<Bucket>,
     changes: watch::Sender<u64>,
     turn: AtomicUsize,
     logins: Mutex<Vec<Login>>,
@@ -58,6 +70,10 @@ pub struct Node {
     detached: AtomicBool,
     state: Mutex<NodeState>,
     poke: Notify,
+    oracle: Oracle,
+    barrier: Barrier,
+    /// Whether its timeline is known, so that its position says something.
+    is_traced: AtomicBool,
 }
 
 /// What is known of a server.
@@ -73,10 +89,14 @@ pub struct NodeState {
     pub why: String,
     /// The primary's insert position, or what a replica has replayed.
     pub position: Option<Lsn>,
-    /// The primary's timeline.
+    /// Its timeline.
     pub timeline: Option<u32>,
     /// How old a replica's data may be.
     pub age: Option<Duration>,
+    /// Where a promoted server's own timeline began.
+    fork: Option<Lsn>,
+    /// The cluster's identifier.
+    system: Option<u64>,
     observation: Observation,
     /// When that was asked for.
     asked: Instant,
@@ -106,6 +126,9 @@ impl Cluster {
             rules: ArcSwap::new(rules),
             tls,
             clock: Mutex::default(),
+            lineage: ArcSwapOption::empty(),
+            readings: watch::Sender::new(()),
+            fallbacks: Mutex::default(),
             changes: watch::Sender::new(0),
             turn: AtomicUsize::new(0),
             logins: Mutex::new(logins),
@@ -180,27 +203,33 @@ impl Cluster {
     }
 
     /// A probe of `node` has ended: every server's standing is judged anew.
-    fn observed(
-        &self,
-        node: &Node,
-        observation: Observation,
-        position: Option<Lsn>,
-        asked: Instant,
-        now: Instant,
-    ) {
-        if let (Observation::Primary { .. }, Some(insert)) = (&observation, position) {
-            lock(&self.clock).sample(asked, insert);
+    fn observed(&self, node: &Node, finding: Finding, asked: Instant, now: Instant) {
+        let Finding { observation, position, fork, system } = finding;
+        if let (Observation::Primary { timeline }, Some(insert)) = (&observation, position) {
+            self.sampled(asked, insert, *timeline, now);
         }
         {
             let mut state = lock(&node.state);
             state.observation = observation;
+            (state.fork, state.system) = (fork, system);
             state.position = position;
             state.asked = asked;
         }
         let observations: Vec<_> = self.nodes.iter().map(|node| self.current(node)).collect();
         let standings = failover::standings(&observations, self.rules.load().routing.max_lag);
         let mut any = false;
-        for (index, (standing, why)) in standings.into_iter().enumerate() {
+        let (primary, others): (Vec<_>, Vec<_>) =
+            standings.into_iter().enumerate().partition(|(_, (standing, _))| *standing == Standing::Primary);
+        // Who sees a new primary must not see those any more that are not of its line.
+        for (index, (standing, why)) in others {
+            any |= self.stand(index, &observations[index], standing, why, now);
+        }
+        if let Some((index, _)) = primary.first()
+            && let Observation::Primary { timeline } = observations[*index]
+        {
+            self.crown(*index, timeline, now);
+        }
+        for (index, (standing, why)) in primary {
             any |= self.stand(index, &observations[index], standing, why, now);
         }
         if any {
@@ -208,15 +237,87 @@ impl Cluster {
         }
     }
 
+    /// Another primary, or another timeline, is another history: positions of the old one say nothing of it.
+    fn crown(&self, node: usize, timeline: u32, now: Instant) {
+        let present = self.lineage.load_full();
+        let is_new = |present: &Lineage| (present.node, present.timeline) != (node, timeline);
+        if !present.as_deref().is_none_or(is_new) {
+            return;
+        }
+        let (fork, system) = {
+            let state = lock(&self.nodes[node].state);
+            (state.fork, state.system)
+        };
+        let mut clock = lock(&self.clock);
+        let next = match present.as_deref() {
+            Some(present) if present.timeline != timeline => {
+                present.succeeded((node, timeline), fork, &clock, now)
+            }
+            // The same server by another name, or the first.
+            _ => Lineage::first(node, timeline, system),
+        };
+        clock.clear();
+        self.lineage.store(Some(Arc::new(next)));
+    }
+
+    /// The present primary's place in history, once there has been one.
+    pub fn lineage(&self) -> arc_swap::Guard<Option<Arc<Lineage>>> {
+        self.lineage.load()
+    }
+
+    /// Whether reads go by positions, unless a client says otherwise.
+    fn follows_positions(&self) -> bool {
+        let rules = self.rules.load();
+        let level = rules.routing.consistency;
+        rules.routing.reads == Reads::Replicas
+            && self.nodes.len() > 1
+            && matches!(level, Consistency::Session | Consistency::Strong | Consistency::Bounded)
+    }
+
+    /// The primary's place in the list of servers.
+    fn primary(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.standing() == Standing::Primary)
+    }
+
+    /// A count of leases of replicas so far: whose turn it is.
+    fn turn(&self) -> usize {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// A server has said how far it is.
+    fn read(&self, node: &Node, reading: Reading) {
+        if let (Role::Primary, Some(timeline)) = (reading.role, reading.timeline) {
+            self.sampled(reading.asked, reading.position, timeline, Instant::now());
+        }
+        let expected = match node.standing() {
+            Standing::Primary => Some(Role::Primary),
+            Standing::Replica | Standing::Lagging => Some(Role::Replica),
+            Standing::Unknown | Standing::Down => None,
+        };
+        if expected.is_some_and(|expected| expected != reading.role) {
+            node.poke();
+        }
+        *lock(&node.oracle.latest) = Some(reading);
+        self.readings.send_replace(());
+    }
+
+    /// Only the primary's own positions count.
+    fn sampled(&self, asked: Instant, insert: Lsn, timeline: u32, now: Instant) {
+        if self.lineage.load().as_ref().is_some_and(|lineage| lineage.timeline == timeline) {
+            lock(&self.clock).sample(asked, insert, now);
+        }
+    }
+
     fn current(&self, node: &Node) -> Observation {
         let state = lock(&node.state);
         match &state.observation {
-            Observation::Replica { replay: Some(replay), .. } => {
+            Observation::Replica { replay: Some(replay), timeline, .. } => {
                 let clock = lock(&self.clock);
                 // Behind every sample that is kept: at least as old as the oldest of them.
                 let oldest = || clock.oldest().map(|at| state.asked.saturating_duration_since(at));
                 Observation::Replica {
                     replay: Some(*replay),
+                    timeline: *timeline,
                     age: clock.age(*replay, state.asked).or_else(oldest),
                 }
             }
@@ -274,15 +375,20 @@ impl Cluster {
             }
             (state.role, state.timeline, state.age) = match observation {
                 Observation::Primary { timeline } => (Some(Role::Primary), Some(*timeline), None),
-                Observation::Replica { age, .. } => (Some(Role::Replica), None, *age),
+                Observation::Replica { timeline, age, .. } => (Some(Role::Replica), *timeline, *age),
                 Observation::None | Observation::Refused(_) | Observation::Failed(_) => {
                     (state.role, None, None)
                 }
             };
             state.why = why;
+            node.is_traced.store(state.timeline.is_some_and(|timeline| timeline > 0), Ordering::Release);
             (changed, was_primary)
         };
         node.standing.store(standing as u8, Ordering::Release);
+        if changed && matches!(standing, Standing::Primary | Standing::Replica) && self.follows_positions() {
+            // Whoever hangs on it first shall not wait for a login.
+            node.oracle.want();
+        }
         // Who waits for a primary must not be given a connection to what is none any more.
         if changed && (was_primary || matches!(standing, Standing::Down | Standing::Lagging)) {
             let why = unavailable(&node.state().why);
@@ -302,6 +408,8 @@ impl Node {
             position: None,
             timeline: None,
             age: None,
+            fork: None,
+            system: None,
             observation: Observation::None,
             asked: now,
         };
@@ -311,6 +419,9 @@ impl Node {
             detached: AtomicBool::new(false),
             state: Mutex::new(state),
             poke: Notify::new(),
+            oracle: Oracle::default(),
+            barrier: Barrier::default(),
+            is_traced: AtomicBool::new(false),
         }
     }
 
@@ -327,9 +438,19 @@ impl Node {
         self.detached.load(Ordering::Acquire)
     }
 
+    /// Whether its position says something.
+    fn is_traced(&self) -> bool {
+        self.is_traced.load(Ordering::Acquire)
+    }
+
     /// All that is known of it.
     pub fn state(&self) -> NodeState {
         lock(&self.state).clone()
+    }
+
+    /// How often it was asked for a position because reads hung on it.
+    pub fn questions(&self) -> u64 {
+        self.oracle.fetches.load(Ordering::Relaxed)
     }
 
     /// The same for an explanation.

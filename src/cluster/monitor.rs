@@ -6,7 +6,7 @@
 use super::failover::{Observation, Standing};
 use super::{Cluster, Login, Node};
 use crate::backend::connect::ScramCache;
-use crate::backend::{self, Backend, ConnectError, Target, command};
+use crate::backend::{self, Backend, CommandError, ConnectError, Target, command};
 use crate::config::Monitor;
 use crate::routing::Lsn;
 use std::sync::Arc;
@@ -21,20 +21,32 @@ const FAILURES: u32 = 2;
 /// The longest pause between probes while every login is refused, in intervals.
 const MAX_PATIENCE: u32 = 30;
 
-const PROBE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
-     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-          ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
-     CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
-          ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END";
+/// Role, position and timeline (in hexadecimal digits); where a promoted server began; the cluster's identifier. A replica's timeline is the latest that anybody says: its control
+/// file lags behind, and who streams is told to those alone who may read all statistics. What is said may come late, never
+/// early.
+const PROBE: &str = "SELECT r, \
+     CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
+     CASE WHEN r THEN pg_catalog.to_hex(GREATEST( \
+             (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
+             (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()), \
+             (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver))) \
+          ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END, \
+     CASE WHEN NOT r THEN pg_catalog.pg_last_wal_replay_lsn() END, \
+     (SELECT system_identifier FROM pg_catalog.pg_control_system()) \
+     FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS recovery";
+
+/// For servers that keep the functions above for themselves: a role, a replica's position, and no timeline.
+const PLAIN_PROBE: &str = "SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() END, NULL, NULL, NULL \
+     FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS recovery";
 
 /// Probes one server of `cluster` until the task is dropped.
 pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
     let node = cluster.nodes()[index].clone();
-    let mut probe = Probe { connection: None, attempt: 0, refusals: 0, failures: 0 };
+    let mut probe = Probe { connection: None, sql: PROBE, attempt: 0, refusals: 0, failures: 0 };
     loop {
         let asked = Instant::now();
-        if let Some((observation, position)) = probe.ask(&cluster, &node, &settings).await {
-            cluster.observed(&node, observation, position, asked, Instant::now());
+        if let Some(finding) = probe.ask(&cluster, &node, &settings).await {
+            cluster.observed(&node, finding, asked, Instant::now());
         }
         let is_urgent = cluster.nodes().iter().all(|node| node.standing() != Standing::Primary);
         let pause = match probe.rounds_refused(&cluster) {
@@ -52,6 +64,7 @@ pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
 
 struct Probe {
     connection: Option<Backend>,
+    sql: &'static str,
     /// Which of the cluster's logins is used: the next one after a refusal.
     attempt: usize,
     /// Logins refused in a row.
@@ -61,27 +74,32 @@ struct Probe {
 
 impl Probe {
     /// `None`: nothing can be said yet.
-    async fn ask(
-        &mut self,
-        cluster: &Cluster,
-        node: &Node,
-        settings: &Monitor,
-    ) -> Option<(Observation, Option<Lsn>)> {
+    async fn ask(&mut self, cluster: &Cluster, node: &Node, settings: &Monitor) -> Option<Finding> {
         if self.connection.is_none() {
             let login = cluster.login(self.attempt)?;
             match Box::pin(backend::connect(&target(cluster, node, login), settings.timeout)).await {
                 Ok(connection) => {
                     self.refusals = 0;
+                    self.sql = PROBE;
                     self.connection = Some(connection);
                 }
                 Err(error) => return self.unreachable(node, &error),
             }
         }
         let connection = self.connection.as_mut().expect("made above");
-        match Box::pin(command::run(connection, PROBE, settings.timeout)).await {
+        let mut answer = Box::pin(command::run(connection, self.sql, settings.timeout)).await;
+        if let (Err(CommandError::Server(report)), PROBE) = (&answer, self.sql) {
+            tracing::warn!(
+                server = %node.address, %report,
+                "the monitor may not ask how far a server is: replicas serve no reads of levels that hang on it"
+            );
+            self.sql = PLAIN_PROBE;
+            answer = Box::pin(command::run(connection, self.sql, settings.timeout)).await;
+        }
+        match answer {
             Ok(rows) => {
                 self.failures = 0;
-                Some(observation(rows.first().map_or(&[], Vec::as_slice)))
+                Some(finding(rows.first().map_or(&[], Vec::as_slice)))
             }
             Err(error) => {
                 self.connection = None;
@@ -90,7 +108,7 @@ impl Probe {
         }
     }
 
-    fn unreachable(&mut self, node: &Node, error: &ConnectError) -> Option<(Observation, Option<Lsn>)> {
+    fn unreachable(&mut self, node: &Node, error: &ConnectError) -> Option<Finding> {
         match error {
             ConnectError::Auth(..) | ConnectError::Refused { temporary: false, .. } => {
                 self.refused(node, error)
@@ -109,12 +127,12 @@ impl Probe {
 
     /// The server is up; what it is, this login cannot find out. Another may, perhaps one that a client brings. Until
     /// then it stays what it was last known to be, which is better than an outage for a password that was changed.
-    fn refused(&mut self, node: &Node, error: &ConnectError) -> Option<(Observation, Option<Lsn>)> {
+    fn refused(&mut self, node: &Node, error: &ConnectError) -> Option<Finding> {
         self.attempt += 1;
         self.refusals += 1;
         tracing::warn!(server = %node.address, %error, "the monitor's login was refused");
         let is_known = matches!(node.standing(), Standing::Primary | Standing::Replica | Standing::Lagging);
-        (!is_known).then(|| (Observation::Refused(error.to_string()), None))
+        (!is_known).then(|| Finding::of(Observation::Refused(error.to_string())))
     }
 
     /// How often in a row every login was refused.
@@ -122,14 +140,14 @@ impl Probe {
         self.refusals / cluster.logins().max(1) as u32
     }
 
-    fn failed(&mut self, node: &Node, why: String) -> Option<(Observation, Option<Lsn>)> {
+    fn failed(&mut self, node: &Node, why: String) -> Option<Finding> {
         self.failures = self.failures.saturating_add(1);
         let is_good = matches!(node.standing(), Standing::Primary | Standing::Replica);
         if is_good && self.failures < FAILURES {
             node.poke();
             return None;
         }
-        Some((Observation::Failed(why), None))
+        Some(Finding::of(Observation::Failed(why)))
     }
 }
 
@@ -147,37 +165,53 @@ pub(super) fn target(cluster: &Cluster, node: &Node, login: Login) -> Target {
     }
 }
 
-fn observation(row: &[Option<String>]) -> (Observation, Option<Lsn>) {
+/// What a probe has found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub observation: Observation,
+    pub position: Option<Lsn>,
+    /// Where a promoted server's own timeline began; its replay stands there for ever.
+    pub fork: Option<Lsn>,
+    /// The cluster's identifier.
+    pub system: Option<u64>,
+}
+
+impl Finding {
+    fn of(observation: Observation) -> Finding {
+        Finding { observation, position: None, fork: None, system: None }
+    }
+}
+
+fn finding(row: &[Option<String>]) -> Finding {
     let text = |column: usize| row.get(column).and_then(Option::as_deref);
     let position = text(1).and_then(Lsn::parse);
+    let timeline = text(2).and_then(|digits| u32::from_str_radix(digits, 16).ok());
     let observation = match text(0) {
-        Some("t") => Observation::Replica { replay: position, age: None },
-        Some("f") => {
-            let timeline = text(2).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-            Observation::Primary { timeline: timeline.unwrap_or_default() }
-        }
+        Some("t") => Observation::Replica { replay: position, timeline, age: None },
+        Some("f") => Observation::Primary { timeline: timeline.unwrap_or_default() },
         _ => Observation::Failed("an answer to the probe that cannot be read".into()),
     };
-    (observation, position)
+    let fork = text(3).and_then(Lsn::parse);
+    let system = text(4).and_then(|digits| digits.parse().ok());
+    Finding { observation, position, fork, system }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(values: [Option<&str>; 3]) -> Vec<Option<String>> {
+    fn row(values: [Option<&str>; 5]) -> Vec<Option<String>> {
         values.map(|value| value.map(str::to_owned)).into()
     }
 
     #[test]
     fn the_role_decides_what_the_position_means() {
-        let (replica, replay) = observation(&row([Some("t"), Some("0/10"), None]));
-        assert_eq!(
-            (replica, replay),
-            (Observation::Replica { replay: Some(Lsn(16)), age: None }, Some(Lsn(16)))
-        );
-        let (primary, _) = observation(&row([Some("f"), Some("0/10"), Some("0000000A")]));
-        assert_eq!(primary, Observation::Primary { timeline: 10 });
-        assert!(matches!(observation(&[]).0, Observation::Failed(_)));
+        let replica = finding(&row([Some("t"), Some("0/10"), Some("a"), None, Some("7")]));
+        let expected = Observation::Replica { replay: Some(Lsn(16)), timeline: Some(10), age: None };
+        assert_eq!((replica.observation, replica.position), (expected, Some(Lsn(16))));
+        let primary = finding(&row([Some("f"), Some("0/10"), Some("0000000A"), Some("0/8"), Some("7")]));
+        assert_eq!(primary.observation, Observation::Primary { timeline: 10 });
+        assert_eq!((primary.fork, primary.system), (Some(Lsn(8)), Some(7)));
+        assert!(matches!(finding(&[]).observation, Observation::Failed(_)));
     }
 }

@@ -33,7 +33,7 @@ impl Replication {
     ) -> Result<Replication, Report> {
         let place = Place::take(pools)?;
         let rules = pools.database.rules();
-        let node = pools.primary(Instant::now() + rules.pool.checkout_timeout).await?;
+        let node = pools.await_primary(Instant::now() + rules.pool.checkout_timeout).await?;
         let mut target = pools.target(node);
         target.parameters = parameters;
         match Box::pin(backend::connect(&target, rules.pool.connect_timeout)).await {
@@ -71,7 +71,7 @@ impl Drop for Place {
 
 impl UserPools {
     /// The primary's place in the cluster, which may have to be waited for.
-    async fn primary(&self, deadline: Instant) -> Result<usize, Report> {
+    async fn await_primary(&self, deadline: Instant) -> Result<usize, Report> {
         let is_primary = |node: &Arc<Node>| node.standing() == Standing::Primary;
         let mut changes = self.database.cluster.watch();
         loop {

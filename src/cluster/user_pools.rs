@@ -1,23 +1,22 @@
 //! One user of one database: a pool on each server, and how a request gets a connection from one of them.
 
+use super::choice::{Choice, Search, Waited};
 use super::failover::Standing;
 use super::pinned::Pinned;
 use super::{Database, Node, lock};
 use crate::auth::ServerCredential;
 use crate::backend::connect::ScramCache;
 use crate::backend::{Backend, CommandError, Target, command};
-use crate::config;
+use crate::config::{self, Consistency};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
 use crate::pool::core::Limits;
 use crate::pool::{Lease, LeaseError, Pool, Settings as PoolSettings};
-use crate::routing::balance::{self, Candidate};
-use crate::routing::{Role, Route, Why};
+use crate::routing::{Need, Role, Route, Why};
 use crate::session::Settings;
 use crate::wire::SqlState;
-use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -46,6 +45,8 @@ pub struct UserPools {
     pub replication: AtomicUsize,
     greetings: Mutex<HashMap<u64, (Settings, Arc<Greeting>)>>,
     credential: Mutex<ServerCredential>,
+    /// What the user's reads may return, as the configuration had it at the last login: a place in [`Consistency::ALL`].
+    level: AtomicU8,
 }
 
 /// What a server reports after a login with certain settings: what the client is told after its own.
@@ -61,13 +62,6 @@ pub struct Granted {
     pub why: Why,
     /// The server's place in the cluster.
     pub node: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Choice {
-    node: usize,
-    role: Role,
-    why: Why,
 }
 
 impl UserPools {
@@ -95,14 +89,15 @@ impl UserPools {
             replication: AtomicUsize::new(0),
             greetings: Mutex::default(),
             credential: Mutex::new(credential),
+            level: AtomicU8::new(u8::MAX),
         })
     }
 
     /// A connection for `route`, if one can be had without waiting.
     pub fn try_lease(&self, route: Route, home: usize) -> Option<Granted> {
-        let choice = self.choose(route)?;
+        let choice = self.choose(route, None)?;
         let lease = self.pools[choice.node].try_lease(home)?;
-        Some(self.granted(lease, choice))
+        self.trusted(lease, choice).map(|lease| self.granted(lease, choice, route))
     }
 
     /// A connection for `route`: waits in the queue, looks for another server when one fails, and holds out while there is
@@ -115,15 +110,23 @@ impl UserPools {
     /// 53300 when the time is over or too many wait; the server's own error when it refuses the login.
     pub async fn lease(&self, route: Route, home: usize) -> Result<Granted, Report> {
         let rules = self.database.rules();
-        let now = Instant::now();
-        let deadline = now + rules.pool.checkout_timeout;
+        let mut search = Search::new(route, &rules, Instant::now());
+        let deadline = search.deadline;
         let mut changes = self.database.cluster.watch();
         let mut last = None;
         loop {
             changes.mark_unchanged();
-            if let Some(choice) = self.choose(route) {
+            let found = Box::pin(self.find(&mut search)).await;
+            self.count(&mut search, home);
+            if let Some(choice) = found? {
                 match self.lease_from(choice, home, deadline).await {
-                    Ok(granted) => return Ok(granted),
+                    Ok(lease) => match self.trusted(lease, choice) {
+                        Some(lease) => return Ok(self.granted(lease, choice, route)),
+                        None => {
+                            search.mistrust(Instant::now());
+                            continue;
+                        }
+                    },
                     Err(LeaseError::Timeout) => return Err(self.timed_out(choice, &rules)),
                     Err(LeaseError::QueueFull(limit)) => return Err(self.queue_full(choice, limit)),
                     Err(LeaseError::Closed) => return Err(closed()),
@@ -145,12 +148,22 @@ impl UserPools {
         }
     }
 
-    async fn lease_from(
-        &self,
-        choice: Choice,
-        home: usize,
-        deadline: Instant,
-    ) -> Result<Granted, LeaseError> {
+    fn count(&self, search: &mut Search, home: usize) {
+        let Waited { freshness, barrier } = std::mem::take(&mut search.waited);
+        if freshness.is_zero() && barrier.is_zero() {
+            return;
+        }
+        let Some(stats) = self.stats.get(home) else { return };
+        let mut stats = lock(stats);
+        if !freshness.is_zero() {
+            stats.freshness.observe(freshness);
+        }
+        if !barrier.is_zero() {
+            stats.barrier.observe(barrier);
+        }
+    }
+
+    async fn lease_from(&self, choice: Choice, home: usize, deadline: Instant) -> Result<Lease, LeaseError> {
         let pool = &self.pools[choice.node];
         loop {
             let lease = match pool.try_lease(home) {
@@ -164,43 +177,28 @@ impl UserPools {
                     lease
                 }
             };
-            return Ok(self.granted(lease, choice));
+            return Ok(lease);
+        }
+    }
+
+    /// The lease, if what was found out about its server holds for this connection; else it goes back.
+    fn trusted(&self, mut lease: Lease, choice: Choice) -> Option<Lease> {
+        match choice.since {
+            Some(since) if lease.backend().since > since => {
+                lease.give_back();
+                None
+            }
+            _ => Some(lease),
         }
     }
 
     /// The next turn comes with a lease, not with a choice: who was chosen and had nothing idle is chosen again for the queue.
-    fn granted(&self, lease: Lease, choice: Choice) -> Granted {
-        if choice.role == Role::Replica {
+    fn granted(&self, lease: Lease, choice: Choice, route: Route) -> Granted {
+        let stays = matches!(route, Route::Replica { need: Need::Stay, .. });
+        if choice.role == Role::Replica && !stays {
             self.database.cluster.turn.fetch_add(1, Ordering::Relaxed);
         }
         Granted { lease, role: choice.role, why: choice.why, node: choice.node }
-    }
-
-    /// The server that shall serve `route`; `None` while there is none.
-    fn choose(&self, route: Route) -> Option<Choice> {
-        let nodes = self.database.cluster.nodes();
-        let mut why = route.why();
-        if let Route::Replica { .. } = route {
-            let rules = self.database.cluster.rules.load();
-            let candidates: SmallVec<[Candidate; 8]> = nodes
-                .iter()
-                .enumerate()
-                .filter(|(_, node)| node.standing() == Standing::Replica)
-                .filter(|(node, _)| !self.pools[*node].is_struggling())
-                .map(|(node, _)| Candidate {
-                    node,
-                    load: self.pools[node].load(),
-                    weight: rules.routing.weights.get(node).copied().unwrap_or(1),
-                })
-                .collect();
-            let turn = self.database.cluster.turn.load(Ordering::Relaxed);
-            if let Some(node) = balance::choose(&candidates, rules.routing.balance, turn) {
-                return Some(Choice { node, role: Role::Replica, why });
-            }
-            why = Why::NoReplica;
-        }
-        let node = nodes.iter().position(|node| node.standing() == Standing::Primary)?;
-        Some(Choice { node, role: Role::Primary, why })
     }
 
     /// What a server reports to a login with these settings: what `server_version` and the like are, and what it makes of
@@ -250,9 +248,9 @@ impl UserPools {
             let deadline = Instant::now() + self.database.rules().pool.checkout_timeout;
             let unknown = |node: &usize| nodes[*node].standing() == Standing::Unknown;
             for node in (0..nodes.len()).filter(unknown) {
-                let choice = Choice { node, role: Role::Replica, why: Why::Configured };
+                let choice = Choice { node, role: Role::Replica, why: Why::Configured, since: None };
                 match self.lease_from(choice, home, deadline).await {
-                    Ok(granted) => return Ok(granted),
+                    Ok(lease) => return Ok(self.granted(lease, choice, Route::any_replica(choice.why))),
                     Err(LeaseError::Refused(report)) => return Err(report),
                     Err(_) => {}
                 }
@@ -260,8 +258,19 @@ impl UserPools {
         }
         let has_primary = nodes.iter().any(|node| node.standing() == Standing::Primary);
         let why = Why::Configured;
-        let route = if has_primary { Route::Primary { why } } else { Route::Replica { at_least: None, why } };
+        let route = if has_primary { Route::primary(why) } else { Route::any_replica(why) };
         self.lease(route, home).await
+    }
+
+    /// What the user's reads may return, if not what the database says.
+    pub fn level(&self) -> Option<Consistency> {
+        Consistency::ALL.get(usize::from(self.level.load(Ordering::Relaxed))).copied()
+    }
+
+    /// What the configuration says of the user's level.
+    pub fn set_level(&self, level: Option<Consistency>) {
+        let place = level.and_then(|level| Consistency::ALL.iter().position(|known| *known == level));
+        self.level.store(place.map_or(u8::MAX, |place| place as u8), Ordering::Relaxed);
     }
 
     /// A client begins to use them.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::raw::{Report, Section, quoted};
 use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
-    Log, LogFormat, Monitor, Pool, PoolMode, Reads, Routing, Secret, ServerAddress, ServerTls, SessionState,
-    TlsMode, UnixListen, User, userlist, values,
+    Log, LogFormat, Monitor, OnLostWrite, OnStale, Pool, PoolMode, Reads, Routing, Scope, Secret,
+    ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, UnixListen, User, userlist, values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -178,7 +178,8 @@ fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> BT
             if auth.method == AuthMethod::ScramSha256 && matches!(secret, Some(Secret::Md5(_))) {
                 section.refuse("password", MD5_CANNOT_SCRAM);
             }
-            users.insert(name.to_owned(), User { secret });
+            let consistency = section.choice("consistency", &levels());
+            users.insert(name.to_owned(), User { secret, consistency });
         });
     });
     for (name, user) in users_of_file(root, auth, read_file) {
@@ -274,21 +275,48 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
 
 const DEFAULT_ROUTING: Routing = Routing {
     reads: Reads::Replicas,
-    consistency: Consistency::Sticky,
+    consistency: Consistency::Session,
     sticky_window: seconds(2),
+    max_staleness: seconds(5),
+    max_wait: Duration::from_millis(50),
+    on_stale: OnStale::Primary,
+    max_fallbacks: 1_000,
+    scope: Scope::Connection,
+    on_lost_write: OnLostWrite::Error,
+    token_secret: None,
     max_lag: seconds(10),
     balance: Balance::LeastConnections,
     safe_functions: Vec::new(),
     weights: Vec::new(),
 };
 
+impl Default for Routing {
+    fn default() -> Self {
+        DEFAULT_ROUTING
+    }
+}
+
+/// What a secret for tokens looks like, for errors.
+const TOKEN_SECRET: &str = "a text of at least 16 bytes";
+
+fn token_secret(text: &str) -> Option<TokenSecret> {
+    (text.len() >= 16).then(|| TokenSecret(text.to_owned()))
+}
+
+fn levels() -> [(&'static str, Consistency); 6] {
+    Consistency::ALL.map(|level| (level.as_str(), level))
+}
+
 fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
     let reads = [("replicas", Reads::Replicas), ("primary", Reads::Primary)];
-    let consistency = [
-        ("sticky", Consistency::Sticky),
-        ("eventual", Consistency::Eventual),
-        ("primary", Consistency::Primary),
+    let on_stale = [("primary", OnStale::Primary), ("error", OnStale::Error)];
+    let scope = [
+        ("connection", Scope::Connection),
+        ("user", Scope::User),
+        ("application_name", Scope::ApplicationName),
+        ("database", Scope::Database),
     ];
+    let on_lost_write = [("error", OnLostWrite::Error), ("reset", OnLostWrite::Reset)];
     let balance = [
         ("least_connections", Balance::LeastConnections),
         ("round_robin", Balance::RoundRobin),
@@ -307,8 +335,17 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
     let safe_functions = section.list("safe_functions", "a function's name, or schema.name", name_text);
     Routing {
         reads,
-        consistency: section.word("consistency", &consistency, default.consistency),
+        consistency: section.word("consistency", &levels(), default.consistency),
         sticky_window: section.duration("sticky_window", default.sticky_window),
+        max_staleness: section.duration("max_staleness", default.max_staleness),
+        max_wait: section.duration("max_wait", default.max_wait),
+        on_stale: section.word("on_stale", &on_stale, default.on_stale),
+        max_fallbacks: section.count("max_fallbacks", 1..=1_000_000, default.max_fallbacks as usize) as u32,
+        scope: section.word("scope", &scope, default.scope),
+        on_lost_write: section.word("on_lost_write", &on_lost_write, default.on_lost_write),
+        token_secret: section
+            .text("token_secret", TOKEN_SECRET, token_secret)
+            .or_else(|| default.token_secret.clone()),
         max_lag: section.duration("max_lag", default.max_lag),
         balance: section.word("balance", &balance, default.balance),
         safe_functions: safe_functions.unwrap_or_else(|| default.safe_functions.clone()),

@@ -111,6 +111,11 @@ pub const KEYS: &[Key] = &[
          the user can log in only where the method asks for no password.",
     ),
     key(
+        "users.NAME.consistency",
+        Unset("\"strong\""),
+        "What the user's reads may return, if not what routing.consistency of the database says.",
+    ),
+    key(
         "admin.users",
         Value("[]"),
         "Users that may open the virtual database \"pglagoon\" (alias \"pgbouncer\") and use every command.",
@@ -169,11 +174,48 @@ pub const KEYS: &[Key] = &[
     key("routing.reads", Value("\"replicas\""), "Where proven reads go. primary: no splitting."),
     key(
         "routing.consistency",
-        Value("\"sticky\""),
-        "What a read may return. sticky: a client's reads stay on the primary for sticky_window after its last write. \
-         eventual: any healthy replica within max_lag. primary: reads go to the primary.",
+        Value("\"session\""),
+        "What a read may return. session: a client sees its own writes and never less than it has seen. strong: \
+         everything that was acknowledged to anybody before the read. bounded: data at least as new as max_staleness \
+         ago. sticky: a client's reads stay on the primary for sticky_window after its last write. eventual: any healthy \
+         replica within max_lag. primary: reads go to the primary. A client chooses by SET pglagoon.consistency.",
     ),
     key("routing.sticky_window", Value("\"2s\""), "For sticky: that time."),
+    key("routing.max_staleness", Value("\"5s\""), "For bounded: that time."),
+    key(
+        "routing.max_wait",
+        Value("\"50ms\""),
+        "For session, strong and bounded: how long a read waits for a replica that is fresh enough.",
+    ),
+    key(
+        "routing.on_stale",
+        Value("\"primary\""),
+        "Then it goes to the primary, or fails with SQLSTATE 40001.",
+    ),
+    key(
+        "routing.max_fallbacks",
+        Value("1000"),
+        "How many such reads per second may go to the primary; more of them go on waiting, so that replicas that lag do \
+         not drown the primary.",
+    ),
+    key(
+        "routing.scope",
+        Value("\"connection\""),
+        "For session and strong: whose reads and writes are taken together. What one of them has written or seen, all of \
+         them see. A client joins others by SET pglagoon.causality_key, whatever the scope.",
+    ),
+    key(
+        "routing.on_lost_write",
+        Value("\"error\""),
+        "For session and strong: a client whose last write may be lost by a failover is told so once, with SQLSTATE 08007, \
+         or goes on as if it had written nothing.",
+    ),
+    key(
+        "routing.token_secret",
+        Unset("\"the same in every pglagoon\""),
+        "What SHOW pglagoon.causality_token signs its answer with. Without: a secret of this process, so that only this one \
+         takes its tokens.",
+    ),
     key("routing.max_lag", Value("\"10s\""), "A replica that is further behind takes no reads."),
     key(
         "routing.balance",

@@ -158,10 +158,12 @@ pub enum AuthMethod {
 }
 
 /// A user that may log in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {
     /// What the user's password is checked against; `None` never matches (but `trust` and `cert` need none).
     pub secret: Option<Secret>,
+    /// What the user's reads may return, if not what the database says.
+    pub consistency: Option<Consistency>,
 }
 
 /// A stored password. `Debug` never shows it.
@@ -364,6 +366,20 @@ pub struct Routing {
     pub consistency: Consistency,
     /// For `sticky`: how long after a client's write its reads stay on the primary.
     pub sticky_window: Duration,
+    /// For `bounded`: how old the data of a read may be.
+    pub max_staleness: Duration,
+    /// How long a read waits for a replica that is fresh enough.
+    pub max_wait: Duration,
+    /// What becomes of a read that has waited so long.
+    pub on_stale: OnStale,
+    /// How many such reads per second may go to the primary.
+    pub max_fallbacks: u32,
+    /// Whose reads and writes are taken together, under `session` and `strong`.
+    pub scope: Scope,
+    /// What becomes of a client whose last write may be lost by a failover.
+    pub on_lost_write: OnLostWrite,
+    /// What causality tokens are signed with; `None`: a secret of this process, so that no other takes them.
+    pub token_secret: Option<TokenSecret>,
     /// A replica further behind than this takes no reads.
     pub max_lag: Duration,
     /// How a replica is chosen.
@@ -385,15 +401,91 @@ pub enum Reads {
     Shadow,
 }
 
-/// What a read may return.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a read may return. `routing::consistency` keeps these promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Consistency {
+    /// The primary always.
+    Primary,
+    /// A client sees its own writes, never less than it has seen, and effects after their causes.
+    Session,
+    /// Everything that was acknowledged to anybody before the read arrived.
+    Strong,
+    /// Data at least as new as the primary's `max_staleness` ago.
+    Bounded,
     /// Reads stay on the primary for `sticky_window` after the client's last write.
     Sticky,
     /// Any healthy replica within `max_lag`.
     Eventual,
-    /// The primary always.
+}
+
+impl Consistency {
+    /// Every level.
+    pub const ALL: [Consistency; 6] = [
+        Consistency::Primary,
+        Consistency::Session,
+        Consistency::Strong,
+        Consistency::Bounded,
+        Consistency::Sticky,
+        Consistency::Eventual,
+    ];
+
+    /// The word in the configuration, in SET and in SHOW.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Consistency::Primary => "primary",
+            Consistency::Session => "session",
+            Consistency::Strong => "strong",
+            Consistency::Bounded => "bounded",
+            Consistency::Sticky => "sticky",
+            Consistency::Eventual => "eventual",
+        }
+    }
+
+    /// The level of that word.
+    pub fn parse(word: &str) -> Option<Consistency> {
+        Consistency::ALL.into_iter().find(|level| level.as_str() == word)
+    }
+}
+
+/// Whose reads and writes are taken together: what one has written or seen, all of them see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Each connection by itself.
+    Connection,
+    /// All connections of a user.
+    User,
+    /// All connections with the same application_name in their startup packet.
+    ApplicationName,
+    /// All connections to the database.
+    Database,
+}
+
+/// What becomes of a client whose last write may be lost by a failover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLostWrite {
+    /// Its next request fails, once.
+    Error,
+    /// It goes on as if it had written nothing.
+    Reset,
+}
+
+/// What causality tokens are signed with. `Debug` never shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenSecret(pub String);
+
+impl std::fmt::Debug for TokenSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenSecret")
+    }
+}
+
+/// What becomes of a read for which no replica was fresh enough within `max_wait`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStale {
+    /// It goes to the primary.
     Primary,
+    /// It fails.
+    Error,
 }
 
 /// How a replica is chosen among those that may serve.

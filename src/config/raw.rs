@@ -201,6 +201,12 @@ impl<'r, 't> Section<'r, 't> {
         self.value(key, &allowed, |value| value.as_str().and_then(pick)).unwrap_or(default)
     }
 
+    /// One of several words, or nothing.
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let some: Vec<_> = words.iter().map(|&(word, value)| (word, Some(value))).collect();
+        self.word(key, &some, None)
+    }
+
     /// True or false.
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
         self.value(key, "true | false", |value| value.as_bool()).unwrap_or(default)

@@ -17,10 +17,10 @@ use super::{Access, Frontend, Worker};
 use crate::admin::{self, Rights, console};
 use crate::auth::{Admitted, Ask, Certificate, Entropy, Login, Reply, scram};
 use crate::cluster::{Admission, Database, Replication, UserPools};
-use crate::config::{Config, TlsMode};
+use crate::config::{Config, Scope, TlsMode};
 use crate::error::{ErrorSource, Report};
 use crate::net::{Stream, tls};
-use crate::session::{Session, Settings, settings};
+use crate::session::{Own, Session, Settings, own, settings};
 use crate::wire::backend::{self, Severity, TransactionStatus};
 use crate::wire::startup::{self, Parameters, StartupPacket, Version};
 use crate::wire::{ClientKey, FrontendTag, Scanner, SqlState, Step};
@@ -177,9 +177,10 @@ async fn log_in(
     if let Some(mode) = parameters.replication().map_err(|value| invalid_replication(&value))? {
         return replicate(line, newcomer, admitted, parameters, mode, frontend, worker).await;
     }
-    let base = startup_settings(parameters)?;
+    let (base, own) = startup_settings(parameters)?;
     let served = served(frontend.directory.find(database), database)?;
     let pools = served.user(user, &admitted.credential);
+    pools.set_level(config.users.get(user).and_then(|user| user.consistency));
     let (base, greeting) = match Box::pin(pools.greeting(base, worker.index)).await {
         Ok(greeting) => greeting,
         Err(report) => {
@@ -200,10 +201,18 @@ async fn log_in(
     line.stream().write_all(&out).await?;
     pools.stats(worker.index).logins += 1;
     let rules = pools.database.rules();
+    let own = own.in_scope(match rules.routing.scope {
+        Scope::Connection => None,
+        Scope::User => Some(format!("user {user}")),
+        Scope::ApplicationName => {
+            parameters.value("application_name").map(|name| format!("application {name}"))
+        }
+        Scope::Database => Some("database".to_owned()),
+    });
     Ok(Arrived::Client(Box::new(Authenticated {
         stream: line.stream.take().expect("taken only here and by a visit"),
         early: std::mem::take(&mut line.input),
-        session: Session::new(rules.pool.mode, base),
+        session: Session::new(rules.pool.mode, base, own),
         pools,
         registration,
         config: config.clone(),
@@ -388,13 +397,13 @@ fn newcomer(
     })
 }
 
-/// The settings that the client asks for in its startup packet: those by name, and those in `options`.
-fn startup_settings(parameters: &Parameters) -> Result<Settings, Report> {
-    let own = ["user", "database", "options", "replication"];
+/// The settings that the client asks for in its startup packet, by name and in `options`: the servers', and our own.
+fn startup_settings(parameters: &Parameters) -> Result<(Settings, Own), Report> {
+    let reserved = ["user", "database", "options", "replication"];
     let named = parameters
         .pairs
         .iter()
-        .filter(|(name, _)| !own.contains(&name.as_str()) && !name.starts_with("_pq_."));
+        .filter(|(name, _)| !reserved.contains(&name.as_str()) && !name.starts_with("_pq_."));
     let mut pairs: Vec<(String, String)> = named.cloned().collect();
     if let Some(options) = parameters.value("options") {
         let more = settings::startup_options(options).map_err(|word| {
@@ -407,7 +416,11 @@ fn startup_settings(parameters: &Parameters) -> Result<Settings, Report> {
         let text = format!("too many settings in the startup packet: {}", pairs.len());
         return Err(Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text));
     }
-    Ok(Settings::from_startup(pairs))
+    pairs.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
+    let (own, pairs): (Vec<_>, Vec<_>) =
+        pairs.into_iter().partition(|(name, _)| name.starts_with(own::PREFIX));
+    let own = Own::from_startup(own.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+    Ok((Settings::from_startup(pairs), own))
 }
 
 fn entropy() -> io::Result<Entropy> {

@@ -19,7 +19,7 @@ use crate::cluster::{Declined, Granted, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
-use crate::routing::Route;
+use crate::routing::{Route, Shown};
 use crate::session::pin::Pins;
 use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Session, Want, World};
 use crate::wire::SqlState;
@@ -178,6 +178,11 @@ impl Relay {
                         return farewell;
                     }
                 }
+                Want::Position(shown) => {
+                    if let Some(farewell) = self.position(shown).await {
+                        return farewell;
+                    }
+                }
                 Want::Return => self.give_back(),
                 Want::Replay(rescue) => self.replay(rescue),
                 Want::Close(farewell) => return farewell,
@@ -266,7 +271,7 @@ impl Relay {
         let now = Instant::now();
         let mut desk = worker.desk();
         let edits = &mut desk.edits;
-        let mut held = Held { role: granted.role, state: &mut backend.state };
+        let mut held = Held { role: granted.role, node: granted.node as u16, state: &mut backend.state };
         let want = self.session.on_backend(from_server.filled(), &mut held, now, edits);
         self.sent += carry_out(edits, from_server, to_client, client, cx).map_err(|_| Failure::Client)?;
         let events = edits.events;
@@ -310,6 +315,8 @@ impl Relay {
         let (want, events, moved) = {
             let rules = self.pools.database.cluster.rules();
             let catalog = self.pools.database.catalog();
+            let lineage = self.pools.database.cluster.lineage();
+            let secret = rules.routing.token_secret.as_ref().unwrap_or(&self.pools.database.token_secret);
             let mut classifier = self.pools.database.classifier(worker.index);
             let mut desk = worker.desk();
             let Desk { registry, edits } = &mut *desk;
@@ -317,6 +324,10 @@ impl Relay {
                 now,
                 mode: rules.pool.mode,
                 rules: &rules.routing,
+                level: self.pools.level().unwrap_or(rules.routing.consistency),
+                lineage: lineage.as_deref(),
+                scopes: &self.pools.database.scopes,
+                secret: secret.0.as_bytes(),
                 catalog: &***catalog,
                 generation: self.pools.database.generation(),
                 classifier: &mut classifier,
@@ -334,7 +345,7 @@ impl Relay {
                 }
                 Some(granted) => {
                     let Backend { stream, state, .. } = granted.lease.backend();
-                    let held = Some(Held { role: granted.role, state });
+                    let held = Some(Held { role: granted.role, node: granted.node as u16, state });
                     let want = self.session.on_client(from_client.filled(), held, &mut world, edits);
                     carry_out(edits, from_client, to_server, stream, cx)
                         .map_err(|error| Failure::Server(error.to_string()))?;
@@ -396,6 +407,23 @@ impl Relay {
         self.tenure = Tenure::New;
         self.session.on_leased();
         self.fresh = true;
+    }
+
+    /// Asks the primary how far it is, for the client to know.
+    async fn position(&mut self, shown: Option<Shown>) -> Option<Farewell> {
+        let pools = self.pools.clone();
+        // Both branches are cancel safe: what was read stays in `from_client`.
+        let answer = tokio::select! {
+            biased;
+            position = Box::pin(pools.position(shown)) => position,
+            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => match denied {
+                Denied::Report(report) => Err(report),
+                Denied::Gone(farewell) => return Some(farewell),
+            },
+        };
+        self.session.on_position(answer);
+        self.fresh = true;
+        None
     }
 
     /// Stands in the queue, and looks out for a client that leaves, a cancel request and orders meanwhile.

@@ -10,7 +10,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The samples that are kept.
-const SAMPLES: usize = 256;
+const SAMPLES: usize = 512;
+
+/// How far apart they are at least: those that come closer, when many are asked for, take no place.
+const BEAT: Duration = Duration::from_millis(250);
 
 /// The pages of WAL, and the headers that may stand at their start: a position just behind a header is one at which no
 /// record ends, so no replica ever reaches it before the next record.
@@ -31,17 +34,24 @@ pub fn normalised(insert: Lsn) -> Lsn {
 #[derive(Debug, Default)]
 pub struct Clock {
     samples: VecDeque<(Instant, Lsn)>,
+    /// The newest position, and when it was known.
+    newest: Option<(Lsn, Instant)>,
 }
 
 impl Clock {
-    /// The primary's insert position was at least asked for after `before`.
-    pub fn sample(&mut self, before: Instant, insert: Lsn) {
+    /// The primary's insert position was asked for after `before`, and is known at `now`.
+    pub fn sample(&mut self, before: Instant, insert: Lsn, now: Instant) {
         let position = normalised(insert);
-        if let Some((_, last)) = self.samples.back()
-            && position < *last
-        {
-            // Another primary, or another timeline: what was known before says nothing any more.
-            self.samples.clear();
+        match self.newest {
+            // Two questions were out at once; the one that was answered first knew less.
+            Some((newest, known)) if position < newest && before < known => return,
+            // WAL that was not flushed is lost in a crash: what was known before says nothing any more.
+            Some((newest, _)) if position < newest => self.clear(),
+            _ => {}
+        }
+        self.newest = Some((position, now));
+        if self.samples.back().is_some_and(|(last, _)| before.saturating_duration_since(*last) < BEAT) {
+            return;
         }
         self.samples.push_back((before, position));
         if self.samples.len() > SAMPLES {
@@ -51,7 +61,23 @@ impl Clock {
 
     /// The newest position.
     pub fn newest(&self) -> Option<Lsn> {
-        self.samples.back().map(|&(_, position)| position)
+        self.newest.map(|(position, _)| position)
+    }
+
+    /// Another primary writes another history.
+    pub fn clear(&mut self) {
+        *self = Clock::default();
+    }
+
+    /// The earliest position that was asked for at `since` or later: an upper bound of what was acknowledged before.
+    pub fn first_since(&self, since: Instant) -> Option<Lsn> {
+        let earlier = self.samples.partition_point(|&(at, _)| at < since);
+        self.samples.get(earlier).map(|&(_, position)| position)
+    }
+
+    /// When the newest sample at or below `position` was asked for: what was acknowledged before is at or below, too.
+    pub fn last_below(&self, position: Lsn) -> Option<Instant> {
+        self.samples.iter().rev().find(|&&(_, sample)| sample <= position).map(|&(at, _)| at)
     }
 
     /// How old the data of a replica may be at most that said, asked at `asked`, that it has replayed up to `replay`: zero if
@@ -84,7 +110,8 @@ mod tests {
         let mut clock = Clock::default();
         assert_eq!(clock.age(Lsn(1), start), None);
         for n in 0..4 {
-            clock.sample(start + second * n, Lsn(1000 + u64::from(n) * 100));
+            let at = start + second * n;
+            clock.sample(at, Lsn(1000 + u64::from(n) * 100), at);
         }
         let now = start + second * 4;
         assert_eq!(clock.age(Lsn(1300), now), Some(Duration::ZERO));
@@ -105,11 +132,36 @@ mod tests {
     }
 
     #[test]
+    fn the_earliest_sample_asked_for_since_an_instant_bounds_what_was_before_it() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        for n in 0..4 {
+            let at = start + BEAT * n;
+            clock.sample(at, Lsn(1000 + u64::from(n) * 100), at);
+        }
+        assert_eq!(clock.first_since(start), Some(Lsn(1000)));
+        assert_eq!(clock.first_since(start + BEAT * 2), Some(Lsn(1200)));
+        assert_eq!(clock.first_since(start + BEAT * 2 + Duration::from_millis(1)), Some(Lsn(1300)));
+        assert_eq!(clock.first_since(start + BEAT * 4), None);
+    }
+
+    #[test]
+    fn samples_that_come_too_close_take_no_place() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        (0..1000).for_each(|n| clock.sample(start + BEAT / 10 * n, Lsn(u64::from(n)), start + BEAT / 10 * n));
+        assert!((95..=100).contains(&clock.samples.len()), "{}", clock.samples.len());
+        assert_eq!(clock.newest(), Some(Lsn(999)));
+    }
+
+    #[test]
     fn a_position_that_goes_back_starts_anew() {
         let now = Instant::now();
         let mut clock = Clock::default();
-        clock.sample(now, Lsn(5000));
-        clock.sample(now, Lsn(1000));
+        clock.sample(now, Lsn(5000), now + BEAT);
+        clock.sample(now, Lsn(4000), now + BEAT);
+        assert_eq!(clock.newest(), Some(Lsn(5000)), "the answers crossed each other");
+        clock.sample(now + BEAT, Lsn(1000), now + BEAT);
         assert_eq!((clock.newest(), clock.age(Lsn(999), now)), (Some(Lsn(1000)), None));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The same lines answer `pglagoon explain` and, inside a session, `SHOW pglagoon.route FOR ...`.
 
-use super::{Role, Route, Why};
+use super::{Need, Role, Route, Why};
 use crate::config::{Consistency, Reads, Routing};
 use crate::sql::Statement;
 use std::time::Duration;
@@ -53,6 +53,9 @@ fn level(rules: &Routing) -> String {
         (Reads::Primary, _) => "primary: reads are not split".to_owned(),
         (Reads::Shadow, _) => "shadow: reads are not split, only counted".to_owned(),
         (_, Consistency::Primary) => "primary".to_owned(),
+        (_, Consistency::Session) => format!("session, waiting for at most {:?}", rules.max_wait),
+        (_, Consistency::Strong) => format!("strong, waiting for at most {:?}", rules.max_wait),
+        (_, Consistency::Bounded) => format!("bounded, at most {:?} old", rules.max_staleness),
         (_, Consistency::Sticky) => format!("sticky, for {:?} after a write", rules.sticky_window),
         (_, Consistency::Eventual) => format!("eventual, at most {:?} behind", rules.max_lag),
     }
@@ -60,9 +63,12 @@ fn level(rules: &Routing) -> String {
 
 fn destination(route: Route) -> String {
     match route {
-        Route::Primary { why } => format!("primary: {}", sentence(why)),
-        Route::Replica { at_least: Some(position), .. } => format!("a replica that has replayed {position}"),
-        Route::Replica { at_least: None, .. } => "a replica".to_owned(),
+        Route::Primary { why, .. } => format!("primary: {}", sentence(why)),
+        Route::Replica { need: Need::Nothing, .. } => "a replica".to_owned(),
+        Route::Replica { need: Need::Stay, .. } => "the replica that the client has read from".to_owned(),
+        Route::Replica { need: Need::Since(_), .. } => {
+            "a replica that has replayed a position of the primary that is asked for first".to_owned()
+        }
     }
 }
 
@@ -77,7 +83,7 @@ fn fate(server: &Server, route: Route, all: &[Server]) -> String {
     match (route, server.role) {
         (_, None) => format!("{state}: cannot be told"),
         (Route::Primary { .. }, Some(Role::Primary)) => format!("{state}: taken"),
-        (Route::Primary { why }, Some(Role::Replica)) => format!("{state}: not taken, {}", sentence(why)),
+        (Route::Primary { why, .. }, Some(Role::Replica)) => format!("{state}: not taken, {}", sentence(why)),
         (Route::Replica { .. }, Some(Role::Replica)) => format!("{state}: may be taken"),
         (Route::Replica { .. }, Some(Role::Primary)) if is_replica_fit => {
             format!("{state}: not taken, a replica can serve")
@@ -102,6 +108,7 @@ fn sentence(why: Why) -> &'static str {
         Why::Write => "it writes, locks, or changes its session or its server",
         Why::Unsure => "it is not proven to read",
         Why::Sticky => "its client has written a moment ago",
+        Why::Stale => "no replica was fresh enough in time",
         Why::NoReplica => "no replica can serve",
         Why::Transaction => "it is part of a transaction there",
         Why::Held => "its client holds that server",
@@ -139,7 +146,7 @@ mod tests {
     fn what_is_not_proven_goes_to_the_primary_and_says_why() {
         let servers =
             [server(Some(Role::Primary), None), server(Some(Role::Replica), None), server(None, None)];
-        let lines = explained(Access::Unsure, Route::Primary { why: Why::Unsure }, &servers);
+        let lines = explained(Access::Unsure, Route::primary(Why::Unsure), &servers);
         let values: Vec<_> = lines.iter().map(|(_, value)| value.as_str()).collect();
         assert_eq!(values[0], "unsure");
         assert!(values[1].starts_with("unknown_function: "));
@@ -157,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_read_names_the_replicas_that_may_serve_it() {
-        let route = Route::Replica { at_least: None, why: Why::Read };
+        let route = Route::any_replica(Why::Read);
         let fates = |servers: &[Server]| {
             let lines = explained(Access::Read, route, servers);
             lines[lines.len() - servers.len()..].iter().map(|(_, fate)| fate.clone()).collect::<Vec<_>>()

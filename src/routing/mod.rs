@@ -1,19 +1,29 @@
 //! Where a statement may run. Pure.
 //!
-//! [`route`] turns what a statement does ([`crate::sql::Statement`]), what its client did before ([`History`]) and what
-//! the operator asked for ([`crate::config::Routing`]) into a [`Route`]: the primary, or a replica of at least a certain
-//! freshness, each with its reason. Which replica it is is decided when a server connection is leased, by
+//! [`route`] turns what a statement does ([`crate::sql::Statement`]), what its client did before ([`History`]) and what was
+//! promised to it ([`Terms`]) into a [`Route`]: the primary, or a replica of at least a certain freshness, each with its
+//! reason. Which replica it is is decided when a server connection is leased, by
 //! [`balance::choose`] over the nodes as they are at that instant.
 
 pub mod balance;
+pub mod bucket;
 pub mod clock;
+pub mod consistency;
 pub mod explain;
+pub mod lineage;
 pub mod lsn;
+pub mod scope;
+pub mod snapshot;
+pub mod token;
 
+pub use consistency::{Commits, History, Need, Shown, Terms};
+pub use lineage::Lineage;
 pub use lsn::Lsn;
+pub use token::Token;
 
-use crate::config::{Consistency, Reads, Routing};
+use crate::config::Reads;
 use crate::sql::Access;
+use consistency::Verdict;
 use std::time::Instant;
 
 /// What a server is at the moment.
@@ -45,21 +55,35 @@ pub enum Route {
     Primary {
         /// Why there.
         why: Why,
+        /// What the primary must show first: what the client saw on a replica.
+        shown: Option<Shown>,
     },
-    /// On any replica that has replayed `at_least`, else on the primary.
+    /// On a replica, else on the primary.
     Replica {
-        /// The position that the replica must have replayed; `None`: any within the lag limit.
-        at_least: Option<Lsn>,
+        /// What the replica must be.
+        need: Need,
+        /// What the client saw on a replica.
+        shown: Option<Shown>,
         /// Why there.
         why: Why,
     },
 }
 
 impl Route {
+    /// On the primary, for a client that has seen nothing yet.
+    pub fn primary(why: Why) -> Route {
+        Route::Primary { why, shown: None }
+    }
+
+    /// On any replica within the lag limit.
+    pub fn any_replica(why: Why) -> Route {
+        Route::Replica { need: Need::Nothing, shown: None, why }
+    }
+
     /// The same for a transaction as a whole: on the primary, because it may write.
     pub fn in_transaction(self) -> Route {
         match self {
-            Route::Primary { why: Why::Unsure } => Route::Primary { why: Why::Transaction },
+            Route::Primary { why: Why::Unsure, shown } => Route::Primary { why: Why::Transaction, shown },
             route => route,
         }
     }
@@ -67,15 +91,19 @@ impl Route {
     /// The reason.
     pub fn why(self) -> Why {
         match self {
-            Route::Primary { why } | Route::Replica { why, .. } => why,
+            Route::Primary { why, .. } | Route::Replica { why, .. } => why,
         }
     }
 
-    /// Whether a connection of this role may serve the request, when it is held already.
-    pub fn is_served_by(self, role: Role) -> bool {
+    /// Whether a connection to this server may serve the request, when it is held already.
+    pub fn is_served_by(self, role: Role, held: u16) -> bool {
         match self {
             Route::Primary { .. } => role == Role::Primary,
-            Route::Replica { .. } => true,
+            Route::Replica { .. } if role == Role::Primary => true,
+            Route::Replica { need: Need::Nothing, .. } => true,
+            Route::Replica { need: Need::Stay, shown, .. } => shown.is_some_and(|shown| shown.node == held),
+            // What was proven of the connection when it was leased may be too little for this one.
+            Route::Replica { need: Need::Since(_), .. } => false,
         }
     }
 }
@@ -93,6 +121,8 @@ pub enum Why {
     Sticky,
     /// A read for which no healthy replica was there.
     NoReplica,
+    /// A read for which no replica was fresh enough in time.
+    Stale,
     /// Inside a transaction block, or a batch that is under way.
     Transaction,
     /// The client holds one server: session mode or a pin.
@@ -107,12 +137,13 @@ pub enum Why {
 
 impl Why {
     /// Every reason.
-    pub const ALL: [Why; 10] = [
+    pub const ALL: [Why; 11] = [
         Why::Read,
         Why::Write,
         Why::Unsure,
         Why::Sticky,
         Why::NoReplica,
+        Why::Stale,
         Why::Transaction,
         Why::Held,
         Why::Configured,
@@ -128,6 +159,7 @@ impl Why {
             Why::Unsure => "unsure",
             Why::Sticky => "sticky",
             Why::NoReplica => "no_replica",
+            Why::Stale => "stale",
             Why::Transaction => "transaction",
             Why::Held => "held",
             Why::Configured => "configured",
@@ -137,43 +169,25 @@ impl Why {
     }
 }
 
-/// What a client did before, as far as routing cares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct History {
-    /// When its last statement that may have written was sent or answered, whichever was later.
-    pub last_write: Option<Instant>,
-}
-
-impl History {
-    /// A statement that may write was sent, or its answer arrived.
-    pub fn wrote(&mut self, now: Instant) {
-        self.last_write = Some(now);
-    }
-}
-
 /// Decides where a statement outside a transaction may run.
-pub fn route(access: Access, history: &History, rules: &Routing, now: Instant) -> Route {
-    match decide(access, history, rules, now) {
-        Route::Replica { .. } if rules.reads == Reads::Shadow => Route::Primary { why: Why::Shadow },
+pub fn route(access: Access, history: &History, terms: &Terms, reads: Reads, now: Instant) -> Route {
+    match decide(access, history, terms, reads, now) {
+        Route::Replica { shown, .. } if reads == Reads::Shadow => Route::Primary { why: Why::Shadow, shown },
         route => route,
     }
 }
 
-fn decide(access: Access, history: &History, rules: &Routing, now: Instant) -> Route {
+fn decide(access: Access, history: &History, terms: &Terms, reads: Reads, now: Instant) -> Route {
+    let shown = history.shown();
     let why = match access {
         Access::Write => Why::Write,
         Access::Unsure => Why::Unsure,
-        Access::Read => match (rules.reads, rules.consistency) {
-            (Reads::Primary, _) | (_, Consistency::Primary) => Why::Configured,
-            (_, Consistency::Sticky) if is_sticky(history, rules, now) => Why::Sticky,
-            (_, Consistency::Sticky | Consistency::Eventual) => {
-                return Route::Replica { at_least: None, why: Why::Read };
-            }
+        Access::Read if reads == Reads::Primary => Why::Configured,
+        Access::Read => match history.read(terms, now) {
+            Verdict::Replica(need) => return Route::Replica { need, shown, why: Why::Read },
+            Verdict::Early => Why::Sticky,
+            Verdict::Primary => Why::Configured,
         },
     };
-    Route::Primary { why }
-}
-
-fn is_sticky(history: &History, rules: &Routing, now: Instant) -> bool {
-    history.last_write.is_some_and(|wrote| now.saturating_duration_since(wrote) < rules.sticky_window)
+    Route::Primary { why, shown }
 }

@@ -282,6 +282,7 @@ fn node_rows(cluster: &Cluster, now: Instant) -> Vec<NodeRow> {
             lag: state.age,
             position: state.position,
             timeline: state.timeline,
+            questions: node.questions(),
         }
     };
     cluster.nodes().iter().map(row).collect()

@@ -99,7 +99,7 @@ impl Session {
         &mut self,
         span: Span<FrontendTag>,
         bytes: &[u8],
-        held: Option<&mut Held<'_>>,
+        mut held: Option<&mut Held<'_>>,
         world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Flow {
@@ -112,6 +112,10 @@ impl Session {
         if let Some(report) = self.refused(span, bytes, world) {
             return self.refuse(span, report, held, edits);
         }
+        if let Some(flow) = self.own_request(span, bytes, held.as_deref_mut(), world, edits) {
+            return flow;
+        }
+        self.agree(world);
         if held.is_none()
             && let Some(flow) = self.deferred_request(span, bytes, world, edits)
         {
@@ -120,6 +124,7 @@ impl Session {
         let Some(held) = held else {
             return match span.tag() {
                 FrontendTag::CLOSE => self.close_without_server(span, bytes, edits),
+                _ if self.may_have_lost(world) => self.refuse(span, may_be_lost(), None, edits),
                 _ => self.without_server(span, bytes, world, edits),
             };
         };
@@ -137,7 +142,7 @@ impl Session {
             // any other waits until that server has been given back.
             match self.judge(span, bytes, world) {
                 Some(judged)
-                    if judged.route.is_served_by(held.role)
+                    if judged.route.is_served_by(held.role, held.node)
                         && !(judged.listens() && self.is_heeded_here(span, bytes)) => {}
                 _ if self.may_return() => return Flow::Stop(Want::Return),
                 _ => return Flow::Stop(Want::Input),
@@ -146,6 +151,7 @@ impl Session {
         self.routed = false;
         self.transaction.request(world.now);
         self.asked.get_or_insert(world.now);
+        self.follow(held, world.now);
         if let Some(want) = self.restore_settings(held, edits) {
             return Flow::Stop(want);
         }
@@ -219,12 +225,57 @@ impl Session {
         edits: &mut Edits,
     ) -> Flow {
         if self.mode == PoolMode::Session {
-            return Flow::Stop(Want::Lease(Route::Primary { why: Why::Held }));
+            return Flow::Stop(Want::Lease(Route::primary(Why::Held)));
         }
         match self.judge(span, bytes, world) {
             Some(judged) if judged.listens() => self.listen(span, bytes, judged.route, world, edits),
             Some(judged) => Flow::Stop(Want::Lease(judged.route)),
             None => Flow::Stop(Want::Input),
+        }
+    }
+
+    /// Takes note of the level that holds from here on.
+    fn agree(&mut self, world: &World<'_>) {
+        let level = self.own.consistency().unwrap_or(world.level);
+        self.own.join(world.scopes, level, world.now);
+        self.recall(|history| history.agree(level, world.now));
+        if let Some(shared) = self.own.shared() {
+            // A request goes by the history as it is when it is routed, whatever others do meanwhile.
+            self.history = scope::read(shared);
+        }
+    }
+
+    /// Whether a failover may have undone what the client did or saw, and the client is to be told so; it is told once.
+    fn may_have_lost(&mut self, world: &World<'_>) -> bool {
+        if !world.lineage.is_some_and(|lineage| lineage.doubts(&self.history)) {
+            return false;
+        }
+        self.recall(|history| history.lost_track(world.now));
+        world.rules.on_lost_write == OnLostWrite::Error
+    }
+
+    fn terms(&self, world: &World<'_>) -> Terms {
+        Terms {
+            level: self.own.consistency().unwrap_or(world.level),
+            max_staleness: self.own.max_staleness().unwrap_or(world.rules.max_staleness),
+            commits: self.settings.commits(),
+            ..Terms::of(world.rules)
+        }
+    }
+
+    /// Changes what the client has seen, and with it what those have who share that.
+    pub(super) fn recall(&mut self, change: impl Fn(&mut History)) {
+        change(&mut self.history);
+        if let Some(shared) = self.own.shared() {
+            scope::change(shared, change);
+        }
+    }
+
+    /// A request goes to the server that is held, or its answer has come from there.
+    pub(super) fn follow(&mut self, held: &Held<'_>, now: Instant) {
+        match self.own.shared() {
+            Some(shared) => scope::answered(shared, &self.history, held.role, held.node, now),
+            None => self.history.used(held.role, held.node, now),
         }
     }
 
@@ -245,7 +296,8 @@ impl Session {
         };
         let access = self.deferred_access(access).unwrap_or(access);
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
-        let route = routing::route(access, &self.history, world.rules, world.now);
+        let terms = self.terms(world);
+        let route = routing::route(access, &self.history, &terms, world.rules.reads, world.now);
         let route = if self.deferred.is_some() { route.in_transaction() } else { route };
         Some(Judged { route, effects })
     }
@@ -954,7 +1006,8 @@ impl Session {
             return;
         }
         self.wrote = true;
-        self.history.wrote(world.now);
+        let now = world.now;
+        self.recall(|history| history.wrote(now));
         held.state.sequences_of = Some(world.client);
         if world.sequences == Sequences::Used && world.pin_room == PinRoom::Open {
             self.pin(Effects::SEQUENCE);
@@ -1091,4 +1144,14 @@ fn too_long(len: usize, max: usize) -> Report {
     let text = format!("a message of {len} bytes is longer than {max} bytes");
     Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)
         .hint("listen.max_message is the limit for statements; parameters, rows and COPY data have none")
+}
+
+fn may_be_lost() -> Report {
+    Report::new(
+        ErrorSource::Server,
+        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        "what this session wrote or read last may be lost: another server has become primary since",
+    )
+    .detail("This is said once; the session goes on with what the new primary has.")
+    .hint("routing.on_lost_write says whether it is said at all.")
 }

@@ -108,8 +108,9 @@ impl Session {
         edits.events.answered += 1;
         edits.events.unknown_name |= std::mem::take(&mut self.unknown_name);
         if self.wrote {
-            self.history.wrote(now);
+            self.recall(|history| history.wrote(now));
         }
+        self.follow(held, now);
         if self.replies.is_empty()
             && let Some(asked) = self.asked.take()
         {
@@ -246,6 +247,9 @@ impl Session {
             Then::Settings(changes) => {
                 let neutral = Settings::default();
                 for change in &changes {
+                    if self.own.follow(change) {
+                        continue;
+                    }
                     if let SettingChange::Hidden { name } = change {
                         self.hidden.get_or_insert_default().insert(name.clone());
                         continue;
@@ -280,6 +284,7 @@ impl Session {
                 held.state.discarded();
                 self.settings = self.base.clone();
                 self.channels.clear();
+                self.own.reset_all();
                 self.pending.clear();
                 self.pins = self.pins.beyond_discard();
                 self.hidden = None;

@@ -34,6 +34,7 @@ mod edits;
 mod from_client;
 mod from_server;
 mod listening;
+pub mod own;
 pub mod pin;
 mod questions;
 pub mod replay;
@@ -45,14 +46,16 @@ mod transaction;
 
 pub use edits::{Edit, Edits, Events};
 pub use listening::{Channels, MAX_CHANNELS};
+pub use own::Own;
 pub use replay::Rescue;
 pub use server_state::ServerState;
 pub use settings::{Settings, Value};
 
-use crate::config::{PoolMode, Routing};
+use crate::config::{Consistency, OnLostWrite, PoolMode, Routing};
 use crate::error::{ErrorSource, Report};
 use crate::prepared::{ClientStatements, Named, Prepared, Registry};
-use crate::routing::{self, History, Role, Route, Why};
+use crate::routing::scope::{self, Scopes};
+use crate::routing::{self, History, Lineage, Role, Route, Shown, Terms, Token, Why};
 use crate::sql::effect::{self, Deallocated, SettingChange};
 use crate::sql::{Access, Cache, Catalog, Effects, Reason, Statement, TransactionVerb};
 use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
@@ -98,6 +101,14 @@ pub struct World<'a> {
     pub mode: PoolMode,
     /// The routing rules of the client's database.
     pub rules: &'a Routing,
+    /// What the client's reads may return if it has not chosen: its user's level, or its database's.
+    pub level: Consistency,
+    /// The primary's place in history, once there has been a primary.
+    pub lineage: Option<&'a Lineage>,
+    /// The histories that connections to the database share.
+    pub scopes: &'a Scopes,
+    /// What causality tokens are signed with.
+    pub secret: &'a [u8],
     /// What the database's catalog says of names.
     pub catalog: &'a dyn Catalog,
     /// Grows whenever DDL was seen: prepared texts are prepared anew.
@@ -140,6 +151,8 @@ pub enum Sequences {
 pub struct Held<'a> {
     /// What the server was when it was leased.
     pub role: Role,
+    /// The server's place in the list of servers.
+    pub node: u16,
     /// What the connection has.
     pub state: &'a mut ServerState,
 }
@@ -156,6 +169,9 @@ pub enum Want {
     Lease(Route),
     /// This channel is to be heard by the shared listener; then `on_client` again with the same bytes.
     Listen(String),
+    /// A position that bounds all that the client has seen, which the primary shows already; then `on_position`, and
+    /// `on_client` again with the same bytes.
+    Position(Option<Shown>),
     /// The server connection may go back.
     Return,
     /// The same, and then [`Session::again`] is the head of the client's input: it runs once more.
@@ -304,6 +320,7 @@ pub struct Session {
     pins: Pins,
     /// Those that have come since the server was last asked.
     fresh_pins: Pins,
+    own: Own,
     /// The server shall be asked whether the state that pins is still there.
     doubts_pins: bool,
     /// Something ran that may have left anything behind: the connection is reset before anybody else has it.
@@ -348,7 +365,7 @@ pub struct Session {
 
 impl Session {
     /// A conversation that starts after the login, with the settings of the startup packet.
-    pub fn new(mode: PoolMode, base: Settings) -> Self {
+    pub fn new(mode: PoolMode, base: Settings, own: Own) -> Self {
         Session {
             mode,
             settings: base.clone(),
@@ -366,6 +383,7 @@ impl Session {
             restoring: Restoring::No,
             pins: Pins::default(),
             fresh_pins: Pins::default(),
+            own,
             doubts_pins: false,
             is_soiled: false,
             hidden: None,
@@ -433,6 +451,11 @@ impl Session {
     pub fn on_leased(&mut self) {
         self.routed = true;
         self.is_soiled = false;
+    }
+
+    /// The position that was wanted, or why there is none.
+    pub fn on_position(&mut self, position: Result<Token, Report>) {
+        self.own.answered(position);
     }
 
     /// There is no server connection to be had: the request at the head of `input` is answered with `report`.

@@ -173,7 +173,7 @@ impl Session {
             self.remember_unsafe(span, bytes, world);
         }
         let may_be_sent_away = rescue.is_of_one_server() && tries + 1 < MAX_TRIES;
-        (!may_be_sent_away).then_some(Route::Primary { why: Why::Rescued })
+        (!may_be_sent_away).then_some(Route::Primary { why: Why::Rescued, shown: self.history.shown() })
     }
 
     /// A replica refused what looked like a read: whoever sends that text again, sends it to the primary.

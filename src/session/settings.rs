@@ -4,6 +4,7 @@
 //! batch of SQL, sent ahead of the client's first message. A connection whose last client set something goes back to
 //! neutral in the same batch.
 
+use crate::routing::Commits;
 use crate::sql::effect::SettingChange;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -33,6 +34,7 @@ struct Inner {
     hash: u64,
     /// Whether what the classifier proves of a text holds under these settings.
     proofs_hold: bool,
+    commits: Commits,
     /// A server has taken the values: see [`Settings::prove`].
     proven: AtomicBool,
 }
@@ -61,10 +63,12 @@ impl Settings {
         let mut hasher = DefaultHasher::new();
         values.hash(&mut hasher);
         let proofs_hold = values.iter().all(|(name, value)| keeps_proofs(name, value));
+        let commits = commits(values.get("synchronous_commit"));
         Settings(Some(Arc::new(Inner {
             hash: hasher.finish(),
             values,
             proofs_hold,
+            commits,
             proven: AtomicBool::new(false),
         })))
     }
@@ -83,6 +87,11 @@ impl Settings {
     /// takes it to mean, and a replica runs it.
     pub fn proofs_hold(&self) -> bool {
         self.0.as_ref().is_none_or(|inner| inner.proofs_hold)
+    }
+
+    /// Whether commits wait for their WAL, as far as these settings say.
+    pub fn commits(&self) -> Commits {
+        self.0.as_ref().map_or(Commits::Synchronous, |inner| inner.commits)
     }
 
     /// The value of `name`, if it is set.
@@ -196,10 +205,21 @@ const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 const UNSAFE_ENCODINGS: [&str; 10] =
     ["sjis", "shiftjis", "mskanji", "big5", "gb", "uhc", "johab", "win9", "windows9", "cp9"];
 
-fn keeps_proofs(name: &str, value: &Value) -> bool {
+/// A value without its quotes and other signs, in lower case.
+fn word(value: &Value) -> String {
     let (Value::Text(text) | Value::Expression(text)) = value;
-    let word: String =
-        text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+}
+
+fn commits(value: Option<&Value>) -> Commits {
+    match value.map(word).as_deref() {
+        Some("off" | "false" | "no" | "0") => Commits::Asynchronous,
+        _ => Commits::Synchronous,
+    }
+}
+
+fn keeps_proofs(name: &str, value: &Value) -> bool {
+    let word = word(value);
     match name {
         "standard_conforming_strings" => matches!(word.as_str(), "on" | "true" | "yes" | "1"),
         "client_encoding" => !UNSAFE_ENCODINGS.iter().any(|unsafe_one| word.contains(unsafe_one)),

@@ -71,14 +71,19 @@ impl Stand {
 
     /// As [`Stand::new`], on servers with these options.
     pub fn with(options: Options, adjust: impl FnOnce(Setup) -> Setup) -> Stand {
+        let stand = Self::unwarmed(options, adjust);
+        stand.warm_up();
+        stand
+    }
+
+    /// As [`Stand::with`], for servers that log no statements, and tests that do not mind where the first ones go.
+    pub fn unwarmed(options: Options, adjust: impl FnOnce(Setup) -> Setup) -> Stand {
         let watchdog = Watchdog::start();
         let playground = Playground::start(&options).unwrap_or_else(|error| panic!("{error}"));
         playground.primary().sql(SCHEMA).unwrap_or_else(|error| panic!("{error}"));
         playground.wait_caught_up().unwrap_or_else(|error| panic!("{error}"));
         let lagoon = Lagoon::start(&playground, adjust(Setup::before(&playground)));
-        let stand = Stand { lagoon, playground, _watchdog: watchdog };
-        stand.warm_up();
-        stand
+        Stand { lagoon, playground, _watchdog: watchdog }
     }
 
     /// Waits until reads go to replicas, where they may: what is not known of the servers and of their catalog right after
@@ -316,6 +321,21 @@ impl Lagoon {
         lagoon
     }
 
+    /// What it was configured with.
+    pub fn setup(&self) -> Setup {
+        self.setup.clone()
+    }
+
+    /// The CPU time that it has used so far.
+    pub fn cpu(&self) -> Duration {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        // User and system time, in hundredths of a second, stand behind the name in its parentheses.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Its configuration file.
     pub fn config_path(&self) -> PathBuf {
         self.home.join("pglagoon.toml")
@@ -539,8 +559,9 @@ pub struct Watchdog {
 
 impl Watchdog {
     fn start() -> Watchdog {
-        // The soak test lasts as long as it is told to.
-        Self::within(Duration::from_secs(100 + crate::soak::seconds()))
+        // The long form of a test runs for as long as it is told.
+        let long = std::env::var("PGLAGOON_PROVE").ok().and_then(|seconds| seconds.parse::<u64>().ok());
+        Self::within(Duration::from_secs(120 + long.unwrap_or(0) * 20 + crate::soak::seconds()))
     }
 
     /// With a limit of the test's own.

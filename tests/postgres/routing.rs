@@ -56,7 +56,9 @@ async fn both_replicas_are_read_from() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_write_the_clients_reads_stay_on_the_primary_for_the_window() {
     let window = Duration::from_secs(1);
-    let stand = Stand::new(|setup| setup.set("routing", "sticky_window", quote("1s")));
+    let stand = Stand::new(|setup| {
+        setup.set("routing", "consistency", quote("sticky")).set("routing", "sticky_window", quote("1s"))
+    });
     let writer = stand.client().await;
     let other = stand.client().await;
 
@@ -76,7 +78,9 @@ async fn after_a_write_the_clients_reads_stay_on_the_primary_for_the_window() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_reads_its_own_writes_though_replay_is_paused() {
-    let stand = Stand::new(|setup| setup.set("routing", "sticky_window", quote("10s")));
+    let stand = Stand::new(|setup| {
+        setup.set("routing", "consistency", quote("sticky")).set("routing", "sticky_window", quote("10s"))
+    });
     for replica in stand.playground.replicas() {
         replica.pause_replay().unwrap();
     }
@@ -296,10 +300,10 @@ async fn a_frozen_replica_is_left_out_after_its_probe_times_out() {
     stand.playground.replicas()[0].freeze().unwrap();
     let lagoon = &stand.lagoon;
     eventually_async("ten reads in a row are quick", async || {
+        // A client stays with its replica: each read is another's.
         let reads = async {
-            let client = lagoon.client().await;
             for _ in 0..10 {
-                client.simple_query("SELECT count(*) FROM numbers").await?;
+                lagoon.client().await.simple_query("SELECT count(*) FROM numbers").await?;
             }
             Ok::<_, tokio_postgres::Error>(())
         };

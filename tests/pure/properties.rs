@@ -5,9 +5,10 @@ use crate::relay::{Harmless, Random, Relay, routing};
 use crate::script::{Item, Script, count, item, script};
 use pglagoon::config::PoolMode;
 use pglagoon::prepared::Registry;
-use pglagoon::routing::Role;
+use pglagoon::routing::scope::Scopes;
+use pglagoon::routing::{Lsn, Role, Token};
 use pglagoon::session::pin::PinRoom;
-use pglagoon::session::{Edit, Edits, Held, Sequences, ServerState, Session, Settings, Want, World};
+use pglagoon::session::{Edit, Edits, Held, Own, Sequences, ServerState, Session, Settings, Want, World};
 use pglagoon::sql::Cache;
 use proptest::prelude::*;
 use std::time::Instant;
@@ -161,7 +162,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
         steps.iter().map(|&(seed, waits)| (item(&mut Random(seed)), waits)).collect();
     let script = script(&items, Vec::new(), "s");
     let (mut classifier, mut registry) = (Cache::new(100, [1; 16]), Registry::new(100, [2; 16]));
-    let mut session = Session::new(mode, Settings::default());
+    let mut session = Session::new(mode, Settings::default(), Own::default());
     let mut state = ServerState::new(2);
     let (mut edits, mut is_held) = (Edits::default(), false);
     let (mut from_client, mut from_server) = (Vec::new(), Vec::new());
@@ -180,6 +181,10 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                     now,
                     mode,
                     rules: &rules,
+                    level: rules.consistency,
+                    lineage: None,
+                    scopes: &Scopes::default(),
+                    secret: b"secret",
                     catalog: &Harmless,
                     generation: 0,
                     classifier: &mut classifier,
@@ -189,7 +194,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                     pin_room: PinRoom::Open,
                     sequences: Sequences::Unused,
                 };
-                let held = is_held.then_some(Held { role: Role::Primary, state: &mut state });
+                let held = is_held.then_some(Held { role: Role::Primary, node: 0, state: &mut state });
                 let want = session.on_client(&from_client, held, &mut world, &mut edits);
                 from_client.drain(..edits.consumed());
                 want
@@ -197,7 +202,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
             _ if !is_held => continue,
             _ => {
                 from_server.extend(bytes);
-                let mut held = Held { role: Role::Primary, state: &mut state };
+                let mut held = Held { role: Role::Primary, node: 0, state: &mut state };
                 let want = session.on_backend(&from_server, &mut held, now, &mut edits);
                 from_server.drain(..edits.consumed());
                 want
@@ -212,6 +217,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                 session.on_leased();
             }
             Want::Listen(channel) => session.on_listening(channel),
+            Want::Position(_) => session.on_position(Ok(POSITION)),
             Want::Return => is_held = false,
             Want::Replay(_) => {
                 is_held = false;
@@ -224,6 +230,8 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
     }
     let _ = session.on_server_lost("gone", &mut edits);
 }
+
+const POSITION: Token = Token { system: 1, timeline: 1, position: Lsn(1) };
 
 fn backend_nonsense(random: &mut Random) -> Vec<u8> {
     let tags = b"12CDEGHINSTVZcdnstAK";

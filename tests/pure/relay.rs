@@ -2,14 +2,15 @@
 
 use crate::model::{Database, Model};
 use crate::notation::{Names, messages};
-use pglagoon::config::{Balance, Consistency, PoolMode, Reads, Routing};
+use pglagoon::config::{Balance, Consistency, PoolMode, Routing};
 use pglagoon::error::{ErrorSource, Report};
 use pglagoon::prepared::Registry;
-use pglagoon::routing::{Role, Route};
+use pglagoon::routing::scope::Scopes;
+use pglagoon::routing::{Lsn, Role, Route, Token};
 use pglagoon::session::pin::PinRoom;
 use pglagoon::session::{
-    Edit, Edits, Farewell, Held, LOOKAHEAD, Owed, Sequences, ServerState, Session, Settings, Value, Want,
-    World,
+    Edit, Edits, Farewell, Held, LOOKAHEAD, Owed, Own, Sequences, ServerState, Session, Settings, Value,
+    Want, World,
 };
 use pglagoon::sql::{Cache, Catalog, Verdict};
 use pglagoon::wire::SqlState;
@@ -98,6 +99,7 @@ pub struct Relay {
     pub clients: Vec<Client>,
     pub database: Database,
     pub rules: Routing,
+    scopes: Scopes,
     mode: PoolMode,
     statements: usize,
     generation: u64,
@@ -146,15 +148,7 @@ impl Trace {
 }
 
 pub fn routing() -> Routing {
-    Routing {
-        safe_functions: Vec::new(),
-        reads: Reads::Replicas,
-        consistency: Consistency::Eventual,
-        sticky_window: Duration::from_secs(2),
-        max_lag: Duration::from_secs(10),
-        balance: Balance::RoundRobin,
-        weights: Vec::new(),
-    }
+    Routing { consistency: Consistency::Eventual, balance: Balance::RoundRobin, ..Routing::default() }
 }
 
 impl Relay {
@@ -179,6 +173,7 @@ impl Relay {
             clients: Vec::new(),
             database: Database::default(),
             rules: routing(),
+            scopes: Scopes::default(),
             mode,
             statements,
             generation: 0,
@@ -197,7 +192,7 @@ impl Relay {
         let base = Settings::from_startup(startup.iter().cloned());
         self.clients.push(Client {
             name: name.to_owned(),
-            session: Session::new(self.mode, base),
+            session: Session::new(self.mode, base, Own::default()),
             network: Vec::new(),
             input: Vec::new(),
             view: Vec::new(),
@@ -237,7 +232,7 @@ impl Relay {
         let count = most.min(it.from.len());
         it.inbox.extend(it.from.drain(..count));
         let client = it.holder.expect("a server that nobody holds has sent something");
-        let mut held = Held { role: it.role, state: &mut it.state };
+        let mut held = Held { role: it.role, node: server as u16, state: &mut it.state };
         let now = self.start + self.clock;
         let want = self.clients[client].session.on_backend(&it.inbox, &mut held, now, &mut self.edits);
         self.carry_answers(client, server);
@@ -397,6 +392,10 @@ impl Relay {
                 now: self.start + self.clock,
                 mode: self.mode,
                 rules: &self.rules,
+                level: self.rules.consistency,
+                lineage: None,
+                scopes: &self.scopes,
+                secret: b"secret",
                 catalog: &Harmless,
                 generation: self.generation,
                 classifier: &mut self.classifier,
@@ -408,7 +407,7 @@ impl Relay {
             };
             let held = it.held.map(|n| {
                 let server = &mut self.servers[n];
-                Held { role: server.role, state: &mut server.state }
+                Held { role: server.role, node: n as u16, state: &mut server.state }
             });
             let want = it.session.on_client(&it.input, held, &mut world, &mut self.edits);
             it.need = 0;
@@ -446,6 +445,11 @@ impl Relay {
                     true => it.session.on_listening(channel),
                     false => it.session.on_listen_declined(),
                 }
+            }
+            Want::Position(_) => {
+                let position = Token { system: 1, timeline: 1, position: Lsn(1) };
+                self.clients[client].session.on_position(Ok(position));
+                self.pump(client);
             }
             Want::Return => self.give_back(client),
             Want::Replay(_) => {

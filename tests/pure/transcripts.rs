@@ -1004,6 +1004,54 @@ fn reads_stay_after_a_write() {
 }
 
 #[test]
+fn its_own_settings_are_answered_without_a_server() {
+    TRANSACTION.plays(
+        "
+        a> Query SHOW pglagoon.consistency
+          a< RowDescription pglagoon.consistency | DataRow eventual | CommandComplete SHOW | ReadyForQuery I
+        a> Query SET pglagoon.consistency = 'primary'
+          a< CommandComplete SET | ReadyForQuery I
+        a> Query select 1
+          p1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query SET pglagoon.consistency = 'best'
+          a< Error 22023 invalid value for parameter \"pglagoon.consistency\": \"best\" | ReadyForQuery I
+        a> Query begin | Query SHOW pglagoon.consistency | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T | RowDescription pglagoon.consistency | DataRow primary | CommandComplete SHOW | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+        a> Query RESET pglagoon.consistency
+          a< CommandComplete RESET | ReadyForQuery I
+        a> Query select 1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn its_own_settings_are_answered_in_the_extended_protocol_too() {
+    TRANSACTION.plays(
+        "
+        a> Parse s: SET pglagoon.consistency = 'primary' | DescribeS s | Sync
+          a< ParseComplete | ParameterDescription 0 | NoData | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          a< BindComplete | CommandComplete SET | ReadyForQuery I
+        a> Parse : SHOW pglagoon.consistency | Bind : | DescribeP | Execute | Sync
+          a< ParseComplete | BindComplete | RowDescription pglagoon.consistency | DataRow primary | CommandComplete SHOW | ReadyForQuery I
+        a> Parse : select 1 | Bind : | Execute | Parse : SHOW pglagoon.consistency | Bind : | Execute | Sync
+          p1> Parse : select 1 | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow 1 | CommandComplete SELECT 1 | ParseComplete | BindComplete | DataRow primary | CommandComplete SHOW | ReadyForQuery I
+        a> Parse : SHOW pglagoon.nothing | Bind : | Execute | Sync
+          a< Error 42704 unrecognized configuration parameter \"pglagoon.nothing\" | ReadyForQuery I
+        a> Query DISCARD ALL
+          p1> Query DISCARD ALL
+          a< CommandComplete DISCARD ALL | ReadyForQuery I
+        a> Query SHOW pglagoon.consistency
+          a< RowDescription pglagoon.consistency | DataRow eventual | CommandComplete SHOW | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
 fn bind_was_routed_by_the_statement_before() {
     TRANSACTION.plays(
         "

@@ -1,0 +1,304 @@
+//! Which server serves a route, and how long is waited for one that may.
+//!
+//! What is known decides at once ([`UserPools::choose`]); else what must be known is asked for, and waited for
+//! ([`UserPools::find`]): a position of the primary, replicas that reach it, the barrier before the primary.
+
+use super::barrier::Shut;
+use super::failover::Standing;
+use super::{Cluster, UserPools, lock};
+use crate::config::{self, OnStale};
+use crate::error::{ErrorSource, Report};
+use crate::routing::balance::{self, Candidate};
+use crate::routing::{Lineage, Lsn, Need, Role, Route, Shown, Token, Why};
+use crate::wire::SqlState;
+use smallvec::SmallVec;
+use std::time::{Duration, Instant};
+
+/// How soon a read that may not fall back yet looks again.
+const BUCKET_PAUSE: Duration = Duration::from_millis(20);
+
+/// A server that may serve a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub node: usize,
+    pub role: Role,
+    pub why: Why,
+    /// What was found holds for connections that were there at this instant: a server that was started anew since may
+    /// have gone back. `None`: it holds for any.
+    pub since: Option<Instant>,
+}
+
+/// The search for a server.
+#[derive(Debug)]
+pub(super) struct Search {
+    route: Route,
+    /// When a lease must be had.
+    pub deadline: Instant,
+    /// Until when a replica is waited for.
+    patience: Instant,
+    max_wait: Duration,
+    /// Readings of replicas that were asked for earlier do not count.
+    not_before: Option<Instant>,
+    /// How long it was waited: for a replica, and at the barrier.
+    pub waited: Waited,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Waited {
+    pub freshness: Duration,
+    pub barrier: Duration,
+}
+
+impl Search {
+    pub fn new(route: Route, rules: &config::Database, now: Instant) -> Search {
+        let deadline = now + rules.pool.checkout_timeout;
+        let max_wait = rules.routing.max_wait;
+        Search {
+            route,
+            deadline,
+            patience: (now + max_wait).min(deadline),
+            max_wait,
+            not_before: None,
+            waited: Waited::default(),
+        }
+    }
+
+    /// The connection that was had is younger than what was found out about its server: that is found out anew.
+    pub fn mistrust(&mut self, now: Instant) {
+        self.not_before = Some(now);
+        // Logging in took its own time.
+        self.patience = (now + self.max_wait).min(self.deadline);
+        self.leave(now);
+    }
+
+    /// The replica that was to be stayed on is none any more: another shall show as much as any could by now.
+    fn leave(&mut self, now: Instant) {
+        if let Route::Replica { need: need @ Need::Stay, .. } = &mut self.route {
+            *need = Need::Since(now);
+        }
+    }
+
+    fn fall_back(&mut self, because: Why) {
+        if let Route::Replica { shown, .. } = self.route {
+            self.route = Route::Primary { why: because, shown };
+        }
+    }
+}
+
+impl UserPools {
+    /// The server that shall serve `route`, if what is known suffices.
+    pub(super) fn choose(&self, route: Route, not_before: Option<Instant>) -> Option<Choice> {
+        let cluster = &self.database.cluster;
+        match route {
+            Route::Primary { shown: Some(shown), .. } if cluster.is_behind(shown) => None,
+            Route::Primary { why, .. } => self.primary(why),
+            Route::Replica { need: Need::Nothing, why, .. } => {
+                self.any_replica(why).or_else(|| self.primary(Why::NoReplica))
+            }
+            Route::Replica { need: Need::Stay, shown, why } => {
+                let Shown { node, until } = shown?;
+                let node = usize::from(node);
+                let stays = self.is_usable(node) && cluster.nodes()[node].is_traced();
+                stays.then_some(Choice { node, role: Role::Replica, why, since: Some(until) })
+            }
+            Route::Replica { need: Need::Since(since), shown, why } => {
+                let target = cluster.target(since)?;
+                let fresh = |node: usize| cluster.reached(node, target, not_before);
+                let stays = shown.map(|shown| usize::from(shown.node)).filter(|&node| {
+                    self.is_usable(node) && cluster.nodes()[node].is_traced() && fresh(node).is_some()
+                });
+                let node = stays.or_else(|| self.balanced(|node| fresh(node).is_some()))?;
+                Some(Choice { node, role: Role::Replica, why, since: fresh(node) })
+            }
+        }
+    }
+
+    /// The server that shall serve what is searched for; waits for what must be known first. `None`: there is none now.
+    ///
+    /// # Cancel safety
+    /// Nothing is held while it waits.
+    ///
+    /// # Errors
+    /// 40001 when no replica is fresh enough and the primary is not allowed, or does not show yet what a replica did.
+    pub(super) async fn find(&self, search: &mut Search) -> Result<Option<Choice>, Report> {
+        let cluster = &self.database.cluster;
+        let mut readings = cluster.readings.subscribe();
+        loop {
+            readings.mark_unchanged();
+            if let Some(choice) = self.choose(search.route, search.not_before) {
+                return Ok(Some(choice));
+            }
+            let now = Instant::now();
+            match search.route {
+                Route::Primary { shown: Some(shown), why } => {
+                    if cluster.primary().is_none() {
+                        return Ok(None);
+                    }
+                    let passed = self.pass(shown, search.deadline).await;
+                    search.waited.barrier += now.elapsed();
+                    passed?;
+                    search.route = Route::primary(why);
+                }
+                Route::Primary { .. } | Route::Replica { need: Need::Nothing, .. } => return Ok(None),
+                Route::Replica { need: Need::Stay, .. } => search.leave(now),
+                Route::Replica { need: Need::Since(since), .. } => {
+                    if !self.has_candidates() {
+                        search.fall_back(Why::NoReplica);
+                    } else if cluster.primary().is_none() {
+                        return Ok(None);
+                    } else if now >= search.patience {
+                        self.give_up(search, now)?;
+                    } else {
+                        cluster.want_readings(since);
+                        let _ = tokio::time::timeout_at(search.patience.into(), readings.changed()).await;
+                        search.waited.freshness += now.elapsed();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A position that bounds from above all that a client has seen by now, and that the primary shows already.
+    ///
+    /// # Errors
+    /// 57P03 when nobody can say within `checkout_timeout`; 40001 when the primary does not show yet what a replica did.
+    pub async fn position(&self, shown: Option<Shown>) -> Result<Token, Report> {
+        let cluster = &self.database.cluster;
+        let now = Instant::now();
+        let deadline = now + cluster.rules.load().pool.checkout_timeout;
+        if let Some(shown) = shown.filter(|shown| cluster.is_behind(*shown)) {
+            self.pass(shown, deadline).await?;
+        }
+        let mut readings = cluster.readings.subscribe();
+        loop {
+            readings.mark_unchanged();
+            if let Some(token) = cluster.token(now) {
+                return Ok(token);
+            }
+            cluster.want_readings(now);
+            if tokio::time::timeout_at(deadline.into(), readings.changed()).await.is_err() {
+                let text = "the primary does not say how far it is, or which cluster it belongs to";
+                return Err(Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text));
+            }
+        }
+    }
+
+    /// No replica was fresh enough in time.
+    fn give_up(&self, search: &mut Search, now: Instant) -> Result<(), Report> {
+        let cluster = &self.database.cluster;
+        let rules = cluster.rules.load();
+        if rules.routing.on_stale == OnStale::Error {
+            return Err(stale("no replica is fresh enough for this read")
+                .hint("routing.max_wait is how long it waits, routing.on_stale what becomes of it then."));
+        }
+        if lock(&cluster.fallbacks).take(rules.routing.max_fallbacks, now) {
+            search.fall_back(Why::Stale);
+        } else if now >= search.deadline {
+            return Err(stale("no replica is fresh enough, and too many reads go to the primary already")
+                .hint("routing.max_fallbacks is how many per second may."));
+        } else {
+            search.patience = (now + BUCKET_PAUSE).min(search.deadline);
+        }
+        Ok(())
+    }
+
+    async fn pass(&self, shown: Shown, deadline: Instant) -> Result<(), Report> {
+        let cluster = &self.database.cluster;
+        let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(()) };
+        match node.barrier.pass(shown.until, deadline).await {
+            Ok(()) => Ok(()),
+            Err(Shut::Late) => Err(stale("the primary does not show yet what a replica has shown").detail(
+                "A commit that is waiting for its synchronous standby is visible on replicas first.",
+            )),
+            // Nobody can say what it had shown. A commit that waits for nothing but its WAL is visible long before this.
+            Err(Shut::Unknown) => {
+                tokio::time::sleep(cluster.rules.load().routing.max_wait).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn primary(&self, why: Why) -> Option<Choice> {
+        let node = self.database.cluster.primary()?;
+        Some(Choice { node, role: Role::Primary, why, since: None })
+    }
+
+    fn any_replica(&self, why: Why) -> Option<Choice> {
+        let node = self.balanced(|_| true)?;
+        Some(Choice { node, role: Role::Replica, why, since: None })
+    }
+
+    fn balanced(&self, suits: impl Fn(usize) -> bool) -> Option<usize> {
+        let cluster = &self.database.cluster;
+        let rules = cluster.rules.load();
+        let candidates: SmallVec<[Candidate; 8]> = (0..cluster.nodes().len())
+            .filter(|&node| self.is_usable(node) && suits(node))
+            .map(|node| Candidate {
+                node,
+                load: self.pools()[node].load(),
+                weight: rules.routing.weights.get(node).copied().unwrap_or(1),
+            })
+            .collect();
+        balance::choose(&candidates, rules.routing.balance, cluster.turn())
+    }
+
+    fn is_usable(&self, node: usize) -> bool {
+        let standing = self.database.cluster.nodes().get(node).map(|node| node.standing());
+        standing == Some(Standing::Replica) && !self.pools()[node].is_struggling()
+    }
+
+    /// Whether there is a replica of which it can be found out how fresh it is.
+    fn has_candidates(&self) -> bool {
+        let nodes = self.database.cluster.nodes();
+        (0..nodes.len()).any(|node| self.is_usable(node) && nodes[node].is_traced())
+    }
+}
+
+impl Cluster {
+    /// A position that bounds from above whatever was acknowledged before `since`: the earliest that is known.
+    fn target(&self, since: Instant) -> Option<Lsn> {
+        if let Some(position) = lock(&self.clock).first_since(since) {
+            return Some(position);
+        }
+        let lineage = self.lineage();
+        let lineage = lineage.as_ref()?;
+        let reading = self.nodes()[lineage.node].oracle.latest()?;
+        let holds = reading.role == Role::Primary && reading.timeline == Some(lineage.timeline);
+        (holds && reading.asked >= since).then_some(reading.position)
+    }
+
+    fn token(&self, since: Instant) -> Option<Token> {
+        let position = self.target(since)?;
+        let lineage = self.lineage();
+        let Lineage { timeline, system, .. } = **lineage.as_ref()?;
+        Some(Token { system: system?, timeline, position })
+    }
+
+    /// When this replica was asked and had replayed `target`.
+    fn reached(&self, node: usize, target: Lsn, not_before: Option<Instant>) -> Option<Instant> {
+        let node = &self.nodes()[node];
+        let reading = node.oracle.latest()?;
+        let holds = node.is_traced() && reading.role == Role::Replica && reading.position >= target;
+        (holds && not_before.is_none_or(|least| reading.asked >= least)).then_some(reading.asked)
+    }
+
+    /// Has everybody asked whose answer is wanted: the primary for a position, replicas for how far they are. The answers
+    /// may come in any order: what a replica had replayed, it has replayed.
+    fn want_readings(&self, since: Instant) {
+        let primary = self.primary();
+        for (index, node) in self.nodes().iter().enumerate() {
+            let is_wanted = match node.standing() {
+                Standing::Primary => Some(index) == primary && self.target(since).is_none(),
+                Standing::Replica => true,
+                _ => false,
+            };
+            if is_wanted {
+                node.oracle.want();
+            }
+        }
+    }
+}
+
+fn stale(text: &'static str) -> Report {
+    Report::new(ErrorSource::Pooler, SqlState::SERIALIZATION_FAILURE, text)
+}

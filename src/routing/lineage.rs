@@ -1,0 +1,124 @@
+//! Who has been primary, and what was lost when that changed. Pure.
+//!
+//! A promotion ends one timeline and begins another at the *fork*. What was acknowledged before and lies above the fork is
+//! gone. No client keeps positions; but a sample of the old primary that lies below the fork was asked for at an instant, and
+//! whatever was acknowledged before that instant is kept. What came after it, and before the new primary was known, is in
+//! doubt.
+
+use super::clock::Clock;
+use super::{Lsn, consistency::History};
+use std::time::Instant;
+
+/// The present primary's place in history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lineage {
+    /// Its place in the list of servers.
+    pub node: usize,
+    /// The timeline on which it writes.
+    pub timeline: u32,
+    /// The cluster's identifier, if it says so.
+    pub system: Option<u64>,
+    /// What the timeline before was, and where it ended.
+    before: Option<Before>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Before {
+    timeline: u32,
+    /// Where it was left; `None`: the server was started anew since, and does not say.
+    fork: Option<Lsn>,
+    /// What was acknowledged before this instant is kept.
+    kept: Option<Instant>,
+    /// When the new primary was known.
+    known: Instant,
+}
+
+/// What has become of a position of the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The present primary has it.
+    Kept,
+    /// It has not, or nobody can tell.
+    Lost,
+    /// It is of a timeline that is not known here yet.
+    Unknown,
+}
+
+impl Lineage {
+    /// The first primary that is known.
+    pub fn first(node: usize, timeline: u32, system: Option<u64>) -> Lineage {
+        Lineage { node, timeline, system, before: None }
+    }
+
+    /// Another one has taken over. `clock` are the samples of this one; `fork`: where it says that it began.
+    pub fn succeeded(
+        &self,
+        (node, timeline): (usize, u32),
+        fork: Option<Lsn>,
+        clock: &Clock,
+        now: Instant,
+    ) -> Lineage {
+        let kept = fork.and_then(|fork| clock.last_below(fork));
+        let before = Before { timeline: self.timeline, fork, kept, known: now };
+        Lineage { node, timeline, system: self.system, before: Some(before) }
+    }
+
+    /// Whether what was acknowledged to a client up to `until` may be gone.
+    pub fn may_have_lost(&self, until: Instant) -> bool {
+        let in_doubt = |before: &Before| until < before.known && before.kept.is_none_or(|kept| until > kept);
+        self.before.as_ref().is_some_and(in_doubt)
+    }
+
+    /// Whether what the client has seen or written may be gone.
+    pub fn doubts(&self, history: &History) -> bool {
+        history.on_primary().is_some_and(|until| self.may_have_lost(until))
+    }
+
+    /// What has become of a position.
+    pub fn fate(&self, timeline: u32, position: Lsn) -> Fate {
+        match self.before {
+            _ if timeline == self.timeline => Fate::Kept,
+            _ if timeline > self.timeline => Fate::Unknown,
+            Some(Before { timeline: last, fork: Some(fork), .. }) if timeline == last && position <= fork => {
+                Fate::Kept
+            }
+            _ => Fate::Lost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_was_acknowledged_after_the_last_sample_below_the_fork_is_in_doubt() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut clock = Clock::default();
+        for n in 0..4 {
+            let at = start + second * n;
+            clock.sample(at, Lsn(1000 + u64::from(n) * 100), at);
+        }
+        let first = Lineage::first(0, 1, Some(7));
+        let now = start + second * 5;
+        let second_one = first.succeeded((1, 2), Some(Lsn(1250)), &clock, now);
+        assert!(!second_one.may_have_lost(start + second * 2), "a sample asked for then lies below the fork");
+        assert!(second_one.may_have_lost(start + second * 2 + Duration::from_millis(1)));
+        assert!(!second_one.may_have_lost(now), "the new primary has that");
+        assert!(first.succeeded((1, 2), None, &clock, now).may_have_lost(start), "nobody can tell");
+        assert!(!first.may_have_lost(start));
+    }
+
+    #[test]
+    fn a_position_is_worth_something_with_its_timeline_only() {
+        let lineage =
+            Lineage::first(0, 1, None).succeeded((1, 3), Some(Lsn(500)), &Clock::default(), Instant::now());
+        assert_eq!(lineage.fate(3, Lsn(9000)), Fate::Kept);
+        assert_eq!(lineage.fate(1, Lsn(500)), Fate::Kept);
+        assert_eq!(lineage.fate(1, Lsn(501)), Fate::Lost);
+        assert_eq!(lineage.fate(2, Lsn(1)), Fate::Lost);
+        assert_eq!(lineage.fate(4, Lsn(1)), Fate::Unknown);
+    }
+}

@@ -1,0 +1,119 @@
+//! Histories that several connections share: of one user, one application, one database, or one key that a client names.
+//! Pure.
+//!
+//! What one of them writes, all of them see; what one of them has seen, none of them sees less of. A connection that is
+//! granted a server goes by the history as it was *then*; when its answer comes, another may have moved on. A write that came
+//! in between is never forgotten for a read that came before it.
+
+use super::{History, Role};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A history that several connections share.
+pub type Shared = Arc<Mutex<History>>;
+
+/// How many are kept before those that nobody uses are looked for.
+const SOFT_LIMIT: usize = 1_000;
+
+/// How long one that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The shared histories of one database, by their keys.
+#[derive(Debug, Default)]
+pub struct Scopes(Mutex<HashMap<Box<str>, Shared>>);
+
+impl Scopes {
+    /// The history of this key. One that is not there any more, or never was, begins as if it had seen all that there was:
+    /// so nothing is lost with one that was thrown away.
+    pub fn join(&self, key: &str, level: crate::config::Consistency, now: Instant) -> Shared {
+        let mut scopes = lock(&self.0);
+        if let Some(shared) = scopes.get(key) {
+            return shared.clone();
+        }
+        if scopes.len() >= SOFT_LIMIT {
+            scopes.retain(|_, shared| Arc::strong_count(shared) > 1 || !lock(shared).is_older(now, IDLE));
+        }
+        let mut history = History::default();
+        history.agree(level, now);
+        history.lost_track(now);
+        let shared = Shared::new(Mutex::new(history));
+        scopes.insert(key.into(), shared.clone());
+        shared
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The history at the moment.
+pub fn read(shared: &Shared) -> History {
+    *lock(shared)
+}
+
+/// Changes it as one that nobody else looks at.
+pub fn change(shared: &Shared, change: impl FnOnce(&mut History)) {
+    change(&mut lock(shared));
+}
+
+/// An answer has come from a server that was granted when the history was `basis`.
+pub fn answered(shared: &Shared, basis: &History, role: Role, node: u16, now: Instant) {
+    let mut history = lock(shared);
+    let stays = history.shown().is_some_and(|shown| shown.node == node);
+    match role {
+        Role::Primary => history.used(role, node, now),
+        Role::Replica if *history == *basis || stays => history.used(role, node, now),
+        // Somebody wrote, or read from another replica: what has been seen by all of them, a position asked for from now on
+        // bounds.
+        Role::Replica => history.lost_track(now),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Consistency;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_write_that_came_in_between_is_not_forgotten_for_a_read() {
+        let (scopes, start) = (Scopes::default(), Instant::now());
+        let shared = scopes.join("user:42", Consistency::Session, start);
+        let basis = read(&shared);
+        change(&shared, |history| history.wrote(start + SECOND));
+        answered(&shared, &basis, Role::Replica, 1, start + SECOND * 2);
+        assert_eq!(
+            read(&shared).on_primary(),
+            Some(start + SECOND * 2),
+            "the next read goes by a new position"
+        );
+        let basis = read(&shared);
+        answered(&shared, &basis, Role::Replica, 1, start + SECOND * 3);
+        assert_eq!(read(&shared).shown().map(|shown| shown.node), Some(1));
+        answered(&shared, &basis, Role::Replica, 2, start + SECOND * 4);
+        assert!(read(&shared).shown().is_none(), "two replicas at once: neither can be stayed with");
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_any_more_begins_with_all_that_there_was() {
+        let (scopes, start) = (Scopes::default(), Instant::now());
+        for number in 0..2 * SOFT_LIMIT {
+            let now = start + SECOND * number as u32;
+            let shared = scopes.join(&number.to_string(), Consistency::Session, now);
+            assert_eq!(read(&shared).on_primary(), Some(now));
+        }
+        assert!(scopes.len() <= SOFT_LIMIT + 1, "{}", scopes.len());
+    }
+}

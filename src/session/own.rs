@@ -1,0 +1,672 @@
+//! What pglagoon answers itself: `SET`, `RESET` and `SHOW` of names that begin with `pglagoon.`. No server sees them.
+//!
+//! [`command`] reads a text; the session carries a [`Command`] out. A new name is an entry of [`Setting`]; a new kind of
+//! statement is a variant of [`Command`]. Such a statement counts at once: a ROLLBACK does not take it back, and `SET
+//! LOCAL` changes nothing, because a transaction stays on the server that it began on.
+//!
+//! Texts of several statements are not taken apart: their server runs them, and takes these settings for an extension's;
+//! what they set counts here when it has succeeded there.
+
+use super::replies::{Action, Renamed, Request, Then};
+use super::*;
+use crate::config::{Consistency, values};
+use crate::routing::lineage::Fate;
+use crate::routing::scope::Shared;
+use crate::sql::effect::SettingChange;
+use crate::sql::lexer::{Kind, Lexer, Token as Lexeme};
+use crate::wire::backend::{Column, ColumnType, Formats};
+use std::time::Duration;
+
+/// What all names here begin with.
+pub const PREFIX: &str = "pglagoon.";
+
+/// The most portals of such statements that are kept until they are bound anew.
+const MAX_OWN_PORTALS: usize = 100;
+
+/// The longest key, in bytes.
+const MAX_KEY: usize = 200;
+
+/// A setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// What the client's reads may return.
+    Consistency,
+    /// For `bounded`: how old the data of a read may be.
+    MaxStaleness,
+    /// What the client has seen, to be carried to another connection. To set it is to have seen that, too.
+    CausalityToken,
+    /// A name by which the client shares its history with other connections.
+    CausalityKey,
+}
+
+/// A statement that is answered here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// SET, or RESET: the value is `None`.
+    Set(Setting, Option<String>),
+    /// SET LOCAL, which has nothing to change.
+    SetLocal,
+    /// SHOW.
+    Show(Setting),
+}
+
+/// What a client has chosen; where it has not, its user's and its database's settings hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Choices {
+    /// What its reads may return.
+    pub consistency: Option<Consistency>,
+    /// For `bounded`.
+    pub max_staleness: Option<Duration>,
+    /// With whom it shares its history.
+    pub causality_key: Option<Box<str>>,
+}
+
+/// The choices of one client. Most make none, and pay for a pointer.
+#[derive(Debug, Default)]
+pub struct Own(Option<Box<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    startup: Choices,
+    choices: Choices,
+    /// Whether a prepared statement of the client's may be one of these.
+    has_statements: bool,
+    portals: HashMap<Box<[u8]>, Command>,
+    /// The answer to [`Want::Position`], until it is used.
+    position: Option<Result<Token, Report>>,
+    /// The history that it shares, and by which key.
+    shared: Option<(Box<str>, Shared)>,
+}
+
+impl Setting {
+    const ALL: [Setting; 4] =
+        [Setting::Consistency, Setting::MaxStaleness, Setting::CausalityToken, Setting::CausalityKey];
+
+    /// Its name behind [`PREFIX`].
+    fn name(self) -> &'static str {
+        match self {
+            Setting::Consistency => "consistency",
+            Setting::MaxStaleness => "max_staleness",
+            Setting::CausalityToken => "causality_token",
+            Setting::CausalityKey => "causality_key",
+        }
+    }
+
+    fn column(self) -> Column {
+        let name = match self {
+            Setting::Consistency => "pglagoon.consistency",
+            Setting::MaxStaleness => "pglagoon.max_staleness",
+            Setting::CausalityToken => "pglagoon.causality_token",
+            Setting::CausalityKey => "pglagoon.causality_key",
+        };
+        Column { name, kind: ColumnType::Text }
+    }
+
+    fn named(name: &str) -> Result<Setting, Report> {
+        let known =
+            Setting::ALL.into_iter().find(|setting| name.strip_prefix(PREFIX) == Some(setting.name()));
+        known.ok_or_else(|| {
+            let text = format!("unrecognized configuration parameter \"{name}\"");
+            Report::new(ErrorSource::Client, SqlState::UNDEFINED_OBJECT, text)
+        })
+    }
+}
+
+impl Choices {
+    fn set(&mut self, setting: Setting, value: &str) -> Result<(), Report> {
+        let taken = match setting {
+            Setting::Consistency => Consistency::parse(value).map(|level| self.consistency = Some(level)),
+            Setting::MaxStaleness => values::duration(value)
+                .filter(|time| !time.is_zero())
+                .map(|time| self.max_staleness = Some(time)),
+            // Only the session knows what to make of it.
+            Setting::CausalityToken => Some(()),
+            Setting::CausalityKey => {
+                (value.len() <= MAX_KEY).then(|| self.causality_key = Some(value.into()))
+            }
+        };
+        taken.ok_or_else(|| {
+            let text = format!("invalid value for parameter \"{PREFIX}{}\": \"{value}\"", setting.name());
+            let allowed = match setting {
+                Setting::Consistency => Consistency::ALL.map(Consistency::as_str).join(", "),
+                Setting::MaxStaleness => "a time such as 500ms, 5s or 1min".to_owned(),
+                Setting::CausalityToken => "what SHOW pglagoon.causality_token has answered".to_owned(),
+                Setting::CausalityKey => format!("any text of up to {MAX_KEY} bytes"),
+            };
+            Report::new(ErrorSource::Client, SqlState::INVALID_PARAMETER_VALUE, text)
+                .hint(format!("Available values: {allowed}."))
+        })
+    }
+
+    fn reset(&mut self, setting: Setting, startup: &Choices) {
+        match setting {
+            Setting::Consistency => self.consistency = startup.consistency,
+            Setting::MaxStaleness => self.max_staleness = startup.max_staleness,
+            Setting::CausalityToken => {}
+            Setting::CausalityKey => self.causality_key = startup.causality_key.clone(),
+        }
+    }
+}
+
+impl Own {
+    /// The choices of a startup packet, by lower-cased name.
+    ///
+    /// # Errors
+    /// A name that nobody knows, or a value that its setting does not take.
+    pub fn from_startup<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Own, Report> {
+        let mut startup = Choices::default();
+        for (name, value) in pairs {
+            startup.set(Setting::named(name)?, value)?;
+        }
+        if startup == Choices::default() {
+            return Ok(Own::default());
+        }
+        Ok(Own(Some(Box::new(Inner { choices: startup.clone(), startup, ..Inner::default() }))))
+    }
+
+    /// What the client's reads may return, if it has said so.
+    pub fn consistency(&self) -> Option<Consistency> {
+        self.0.as_ref()?.choices.consistency
+    }
+
+    /// How old the data of its reads may be, if it has said so.
+    pub fn max_staleness(&self) -> Option<Duration> {
+        self.0.as_ref()?.choices.max_staleness
+    }
+
+    /// The key by which it shares its history.
+    fn key(&self) -> Option<&str> {
+        self.0.as_ref()?.choices.causality_key.as_deref()
+    }
+
+    /// The history that it shares, if any.
+    pub(super) fn shared(&self) -> Option<&Shared> {
+        self.0.as_ref()?.shared.as_ref().map(|(_, shared)| shared)
+    }
+
+    /// Shares the history of the key that it has chosen, if that is not the one that it shares already.
+    pub(super) fn join(&mut self, scopes: &Scopes, level: Consistency, now: Instant) {
+        let Some(inner) = &mut self.0 else { return };
+        let joined = inner.shared.as_ref().map(|(key, _)| &**key);
+        if joined == inner.choices.causality_key.as_deref() {
+            return;
+        }
+        let key = inner.choices.causality_key.clone();
+        inner.shared = key.map(|key| {
+            let shared = scopes.join(&key, level, now);
+            // What either has seen, both have.
+            scope::change(&shared, |history| history.lost_track(now));
+            (key, shared)
+        });
+    }
+
+    /// The key of the configured scope, for a client that has named none. No client can name such a one.
+    pub fn in_scope(mut self, key: Option<String>) -> Own {
+        if let Some(key) = key {
+            let inner = self.0.get_or_insert_default();
+            for choices in [&mut inner.startup, &mut inner.choices] {
+                choices.causality_key.get_or_insert_with(|| format!("\0{key}").into());
+            }
+        }
+        self
+    }
+
+    /// RESET ALL or DISCARD ALL.
+    pub(super) fn reset_all(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.choices = inner.startup.clone();
+        }
+    }
+
+    /// What a text of several statements has changed; answers whether it is a setting of ours alone. The server took any
+    /// value; what is none is passed over.
+    pub(super) fn follow(&mut self, change: &SettingChange) -> bool {
+        let (name, value) = match change {
+            SettingChange::ResetAll => {
+                self.reset_all();
+                return false;
+            }
+            SettingChange::Hidden { .. } => return false,
+            SettingChange::Set { name, value } => (name, Some(unquoted(value))),
+            SettingChange::Reset { name } => (name, None),
+        };
+        if !name.starts_with(PREFIX) {
+            return false;
+        }
+        if let Ok(setting) = Setting::named(name) {
+            let _ = self.set(setting, value.as_deref());
+        }
+        true
+    }
+
+    fn set(&mut self, setting: Setting, value: Option<&str>) -> Result<(), Report> {
+        let Inner { startup, choices, .. } = &mut **self.0.get_or_insert_default();
+        match value {
+            Some(value) => choices.set(setting, value),
+            None => {
+                choices.reset(setting, startup);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a prepared statement or a portal of the client's may be one of these.
+    fn is_prepared(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.has_statements)
+    }
+
+    /// The position that was asked for is there, or why it is not.
+    pub(super) fn answered(&mut self, position: Result<Token, Report>) {
+        self.0.get_or_insert_default().position = Some(position);
+    }
+
+    fn has_position(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.position.is_some())
+    }
+
+    fn take_position(&mut self) -> Option<Result<Token, Report>> {
+        self.0.as_mut()?.position.take()
+    }
+
+    /// Carries a command out. `out` gets the rows, if it has any, and CommandComplete.
+    fn run(&mut self, command: &Command, world: &World<'_>, out: &mut Vec<u8>) -> Result<(), Report> {
+        let tag = match command {
+            Command::Set(setting, value) => {
+                self.set(*setting, value.as_deref())?;
+                if value.is_some() { "SET" } else { "RESET" }
+            }
+            Command::SetLocal => "SET",
+            Command::Show(setting) => {
+                backend::write_data_row(out, [Some(self.shown(*setting, world)?)].into_iter());
+                "SHOW"
+            }
+        };
+        backend::write_command_complete(out, tag);
+        Ok(())
+    }
+
+    fn shown(&mut self, setting: Setting, world: &World<'_>) -> Result<String, Report> {
+        Ok(match setting {
+            Setting::Consistency => self.consistency().unwrap_or(world.level).as_str().to_owned(),
+            Setting::MaxStaleness => {
+                values::duration_text(self.max_staleness().unwrap_or(world.rules.max_staleness))
+            }
+            // A configured scope's key is not the client's to see.
+            Setting::CausalityKey => {
+                self.key().filter(|key| !key.starts_with('\0')).unwrap_or_default().to_owned()
+            }
+            Setting::CausalityToken => {
+                self.take_position().unwrap_or_else(|| Err(no_position()))?.sign(world.secret)
+            }
+        })
+    }
+}
+
+impl Command {
+    /// Whether the primary must have been asked how far it is.
+    fn needs_position(&self) -> bool {
+        matches!(self, Command::Show(Setting::CausalityToken))
+    }
+
+    /// RowDescription or NoData.
+    fn describe(&self, out: &mut Vec<u8>) {
+        match self {
+            Command::Show(setting) => {
+                backend::write_row_description(out, &[setting.column()], &Formats::TEXT);
+            }
+            Command::Set(..) | Command::SetLocal => backend::write_bare(out, BackendTag::NO_DATA),
+        }
+    }
+}
+
+/// The command that a text is, or why it is none; `None`: it is the server's.
+pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
+    if !may_be_own(text) {
+        return None;
+    }
+    let mut tokens = Lexer::new(text).filter(|token| !token.kind.is_trivia());
+    let word = |token: Option<Lexeme>| {
+        let token = token.filter(|token| token.kind == Kind::Word)?;
+        Some(token.bytes(text).to_ascii_lowercase())
+    };
+    let verb = word(tokens.next())?;
+    let mut name = word(tokens.next())?;
+    let is_local = verb == b"set" && name == b"local";
+    if verb == b"set" && matches!(name.as_slice(), b"local" | b"session") {
+        name = word(tokens.next())?;
+    }
+    if name != PREFIX.as_bytes()[..PREFIX.len() - 1] || tokens.next()?.kind != Kind::Dot {
+        return None;
+    }
+    let rest: Vec<Lexeme> = tokens.collect();
+    let end = rest.iter().position(|token| token.kind == Kind::Semicolon).unwrap_or(rest.len());
+    if rest[end..].iter().any(|token| token.kind != Kind::Semicolon) {
+        return None;
+    }
+    match verb.as_slice() {
+        b"set" if is_local => Some(Ok(Command::SetLocal)),
+        b"set" | b"reset" => Some(change(text)),
+        b"show" => {
+            let [name] = rest[..end] else { return Some(Err(misspelt())) };
+            let name = String::from_utf8_lossy(name.bytes(text)).to_ascii_lowercase();
+            Some(Setting::named(&format!("{PREFIX}{name}")).map(Command::Show))
+        }
+        _ => None,
+    }
+}
+
+fn change(text: &[u8]) -> Result<Command, Report> {
+    match effect::setting_changes(text).as_deref() {
+        Some([SettingChange::Set { name, value }]) => {
+            let (setting, value) = (Setting::named(name)?, unquoted(value));
+            Choices::default().set(setting, &value)?;
+            Ok(Command::Set(setting, Some(value)))
+        }
+        Some([SettingChange::Reset { name }]) => Ok(Command::Set(Setting::named(name)?, None)),
+        _ => Err(misspelt()),
+    }
+}
+
+fn no_position() -> Report {
+    Report::new(ErrorSource::Pooler, SqlState::INTERNAL_ERROR, "nobody has asked the primary how far it is")
+}
+
+fn misspelt() -> Report {
+    Report::new(
+        ErrorSource::Client,
+        SqlState::SYNTAX_ERROR,
+        "this is no SET, RESET or SHOW that pglagoon knows",
+    )
+}
+
+/// Looks at a few bytes only: almost every text is something else.
+fn may_be_own(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let begins = |word: &[u8]| text.len() > word.len() && text[..word.len()].eq_ignore_ascii_case(word);
+    match text.first() {
+        Some(b's' | b'S') => begins(b"set") || begins(b"show"),
+        Some(b'r' | b'R') => begins(b"reset"),
+        Some(b'/' | b'-') => true,
+        _ => false,
+    }
+}
+
+/// What an expression of [`SettingChange`] says.
+fn unquoted(expression: &str) -> String {
+    let (escaped, literal) = match expression.trim_start().strip_prefix('E') {
+        Some(literal) => (true, literal),
+        None => (false, expression.trim_start()),
+    };
+    let inner = literal.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    let text = inner.unwrap_or(literal).replace("''", "'");
+    if escaped { text.replace("\\\\", "\\") } else { text }
+}
+
+impl Session {
+    /// Answers the request if it is one of these; `None`: it is the server's.
+    pub(super) fn own_request(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: Option<&mut Held<'_>>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Option<Flow> {
+        // In an aborted transaction the server refuses it, in its own words.
+        if self.transaction.status() == TransactionStatus::Failed {
+            return None;
+        }
+        let body = span.body(bytes);
+        match span.tag() {
+            FrontendTag::QUERY if may_be_own(body) && self.batch == Batch::Idle => {
+                let command = command(frontend::query(body)?)?;
+                Some(self.own_query(span, command, held, world, edits))
+            }
+            FrontendTag::PARSE => {
+                let text = body.iter().position(|&byte| byte == 0).map(|end| &body[end + 1..])?;
+                if !may_be_own(text) {
+                    return None;
+                }
+                let parse = Parse::new(body)?;
+                let command = command(parse.text)?;
+                Some(match command {
+                    Ok(_) => self.own_parse(span, parse, world, edits),
+                    Err(report) => self.refuse(span, report, held, edits),
+                })
+            }
+            FrontendTag::BIND | FrontendTag::DESCRIBE | FrontendTag::EXECUTE if self.own.is_prepared() => {
+                if self.replies.has_deallocations() {
+                    return Some(Flow::Stop(Want::Input));
+                }
+                self.own_portal(span, body, held, world, edits)
+            }
+            _ => None,
+        }
+    }
+
+    fn own_query(
+        &mut self,
+        span: Span<FrontendTag>,
+        command: Result<Command, Report>,
+        held: Option<&mut Held<'_>>,
+        world: &World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        // Its ReadyForQuery says how the transaction stands, which is known when all else is answered.
+        if !self.is_next() {
+            return Flow::Stop(Want::Input);
+        }
+        if command.as_ref().is_ok_and(Command::needs_position) && !self.own.has_position() {
+            return Flow::Stop(Want::Position(self.history.shown()));
+        }
+        if let Some(statements) = &mut self.statements {
+            statements.remove(b"");
+        }
+        let answer = command.and_then(|command| {
+            let mut answer = Vec::new();
+            if let Command::Show(_) = command {
+                command.describe(&mut answer);
+            }
+            self.run_own(&command, world, &mut answer).map(|()| answer)
+        });
+        match answer {
+            Ok(answer) => {
+                edits.reply.extend_from_slice(&answer);
+                backend::write_ready(&mut edits.reply, self.transaction.status());
+                self.skip(span, edits)
+            }
+            Err(report) => self.refuse(span, report, held, edits),
+        }
+    }
+
+    fn own_parse(
+        &mut self,
+        span: Span<FrontendTag>,
+        parse: Parse<'_>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        let statement = world.classify(parse.text);
+        let prepared = world.registry.intern(parse.text, parse.types, world.generation);
+        let named = Named { prepared, statement, version: world.stamp() };
+        let before = self.statements.get_or_insert_default().insert(parse.name, named);
+        self.own.0.get_or_insert_default().has_statements = true;
+        if self.is_next() {
+            backend::write_bare(&mut edits.reply, BackendTag::PARSE_COMPLETE);
+        } else {
+            let then = Then::Named(Renamed { name: parse.name.into(), before });
+            self.replies.push(Request::Parse, Action::Complete(BackendTag::PARSE_COMPLETE), Some(then));
+        }
+        self.skip(span, edits)
+    }
+
+    fn own_portal(
+        &mut self,
+        span: Span<FrontendTag>,
+        body: &[u8],
+        held: Option<&mut Held<'_>>,
+        world: &World<'_>,
+        edits: &mut Edits,
+    ) -> Option<Flow> {
+        let mut answer = Vec::new();
+        let request = match span.tag() {
+            FrontendTag::BIND => {
+                let bind = Bind::new(body)?;
+                let command = self.own_statement(bind.statement);
+                let portals = &mut self.own.0.as_mut()?.portals;
+                portals.remove(bind.portal);
+                if portals.len() >= MAX_OWN_PORTALS {
+                    portals.clear();
+                }
+                portals.insert(bind.portal.into(), command?);
+                backend::write_bare(&mut answer, BackendTag::BIND_COMPLETE);
+                Request::Bind
+            }
+            FrontendTag::DESCRIBE => {
+                match Target::new(body)? {
+                    Target::Statement(name) => {
+                        let command = self.own_statement(name)?;
+                        backend::write_no_parameters(&mut answer);
+                        command.describe(&mut answer);
+                    }
+                    Target::Portal(name) => self.own_bound(name)?.describe(&mut answer),
+                }
+                Request::Describe
+            }
+            _ => {
+                let command = self.own_bound(frontend::executed_portal(body)?)?;
+                if command.needs_position() && !self.own.has_position() {
+                    let want =
+                        if self.is_next() { Want::Position(self.history.shown()) } else { Want::Input };
+                    return Some(Flow::Stop(want));
+                }
+                if let Err(report) = self.run_own(&command, world, &mut answer) {
+                    return Some(self.refuse(span, report, held, edits));
+                }
+                Request::Execute
+            }
+        };
+        if self.is_next() {
+            edits.reply.extend_from_slice(&answer);
+        } else {
+            self.replies.push(request, Action::Fabricate, Some(Then::Answered(answer.into())));
+        }
+        Some(self.skip(span, edits))
+    }
+
+    fn run_own(&mut self, command: &Command, world: &World<'_>, out: &mut Vec<u8>) -> Result<(), Report> {
+        if let Command::Set(Setting::CausalityToken, Some(text)) = command {
+            self.take_token(text, world)?;
+        }
+        self.own.run(command, world, out)
+    }
+
+    /// The client has seen what the token says. A position that is asked for from now on is at or above the token's, if both
+    /// are of one history: no more must be remembered than that it has to be asked for.
+    fn take_token(&mut self, text: &str, world: &World<'_>) -> Result<(), Report> {
+        let refused = |text: &'static str, code| Err(Report::new(ErrorSource::Client, code, text));
+        let Some(token) = Token::read(text, world.secret) else {
+            return refused(
+                "this is no causality token, or one of another secret",
+                SqlState::INVALID_PARAMETER_VALUE,
+            );
+        };
+        let Some(lineage) = world.lineage else {
+            return refused(
+                "no primary is known that a causality token could be compared with",
+                SqlState::CANNOT_CONNECT_NOW,
+            );
+        };
+        if lineage.system.is_some_and(|system| system != token.system) {
+            return refused("this causality token is another cluster's", SqlState::INVALID_PARAMETER_VALUE);
+        }
+        match lineage.fate(token.timeline, token.position) {
+            Fate::Lost if world.rules.on_lost_write == OnLostWrite::Error => Err(Report::new(
+                ErrorSource::Server,
+                SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+                "what this causality token stands for may be lost: another server has become primary since",
+            )),
+            Fate::Unknown => refused(
+                "this causality token is of a timeline that is not known here yet",
+                SqlState::SERIALIZATION_FAILURE,
+            ),
+            Fate::Kept | Fate::Lost => {
+                self.recall(|history| history.lost_track(world.now));
+                Ok(())
+            }
+        }
+    }
+
+    fn own_statement(&self, name: &[u8]) -> Option<Command> {
+        let named = self.statements.as_ref()?.find(name)?;
+        command(&named.prepared.text)?.ok()
+    }
+
+    fn own_bound(&self, portal: &[u8]) -> Option<Command> {
+        self.own.0.as_ref()?.portals.get(portal).cloned()
+    }
+
+    /// Whether no answer is outstanding that has to come before ours.
+    fn is_next(&self) -> bool {
+        self.replies.is_empty() && self.server.at_boundary()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_these_statements_are_ours() {
+        let ours = |text: &str| command(text.as_bytes()).map(|read| read.ok());
+        let set = |setting, value: &str| Some(Some(Command::Set(setting, Some(value.to_owned()))));
+        assert_eq!(ours("SET pglagoon.consistency = 'strong'"), set(Setting::Consistency, "strong"));
+        assert_eq!(
+            ours(" /* x */ set session PgLagoon.Consistency to eventual;"),
+            set(Setting::Consistency, "eventual")
+        );
+        assert_eq!(ours("SET pglagoon.max_staleness TO '500ms'"), set(Setting::MaxStaleness, "500ms"));
+        assert_eq!(ours("SET LOCAL pglagoon.consistency = 'strong'"), Some(Some(Command::SetLocal)));
+        assert_eq!(ours("RESET pglagoon.consistency"), Some(Some(Command::Set(Setting::Consistency, None))));
+        assert_eq!(ours("SET pglagoon.consistency TO DEFAULT"), ours("RESET pglagoon.consistency"));
+        assert_eq!(ours("show pglagoon.consistency ;"), Some(Some(Command::Show(Setting::Consistency))));
+        for bad in [
+            "SET pglagoon.consistency = 'linearizable'",
+            "SHOW pglagoon.nothing",
+            "SET pglagoon.max_staleness = 5",
+            "SHOW pglagoon.consistency x",
+        ] {
+            assert_eq!(ours(bad), Some(None), "{bad}");
+        }
+        for theirs in [
+            "SELECT 1",
+            "SET work_mem = '1MB'",
+            "SHOW pglagoon",
+            "SET pglagoon.consistency = 'strong'; SELECT 1",
+            "-- SET pglagoon.consistency = 'strong'",
+            "SET \"pglagoon\"",
+            "",
+            "SET",
+        ] {
+            assert_eq!(ours(theirs), None, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn a_reset_goes_back_to_what_the_startup_packet_said() {
+        let mut own = Own::from_startup([("pglagoon.consistency", "strong")]).unwrap();
+        own.set(Setting::Consistency, Some("eventual")).unwrap();
+        assert_eq!(own.consistency(), Some(Consistency::Eventual));
+        own.set(Setting::Consistency, None).unwrap();
+        assert_eq!(own.consistency(), Some(Consistency::Strong));
+        assert!(Own::from_startup([("pglagoon.consistency", "x")]).is_err());
+        assert!(Own::from_startup([("pglagoon.x", "1")]).is_err());
+    }
+
+    #[test]
+    fn values_are_taken_out_of_their_quotes() {
+        assert_eq!(unquoted("'a''b'"), "a'b");
+        assert_eq!(unquoted(" E'a\\\\b'"), "a\\b");
+        assert_eq!(unquoted("5"), "5");
+    }
+}
