@@ -23,7 +23,7 @@ use crate::routing::{Route, Shown};
 use crate::session::pin::Pins;
 use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Session, Want, World};
 use crate::wire::SqlState;
-use crate::wire::backend::Severity;
+use crate::wire::backend::{Severity, notification_channel};
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -508,8 +508,11 @@ impl Relay {
         while self.to_client.len() <= MAX_UNREAD
             && let Some(notification) = subscription.take()
         {
-            self.sent += notification.len() as u64;
-            self.to_client.extend(&notification);
+            // What was under way when the client stopped listening is not for it any more.
+            if notification_channel(&notification).is_some_and(|channel| channels.has(channel)) {
+                self.sent += notification.len() as u64;
+                self.to_client.extend(&notification);
+            }
         }
         subscription.end().map(|why| Farewell::Fatal(Box::new(why)))
     }

@@ -53,6 +53,13 @@ pub fn channel(body: &[u8]) -> Option<&str> {
     std::str::from_utf8(reader.string()?).ok()
 }
 
+/// The channel of a NotificationResponse, given whole.
+pub fn notification_channel(message: &[u8]) -> Option<&str> {
+    let mut reader = Reader::new(message.get(super::scan::HEADER..)?);
+    reader.int32()?;
+    std::str::from_utf8(reader.string()?).ok()
+}
+
 /// The columns of a DataRow in text form; `None` if it is malformed.
 pub fn data_row(body: &[u8]) -> Option<Vec<Option<String>>> {
     let mut reader = Reader::new(body);
