@@ -33,9 +33,10 @@ use std::time::{Duration, Instant};
 /// How much may wait for a client that asks without reading before no more of what it asks is looked at, in bytes.
 const MAX_UNREAD: usize = 64 * 1024;
 
-/// How long the requests of a client may run on that has said goodbye, if no `query_timeout` says otherwise. PostgreSQL has
-/// no limit; here they occupy a connection that others wait for, and nobody could cancel them.
-const LAST_REQUESTS: Duration = Duration::from_secs(3600);
+/// How long the requests of a client may run on that has said goodbye. PostgreSQL has no limit; here they occupy a
+/// connection that others wait for, nobody could cancel them, and drivers say goodbye in the middle of a query that they
+/// have given up.
+const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
 /// How long a farewell may take to reach the client.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -663,7 +664,10 @@ impl Relay {
     /// The end: the client is told why, and the server connection is made clean for the next one.
     async fn part(mut self: Box<Self>, farewell: Farewell) {
         let patience = match farewell {
-            Farewell::Terminated => self.pools.database.rules().pool.query_timeout.unwrap_or(LAST_REQUESTS),
+            Farewell::Terminated => {
+                let limit = self.pools.database.rules().pool.query_timeout;
+                limit.map_or(LAST_REQUESTS, |limit| limit.min(LAST_REQUESTS))
+            }
             Farewell::Fatal(_) | Farewell::Abrupt => Duration::ZERO,
         };
         let fatal = match farewell {
