@@ -56,7 +56,7 @@ impl Body {
             Some(name) => match words::writing_function(&name) {
                 Some(effects) if effects.any(Effects::SET_CONFIG) => self.add(ANYTHING),
                 Some(effects) => self.add(effects),
-                None if words::is_called(&name) => self.calls.push(name),
+                None if words::may_be_called(&name) => self.calls.push(name),
                 None => {}
             },
         }

@@ -238,7 +238,7 @@ pub fn block(text: &[u8], catalog: &dyn Catalog) -> Effects {
 }
 
 fn judge(body: &Body, catalog: &dyn Catalog) -> Effects {
-    let called = |name: &String| catalog.leaves(name);
+    let called = |name: &String| words::leaves(name, catalog);
     body.calls.iter().map(called).fold(body.effects, Effects::with)
 }
 

@@ -150,11 +150,11 @@ impl<'a> Scan<'a> {
         };
         if let Some((token, name)) = name {
             self.function(token, &name);
-            if words::is_called(&name)
+            if words::may_be_called(&name)
                 && words::writing_function(&name).is_none()
                 && !self.is(self.past[1], "into")
             {
-                self.called = self.called.with(self.catalog.leaves(&name));
+                self.called = self.called.with(words::leaves(&name, self.catalog));
             }
         }
     }

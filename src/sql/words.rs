@@ -1,8 +1,8 @@
 //! What is known of single words without any catalog: how PostgreSQL reserves them, how names are spelt, and which
 //! built-in functions write, lock or leave something behind.
 
-use super::Effects;
 use super::lexer::{Kind, Token};
+use super::{Catalog, Effects};
 
 /// How far PostgreSQL reserves a word, after appendix C of its manual. Words that only some versions reserve stand with
 /// the looser versions: what such a word means is then asked of the catalog.
@@ -86,9 +86,15 @@ fn unescaped(name: &str, escape: char) -> Option<String> {
     Some(out)
 }
 
-/// Words that stand before parentheses without being called; those that are reserved besides.
-pub fn is_called(name: &str) -> bool {
-    const NOT_CALLED: [&str; 16] = [
+/// Whether a word before parentheses can be a function's name.
+pub fn may_be_called(name: &str) -> bool {
+    matches!(role(name.as_bytes()), Role::Plain | Role::FunctionOrType)
+}
+
+/// What a call of `name` leaves behind by what `catalog` says. Words that the grammar puts before parentheses are taken for
+/// calls only where a function of that name is known.
+pub fn leaves(name: &str, catalog: &dyn Catalog) -> Effects {
+    const GRAMMAR: [&str; 16] = [
         "by",
         "conflict",
         "cube",
@@ -106,7 +112,10 @@ pub fn is_called(name: &str) -> bool {
         "sets",
         "within",
     ];
-    !NOT_CALLED.contains(&name) && matches!(role(name.as_bytes()), Role::Plain | Role::FunctionOrType)
+    match catalog.leaves(name) {
+        effects if GRAMMAR.contains(&name) => effects.without(Effects::UNKNOWN),
+        effects => effects,
+    }
 }
 
 /// What a built-in function (or one of a well-known extension) does that no replica may be asked for: `None` for all

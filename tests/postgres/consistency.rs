@@ -48,7 +48,9 @@ async fn a_session_that_only_reads_stays_with_one_replica_and_asks_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_waits_a_moment_for_replicas_that_stand_still_and_reads_the_primary_then() {
-    let stand = at_level("session");
+    let stand = Stand::new(|setup| {
+        setup.set("routing", "consistency", quote("session")).set("routing", "max_wait", quote("50ms"))
+    });
     for replica in stand.playground.replicas() {
         replica.pause_replay().unwrap();
     }

@@ -198,6 +198,8 @@ impl Setup {
             .set("pool", "size", "4")
             .set("pool", "checkout_timeout", quote("5s"))
             .set("routing", "sticky_window", quote("300ms"))
+            // Long enough for a slow machine: no read goes to the primary only because an answer took its time.
+            .set("routing", "max_wait", quote("1s"))
             .set("monitor", "interval", quote("100ms"))
             // The monitor's own connections are not the application's.
             .set("monitor", "user", quote("postgres"))
