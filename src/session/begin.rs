@@ -61,7 +61,7 @@ impl Session {
             return None;
         }
         let text = frontend::query(span.body(bytes)).filter(|text| text.len() <= MAX_BEGIN)?;
-        if world.classify(text).transaction != Some(TransactionVerb::Begin) {
+        if self.head(text, world).transaction != Some(TransactionVerb::Begin) {
             return None;
         }
         let begin = effect::begin(text)?;
@@ -83,7 +83,7 @@ impl Session {
             return None;
         }
         let text = frontend::query(span.body(bytes))?;
-        let tag = match world.classify(text).transaction? {
+        let tag = match self.head(text, world).transaction? {
             TransactionVerb::Commit if effect::is_plain_end(text) => "COMMIT",
             TransactionVerb::Rollback if effect::is_plain_end(text) => "ROLLBACK",
             _ => return None,
@@ -129,9 +129,7 @@ impl Session {
             FrontendTag::PARSE => {
                 let Some(parse) = Parse::new(body) else { return self.refuse_in_failed(span, edits) };
                 let statement = world.classify(parse.text);
-                let prepared = world.registry.intern(parse.text, parse.types, world.generation);
-                let named = Named { prepared, statement, version: world.stamp() };
-                self.statements.get_or_insert_default().insert(parse.name, named);
+                self.keep_name(parse, statement, world);
                 backend::write_bare(&mut edits.reply, BackendTag::PARSE_COMPLETE);
             }
             FrontendTag::BIND => backend::write_bare(&mut edits.reply, BackendTag::BIND_COMPLETE),

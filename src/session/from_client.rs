@@ -106,6 +106,10 @@ impl Session {
         if let Some(want) = missing(span, bytes, world.max_message) {
             return Flow::Stop(want);
         }
+        if !self.routed {
+            // What was made of it before may have been made by another catalog.
+            self.head = None;
+        }
         if let Batch::Here(verb) = self.batch {
             return self.answer_here(verb, span, bytes, world, edits);
         }
@@ -179,6 +183,11 @@ impl Session {
             }
         }
         Flow::Done
+    }
+
+    /// What the Query at the head of the input does: looked up once, however many ask.
+    pub(super) fn head(&mut self, text: &[u8], world: &mut World<'_>) -> &Statement {
+        self.head.get_or_insert_with(|| world.classify(text))
     }
 
     /// Classifies the statement of a Query or Parse, if that has not been done to route it.
@@ -286,10 +295,7 @@ impl Session {
         }
         let (access, effects) = match span.tag() {
             FrontendTag::QUERY => {
-                let statement = world.classify(frontend::query(span.body(bytes)).unwrap_or_default());
-                let judged = routable(&statement);
-                self.head = Some(statement);
-                judged
+                routable(self.head(frontend::query(span.body(bytes)).unwrap_or_default(), world))
             }
             FrontendTag::FUNCTION_CALL => UNSURE,
             _ => self.judge_batch(bytes, world)?,
