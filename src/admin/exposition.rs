@@ -96,6 +96,7 @@ families! {
     QUESTIONS = "pglagoon_position_questions_total", COUNTER, NODE, "How often a server was asked how far it is, for reads that hang on it.";
     LAG_BYTES = "pglagoon_replica_lag_bytes", GAUGE, NODE, "WAL between the primary and a replica's replay.";
     LAG_SECONDS = "pglagoon_replica_lag_seconds", GAUGE, NODE, "Age of a replica's newest replayed commit.";
+    PACE = "pglagoon_replica_response_seconds", GAUGE, NODE, "How long a replica takes to answer: an average that rises at once and sinks slowly.";
 }
 
 /// What can be seen, as Prometheus text.
@@ -252,7 +253,10 @@ impl Sheet {
             self.max(LAG_BYTES, node.clone(), bytes as f64);
         }
         if let Some(lag) = row.lag {
-            self.max(LAG_SECONDS, node, lag.as_secs_f64());
+            self.max(LAG_SECONDS, node.clone(), lag.as_secs_f64());
+        }
+        if let Some(pace) = row.pace {
+            self.max(PACE, node, pace.as_secs_f64());
         }
     }
 

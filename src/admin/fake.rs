@@ -148,6 +148,7 @@ impl Observed for Fake {
             why: String::new(),
             lag_bytes: (role == Role::Replica).then_some(16),
             lag: (role == Role::Replica).then(|| Duration::from_micros(2500)),
+            pace: (role == Role::Replica).then(|| Duration::from_micros(750)),
             position: Lsn::parse("16/B374D848"),
             timeline: Some(1),
             questions: 3,

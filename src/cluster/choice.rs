@@ -6,9 +6,9 @@
 use super::barrier::Shut;
 use super::failover::Standing;
 use super::{Cluster, UserPools, lock};
-use crate::config::{self, OnStale};
+use crate::config::{self, Balance, OnStale, Routing};
 use crate::error::{ErrorSource, Report};
-use crate::routing::balance::{self, Candidate};
+use crate::routing::balance::{self, Candidate, Rank};
 use crate::routing::{Lineage, Lsn, Need, Role, Route, Shown, Token, Why};
 use crate::wire::SqlState;
 use smallvec::SmallVec;
@@ -233,13 +233,28 @@ impl UserPools {
         let rules = cluster.rules.load();
         let candidates: SmallVec<[Candidate; 8]> = (0..cluster.nodes().len())
             .filter(|&node| self.is_usable(node) && suits(node))
-            .map(|node| Candidate {
-                node,
-                load: self.pools()[node].load(),
-                weight: rules.routing.weights.get(node).copied().unwrap_or(1),
-            })
+            .map(|node| self.candidate(node, &rules.routing))
             .collect();
-        balance::choose(&candidates, rules.routing.balance, cluster.turn())
+        // Not to be guessed is nothing that a draw must be here.
+        let turn = cluster.turn();
+        balance::choose(&candidates, rules.routing.balance, turn, balance::mixed(turn as u64))
+    }
+
+    /// What a choice looks at. The clock is asked only where it matters.
+    pub(super) fn candidate(&self, node: usize, rules: &Routing) -> Candidate {
+        let server = &self.database.cluster.nodes()[node];
+        let pace = match rules.balance {
+            Balance::ResponseTime => server.pace(Instant::now()),
+            Balance::LeastConnections | Balance::RoundRobin | Balance::Weighted => None,
+        };
+        Candidate {
+            node,
+            load: self.pools()[node].load(),
+            weight: rules.weights.get(node).copied().unwrap_or(1),
+            rank: if rules.prefer.contains(&node) { Rank::Preferred } else { Rank::Other },
+            warmth: server.warmth(rules.slow_start),
+            pace,
+        }
     }
 
     fn is_usable(&self, node: usize) -> bool {

@@ -19,7 +19,7 @@ use crate::cluster::{Declined, Granted, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
-use crate::routing::{Route, Shown};
+use crate::routing::{Role, Route, Shown};
 use crate::session::pin::Pins;
 use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Session, Want, World};
 use crate::wire::SqlState;
@@ -604,6 +604,9 @@ impl Relay {
         if let (Some(time), Some(granted)) = (events.query_time, &self.lease) {
             stats.query(granted.role, granted.why, time);
             stats.queries -= 1;
+            if granted.role == Role::Replica {
+                self.pools.database.cluster.nodes()[granted.node].answered(time, now);
+            }
         }
         if let Some(time) = events.transaction_time {
             stats.assignments += 1;

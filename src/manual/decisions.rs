@@ -1,5 +1,17 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, nearby servers are listed, not labelled.** `routing.prefer` is a list of servers. The alternative, a zone for
+//! each server and one for each pglagoon, needs a second name for what the addresses say already, and a table where `servers`
+//! is a list. A pglagoon of another zone differs in one line either way.
+//!
+//! **2026-11-22, slow start is a lot drawn for each read.** A replica that has come back is passed over by chance, most of the
+//! time at first, before anything else is asked of it. So it is the same under every policy, and a preferred replica is not
+//! overrun. Response times alone would not do it: the first quick answer from a cold server would bring it everybody.
+//!
+//! **2026-11-22, a session that only reads is not moved.** It stays with its replica for as long as that serves, so one that has
+//! come back gets new sessions, those that have written, and no others. To move it needs a position asked for since its last
+//! read, which for a busy session nobody has at hand: its next read would wait for one, and could fall back to the primary.
+//!
 //! **2026-11-22, `session` is the default level.** It was `sticky`. The checker in `tests/postgres/prove.rs` finds no
 //! violation of it under any of its faults, and 99.5 % of reads on replicas under replay pauses of 20 to 250 ms (8 sessions,
 //! 5 % writes, 10 ms think time), where a window of half a second leaves a tenth.

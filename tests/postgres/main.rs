@@ -5,6 +5,7 @@
 
 mod auth;
 mod bad_input;
+mod balance;
 mod cancel;
 mod certificates;
 mod consistency;
