@@ -10,6 +10,7 @@
 //! the transaction may run: one that is READ ONLY and starts with a proven read runs on a replica as a whole, any other on
 //! the primary. `now()` is the time at which the server sees the BEGIN.
 
+use super::own::End;
 use super::replies::{Action, Request, Then};
 use super::*;
 use crate::sql::effect::TransactionMode;
@@ -83,12 +84,13 @@ impl Session {
             return None;
         }
         let text = frontend::query(span.body(bytes))?;
-        let tag = match self.head(text, world).transaction? {
-            TransactionVerb::Commit if effect::is_plain_end(text) => "COMMIT",
-            TransactionVerb::Rollback if effect::is_plain_end(text) => "ROLLBACK",
+        let (tag, end) = match self.head(text, world).transaction? {
+            TransactionVerb::Commit if effect::is_plain_end(text) => ("COMMIT", End::Committed),
+            TransactionVerb::Rollback if effect::is_plain_end(text) => ("ROLLBACK", End::RolledBack),
             _ => return None,
         };
         self.deferred = None;
+        self.own.ended(end);
         self.answer_simple(tag, TransactionStatus::Idle, edits);
         Some(self.skip(span, edits))
     }
@@ -124,6 +126,7 @@ impl Session {
         match span.tag() {
             FrontendTag::QUERY => {
                 self.deferred = None;
+                self.own.ended(End::RolledBack);
                 self.answer_simple("ROLLBACK", TransactionStatus::Idle, edits);
             }
             FrontendTag::PARSE => {
@@ -142,6 +145,7 @@ impl Session {
             // Whatever was bound is the end of the transaction: nothing else was taken.
             _ => {
                 self.deferred = None;
+                self.own.ended(End::RolledBack);
                 self.transaction.ready(TransactionStatus::Idle);
                 backend::write_command_complete(&mut edits.reply, "ROLLBACK");
             }

@@ -1,5 +1,6 @@
 //! What a client's messages mean: where they may run, what goes to the server for them, and what is owed for it.
 
+use super::own::End;
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
 
@@ -75,9 +76,12 @@ impl Session {
         if held.is_some() && (self.replies.has_deallocations() || !self.has_room(edits)) {
             return Flow::Stop(Want::Input);
         }
-        self.batch = Batch::Idle;
+        let batch = std::mem::replace(&mut self.batch, Batch::Idle);
         if held.is_none() {
             edits.skip(span.have());
+            if !self.transaction.is_open() {
+                self.own.ended(if batch == Batch::Failed { End::RolledBack } else { End::Committed });
+            }
             backend::write_ready(&mut edits.reply, self.transaction.status());
             return Flow::Done;
         }
@@ -439,7 +443,7 @@ impl Session {
         let is_unbegun = self.fail_deferred();
         if !is_unbegun && (self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block) {
             // The error has to undo what the server has already done, so it must be the server's.
-            return match held.filter(|_| span.tag() == FrontendTag::QUERY && span.is_whole()) {
+            return match held.filter(|_| span.tag() != FrontendTag::FUNCTION_CALL) {
                 Some(held) => self.fail_on_server(span, &report, held, edits),
                 None => Flow::Stop(fatal(report)),
             };
@@ -461,7 +465,7 @@ impl Session {
         self.skip(span, edits)
     }
 
-    /// Has the server raise the error in place of a Query.
+    /// Has the server raise the error in place of a request.
     fn fail_on_server(
         &mut self,
         span: Span<FrontendTag>,
@@ -477,10 +481,21 @@ impl Session {
             quote(&report.hint)
         );
         held.state.statements.set_unnamed(None);
-        self.batch = Batch::Idle;
         self.routed = false;
-        edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
-        self.replies.push(Request::Query, Action::Forward, None);
+        if span.tag() == FrontendTag::QUERY {
+            self.batch = Batch::Idle;
+            edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+            self.replies.push(Request::Query, Action::Forward, None);
+        } else {
+            self.batch = Batch::Open;
+            edits.insert(|out| {
+                Parse::write(out, b"", sql.as_bytes(), b"\0\0");
+                frontend::write_bind_and_execute(out);
+            });
+            self.replies.push(Request::Parse, Action::Swallow, None);
+            self.replies.push(Request::Bind, Action::Swallow, None);
+            self.replies.push(Request::Execute, Action::Forward, None);
+        }
         self.skip(span, edits)
     }
 

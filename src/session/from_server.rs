@@ -1,5 +1,6 @@
 //! What a server's messages mean: which answer they belong to, and what comes of it for the client's state.
 
+use super::own::End;
 use super::*;
 
 impl Session {
@@ -176,6 +177,14 @@ impl Session {
         let has_settings = completed.iter().any(|then| matches!(then, Then::Settings(_)));
         if has_settings && !is_over {
             self.transaction.settings_change(&self.settings, &held.state.settings);
+        }
+        match outcome {
+            Outcome::Failed | Outcome::RolledBack if is_over => self.own.ended(End::RolledBack),
+            // AND CHAIN, if it is not over.
+            Outcome::Committed => self.own.ended(End::Committed),
+            Outcome::Fine | Outcome::Mixed if is_over => self.own.ended(End::Committed),
+            _ if has_settings => self.own.may_be_undone(),
+            _ => {}
         }
         let is_unknown = match outcome {
             Outcome::Fine => false,

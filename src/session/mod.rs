@@ -64,6 +64,7 @@ use crate::wire::scan::{HEADER, Scanner, Span, Step};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
 use begin::Deferred;
 use listening::{Hearing, Verb};
+use own::End;
 use pin::{PinReason, PinRoom, Pins};
 use questions::Question;
 use replay::Replay;
@@ -683,6 +684,7 @@ impl Session {
     }
 
     fn forget_server(&mut self) {
+        self.own.ended(End::RolledBack);
         self.transaction = Transaction::default();
         self.copy = Copy::None;
         self.outcome = Outcome::Fine;

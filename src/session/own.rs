@@ -1,8 +1,9 @@
 //! What pglagoon answers itself: `SET`, `RESET` and `SHOW` of names that begin with `pglagoon.`. No server sees them.
 //!
 //! [`command`] reads a text; the session carries a [`Command`] out. A new name is an entry of [`Setting`]; a new kind of
-//! statement is a variant of [`Command`]. Such a statement counts at once: a ROLLBACK does not take it back, and `SET
-//! LOCAL` changes nothing, because a transaction stays on the server that it began on.
+//! statement is a variant of [`Command`]. Transactions hold as for any setting: ROLLBACK takes back what was set, SET LOCAL
+//! ends with its transaction ([`Undo`]); a ROLLBACK TO a savepoint alone takes nothing back. A transaction stays on the server
+//! that it began on, whatever is set in it.
 //!
 //! Texts of several statements are not taken apart: their server runs them, and takes these settings for an extension's;
 //! what they set counts here when it has succeeded there.
@@ -43,11 +44,25 @@ pub enum Setting {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// SET, or RESET: the value is `None`.
-    Set(Setting, Option<String>),
-    /// SET LOCAL, which has nothing to change.
-    SetLocal,
+    Set(Setting, Option<String>, Reach),
     /// SHOW.
     Show(Setting),
+}
+
+/// For how long a SET holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// For the session.
+    Session,
+    /// LOCAL: until its transaction ends.
+    Transaction,
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Committed,
+    RolledBack,
 }
 
 /// What a client has chosen; where it has not, its user's and its database's settings hold.
@@ -69,6 +84,8 @@ pub struct Own(Option<Box<Inner>>);
 struct Inner {
     startup: Choices,
     choices: Choices,
+    /// Within a transaction, or a batch, in which something is set.
+    undo: Option<Box<Undo>>,
     /// Whether a prepared statement of the client's may be one of these.
     has_statements: bool,
     portals: HashMap<Box<[u8]>, Command>,
@@ -76,6 +93,13 @@ struct Inner {
     position: Option<Result<Token, Report>>,
     /// The history that it shares, and by which key.
     shared: Option<(Box<str>, Shared)>,
+}
+
+/// What the choices are when the transaction is over.
+#[derive(Debug)]
+struct Undo {
+    committed: Choices,
+    rolled_back: Choices,
 }
 
 impl Setting {
@@ -144,6 +168,16 @@ impl Choices {
             Setting::MaxStaleness => self.max_staleness = startup.max_staleness,
             Setting::CausalityToken => {}
             Setting::CausalityKey => self.causality_key = startup.causality_key.clone(),
+        }
+    }
+
+    fn change(&mut self, setting: Setting, value: Option<&str>, startup: &Choices) -> Result<(), Report> {
+        match value {
+            Some(value) => self.set(setting, value),
+            None => {
+                self.reset(setting, startup);
+                Ok(())
+            }
         }
     }
 }
@@ -215,7 +249,28 @@ impl Own {
     pub(super) fn reset_all(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.choices = inner.startup.clone();
+            if let Some(undo) = &mut inner.undo {
+                undo.committed = inner.startup.clone();
+            }
         }
+    }
+
+    /// Something may be set within a transaction, or a batch, which may be rolled back.
+    pub(super) fn may_be_undone(&mut self) {
+        let Inner { choices, undo, .. } = &mut **self.0.get_or_insert_default();
+        undo.get_or_insert_with(|| {
+            Box::new(Undo { committed: choices.clone(), rolled_back: choices.clone() })
+        });
+    }
+
+    /// The transaction is over, or the batch.
+    pub(super) fn ended(&mut self, end: End) {
+        let Some(inner) = &mut self.0 else { return };
+        let Some(undo) = inner.undo.take() else { return };
+        inner.choices = match end {
+            End::Committed => undo.committed,
+            End::RolledBack => undo.rolled_back,
+        };
     }
 
     /// What a text of several statements has changed; answers whether it is a setting of ours alone. The server took any
@@ -234,19 +289,21 @@ impl Own {
             return false;
         }
         if let Ok(setting) = Setting::named(name) {
-            let _ = self.set(setting, value.as_deref());
+            let _ = self.set(setting, value.as_deref(), Reach::Session);
         }
         true
     }
 
-    fn set(&mut self, setting: Setting, value: Option<&str>) -> Result<(), Report> {
-        let Inner { startup, choices, .. } = &mut **self.0.get_or_insert_default();
-        match value {
-            Some(value) => choices.set(setting, value),
-            None => {
-                choices.reset(setting, startup);
-                Ok(())
+    fn set(&mut self, setting: Setting, value: Option<&str>, reach: Reach) -> Result<(), Report> {
+        let Inner { startup, choices, undo, .. } = &mut **self.0.get_or_insert_default();
+        match (undo, reach) {
+            // Its transaction is this statement.
+            (None, Reach::Transaction) => Ok(()),
+            (Some(undo), Reach::Session) => {
+                undo.committed.change(setting, value, startup)?;
+                choices.change(setting, value, startup)
             }
+            (None, Reach::Session) | (Some(_), Reach::Transaction) => choices.change(setting, value, startup),
         }
     }
 
@@ -271,11 +328,10 @@ impl Own {
     /// Carries a command out. `out` gets the rows, if it has any, and CommandComplete.
     fn run(&mut self, command: &Command, world: &World<'_>, out: &mut Vec<u8>) -> Result<(), Report> {
         let tag = match command {
-            Command::Set(setting, value) => {
-                self.set(*setting, value.as_deref())?;
+            Command::Set(setting, value, reach) => {
+                self.set(*setting, value.as_deref(), *reach)?;
                 if value.is_some() { "SET" } else { "RESET" }
             }
-            Command::SetLocal => "SET",
             Command::Show(setting) => {
                 backend::write_data_row(out, [Some(self.shown(*setting, world)?)].into_iter());
                 "SHOW"
@@ -314,7 +370,7 @@ impl Command {
             Command::Show(setting) => {
                 backend::write_row_description(out, &[setting.column()], &Formats::TEXT);
             }
-            Command::Set(..) | Command::SetLocal => backend::write_bare(out, BackendTag::NO_DATA),
+            Command::Set(..) => backend::write_bare(out, BackendTag::NO_DATA),
         }
     }
 }
@@ -330,8 +386,9 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
         Some(token.bytes(text).to_ascii_lowercase())
     };
     let verb = word(tokens.next())?;
-    let mut name = word(tokens.next())?;
-    let is_local = verb == b"set" && name == b"local";
+    let second = tokens.next();
+    let mut name = word(second)?;
+    let local = second.filter(|_| verb == b"set" && name == b"local");
     if verb == b"set" && matches!(name.as_slice(), b"local" | b"session") {
         name = word(tokens.next())?;
     }
@@ -344,8 +401,15 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
         return None;
     }
     match verb.as_slice() {
-        b"set" if is_local => Some(Ok(Command::SetLocal)),
-        b"set" | b"reset" => Some(change(text)),
+        b"set" | b"reset" => Some(match local {
+            None => change(text, Reach::Session),
+            // For who reads the value it is as any other.
+            Some(local) => {
+                let mut text = text.to_vec();
+                text[local.start..local.end].fill(b' ');
+                change(&text, Reach::Transaction)
+            }
+        }),
         b"show" => {
             let [name] = rest[..end] else { return Some(Err(misspelt())) };
             let name = String::from_utf8_lossy(name.bytes(text)).to_ascii_lowercase();
@@ -355,14 +419,14 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
     }
 }
 
-fn change(text: &[u8]) -> Result<Command, Report> {
+fn change(text: &[u8], reach: Reach) -> Result<Command, Report> {
     match effect::setting_changes(text).as_deref() {
         Some([SettingChange::Set { name, value }]) => {
             let (setting, value) = (Setting::named(name)?, unquoted(value));
             Choices::default().set(setting, &value)?;
-            Ok(Command::Set(setting, Some(value)))
+            Ok(Command::Set(setting, Some(value), reach))
         }
-        Some([SettingChange::Reset { name }]) => Ok(Command::Set(Setting::named(name)?, None)),
+        Some([SettingChange::Reset { name }]) => Ok(Command::Set(Setting::named(name)?, None, reach)),
         _ => Err(misspelt()),
     }
 }
@@ -462,6 +526,9 @@ impl Session {
         if let Some(statements) = &mut self.statements {
             statements.remove(b"");
         }
+        if self.transaction.is_open() || self.may_be_in_block {
+            self.own.may_be_undone();
+        }
         let answer = command.and_then(|command| {
             let mut answer = Vec::new();
             if let Command::Show(_) = command {
@@ -535,10 +602,19 @@ impl Session {
             }
             _ => {
                 let command = self.own_bound(frontend::executed_portal(body)?)?;
+                let is_set = matches!(command, Command::Set(..));
+                if (is_set || command.needs_position()) && !self.is_next() {
+                    // How what is before it ends matters: whether it fails, or ends a transaction.
+                    if self.batch == Batch::Open {
+                        edits.insert(frontend::write_flush);
+                    }
+                    return Some(Flow::Stop(Want::Input));
+                }
                 if command.needs_position() && !self.own.has_position() {
-                    let want =
-                        if self.is_next() { Want::Position(self.history.shown()) } else { Want::Input };
-                    return Some(Flow::Stop(want));
+                    return Some(Flow::Stop(Want::Position(self.history.shown())));
+                }
+                if is_set {
+                    self.own.may_be_undone();
                 }
                 if let Err(report) = self.run_own(&command, world, &mut answer) {
                     return Some(self.refuse(span, report, held, edits));
@@ -555,7 +631,7 @@ impl Session {
     }
 
     fn run_own(&mut self, command: &Command, world: &World<'_>, out: &mut Vec<u8>) -> Result<(), Report> {
-        if let Command::Set(Setting::CausalityToken, Some(text)) = command {
+        if let Command::Set(Setting::CausalityToken, Some(text), _) = command {
             self.take_token(text, world)?;
         }
         self.own.run(command, world, out)
@@ -619,15 +695,18 @@ mod tests {
     #[test]
     fn only_these_statements_are_ours() {
         let ours = |text: &str| command(text.as_bytes()).map(|read| read.ok());
-        let set = |setting, value: &str| Some(Some(Command::Set(setting, Some(value.to_owned()))));
+        let set =
+            |setting, value: &str| Some(Some(Command::Set(setting, Some(value.to_owned()), Reach::Session)));
         assert_eq!(ours("SET pglagoon.consistency = 'strong'"), set(Setting::Consistency, "strong"));
         assert_eq!(
             ours(" /* x */ set session PgLagoon.Consistency to eventual;"),
             set(Setting::Consistency, "eventual")
         );
         assert_eq!(ours("SET pglagoon.max_staleness TO '500ms'"), set(Setting::MaxStaleness, "500ms"));
-        assert_eq!(ours("SET LOCAL pglagoon.consistency = 'strong'"), Some(Some(Command::SetLocal)));
-        assert_eq!(ours("RESET pglagoon.consistency"), Some(Some(Command::Set(Setting::Consistency, None))));
+        let local = Command::Set(Setting::Consistency, Some("strong".to_owned()), Reach::Transaction);
+        assert_eq!(ours("SET/**/local pglagoon.consistency = 'strong'"), Some(Some(local)));
+        let reset = Command::Set(Setting::Consistency, None, Reach::Session);
+        assert_eq!(ours("RESET pglagoon.consistency"), Some(Some(reset)));
         assert_eq!(ours("SET pglagoon.consistency TO DEFAULT"), ours("RESET pglagoon.consistency"));
         assert_eq!(ours("show pglagoon.consistency ;"), Some(Some(Command::Show(Setting::Consistency))));
         for bad in [
@@ -655,12 +734,35 @@ mod tests {
     #[test]
     fn a_reset_goes_back_to_what_the_startup_packet_said() {
         let mut own = Own::from_startup([("pglagoon.consistency", "strong")]).unwrap();
-        own.set(Setting::Consistency, Some("eventual")).unwrap();
+        own.set(Setting::Consistency, Some("eventual"), Reach::Session).unwrap();
         assert_eq!(own.consistency(), Some(Consistency::Eventual));
-        own.set(Setting::Consistency, None).unwrap();
+        own.set(Setting::Consistency, None, Reach::Session).unwrap();
         assert_eq!(own.consistency(), Some(Consistency::Strong));
         assert!(Own::from_startup([("pglagoon.consistency", "x")]).is_err());
         assert!(Own::from_startup([("pglagoon.x", "1")]).is_err());
+    }
+
+    #[test]
+    fn what_is_set_in_a_transaction_ends_as_it_does() {
+        let after = |steps: &[(&str, Reach)], end| {
+            let mut own = Own::from_startup([("pglagoon.consistency", "strong")]).unwrap();
+            own.may_be_undone();
+            for (value, reach) in steps {
+                own.set(Setting::Consistency, Some(value), *reach).unwrap();
+                assert_eq!(own.consistency(), Consistency::parse(value));
+            }
+            own.ended(end);
+            own.consistency().unwrap().as_str()
+        };
+        let (session, local) = (("sticky", Reach::Session), ("eventual", Reach::Transaction));
+        assert_eq!(after(&[session], End::Committed), "sticky");
+        assert_eq!(after(&[session], End::RolledBack), "strong");
+        assert_eq!(after(&[local], End::Committed), "strong");
+        assert_eq!(after(&[session, local], End::Committed), "sticky");
+        assert_eq!(after(&[local, session], End::Committed), "sticky");
+        let mut own = Own::default();
+        own.set(Setting::Consistency, Some("strong"), Reach::Transaction).unwrap();
+        assert_eq!(own.consistency(), None, "there is no transaction");
     }
 
     #[test]

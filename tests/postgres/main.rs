@@ -20,6 +20,7 @@ mod http;
 mod isolation;
 mod lifecycle;
 mod listen;
+mod own;
 mod playground;
 mod pooling;
 mod prepared;
