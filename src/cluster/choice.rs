@@ -257,7 +257,7 @@ impl UserPools {
         }
     }
 
-    fn is_usable(&self, node: usize) -> bool {
+    pub(super) fn is_usable(&self, node: usize) -> bool {
         let standing = self.database.cluster.nodes().get(node).map(|node| node.standing());
         standing == Some(Standing::Replica) && !self.pools()[node].is_struggling()
     }
@@ -271,7 +271,7 @@ impl UserPools {
 
 impl Cluster {
     /// A position that bounds from above whatever was acknowledged before `since`: the earliest that is known.
-    fn target(&self, since: Instant) -> Option<Lsn> {
+    pub(super) fn target(&self, since: Instant) -> Option<Lsn> {
         if let Some(position) = lock(&self.clock).first_since(since) {
             return Some(position);
         }
@@ -290,7 +290,7 @@ impl Cluster {
     }
 
     /// When this replica was asked and had replayed `target`.
-    fn reached(&self, node: usize, target: Lsn, not_before: Option<Instant>) -> Option<Instant> {
+    pub(super) fn reached(&self, node: usize, target: Lsn, not_before: Option<Instant>) -> Option<Instant> {
         let node = &self.nodes()[node];
         let reading = node.oracle.latest()?;
         let holds = node.is_traced() && reading.role == Role::Replica && reading.position >= target;

@@ -8,6 +8,7 @@ mod barrier;
 mod choice;
 mod database;
 mod directory;
+mod explained;
 pub mod failover;
 mod listener;
 pub mod monitor;
@@ -31,7 +32,7 @@ use crate::pool::Upstream;
 use crate::routing::balance::{self, Pace};
 use crate::routing::bucket::Bucket;
 use crate::routing::clock::Clock;
-use crate::routing::{Lineage, Lsn, Role, explain};
+use crate::routing::{Lineage, Lsn, Role};
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
@@ -503,18 +504,6 @@ impl Node {
     /// How often it was asked for a position because reads hung on it.
     pub fn questions(&self) -> u64 {
         self.oracle.fetches.load(Ordering::Relaxed)
-    }
-
-    /// The same for an explanation.
-    pub fn explained(&self) -> explain::Server {
-        let state = self.state();
-        let is_used = matches!(state.standing, Standing::Primary | Standing::Replica);
-        explain::Server {
-            address: self.address.to_string(),
-            role: state.role,
-            age: state.age,
-            unfit: (!is_used).then_some(state.why),
-        }
     }
 
     /// Has it probed now.

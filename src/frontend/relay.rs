@@ -327,6 +327,7 @@ impl Relay {
                 rules: &rules.routing,
                 level: self.pools.level().unwrap_or(rules.routing.consistency),
                 lineage: lineage.as_deref(),
+                servers: &*self.pools,
                 scopes: &self.pools.database.scopes,
                 secret: secret.0.as_bytes(),
                 catalog: &***catalog,

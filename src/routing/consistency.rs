@@ -150,6 +150,11 @@ impl History {
         }
     }
 
+    /// Until when it is known to have seen something, and on which replica; `None`: on the primary.
+    pub fn last(&self) -> Option<(Option<u16>, Instant)> {
+        self.until.map(|until| (self.replica, until))
+    }
+
     /// Whether it has seen nothing for so long.
     pub fn is_older(&self, now: Instant, age: Duration) -> bool {
         self.until.is_none_or(|until| now.saturating_duration_since(until) > age)

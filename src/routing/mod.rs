@@ -22,7 +22,7 @@ pub use lsn::Lsn;
 pub use token::Token;
 
 use crate::config::Reads;
-use crate::sql::Access;
+use crate::sql::{Access, Hint};
 use consistency::Verdict;
 use std::time::Instant;
 
@@ -80,6 +80,14 @@ impl Route {
         Route::Replica { need: Need::Nothing, shown: None, why }
     }
 
+    /// The same for a client that has asked for the primary: it gets no replica.
+    pub fn as_wished(self, wish: Option<Hint>) -> Route {
+        match (wish, self) {
+            (Some(Hint::Primary), Route::Replica { shown, .. }) => Route::Primary { why: Why::Chosen, shown },
+            (_, route) => route,
+        }
+    }
+
     /// The same for a transaction as a whole: on the primary, because it may write.
     pub fn in_transaction(self) -> Route {
         match self {
@@ -129,6 +137,8 @@ pub enum Why {
     Held,
     /// The configuration sends everything to the primary.
     Configured,
+    /// Its client has asked for the primary.
+    Chosen,
     /// A replica could not serve it.
     Rescued,
     /// A replica would have served it: shadow mode.
@@ -137,7 +147,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason.
-    pub const ALL: [Why; 11] = [
+    pub const ALL: [Why; 12] = [
         Why::Read,
         Why::Write,
         Why::Unsure,
@@ -147,6 +157,7 @@ impl Why {
         Why::Transaction,
         Why::Held,
         Why::Configured,
+        Why::Chosen,
         Why::Rescued,
         Why::Shadow,
     ];
@@ -163,6 +174,7 @@ impl Why {
             Why::Transaction => "transaction",
             Why::Held => "held",
             Why::Configured => "configured",
+            Why::Chosen => "chosen",
             Why::Rescued => "rescued",
             Why::Shadow => "shadow",
         }

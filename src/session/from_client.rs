@@ -248,7 +248,7 @@ impl Session {
     }
 
     /// Takes note of the level that holds from here on.
-    fn agree(&mut self, world: &World<'_>) {
+    pub(super) fn agree(&mut self, world: &World<'_>) {
         let level = self.own.consistency().unwrap_or(world.level);
         self.own.join(world.scopes, level, world.now);
         self.recall(|history| history.agree(level, world.now));
@@ -267,7 +267,7 @@ impl Session {
         world.rules.on_lost_write == OnLostWrite::Error
     }
 
-    fn terms(&self, world: &World<'_>) -> Terms {
+    pub(super) fn terms(&self, world: &World<'_>) -> Terms {
         Terms {
             level: self.own.consistency().unwrap_or(world.level),
             max_staleness: self.own.max_staleness().unwrap_or(world.rules.max_staleness),
@@ -299,17 +299,27 @@ impl Session {
         }
         let (access, effects) = match span.tag() {
             FrontendTag::QUERY => {
-                routable(self.head(frontend::query(span.body(bytes)).unwrap_or_default(), world))
+                let wish = self.own.wish();
+                routable(self.head(frontend::query(span.body(bytes)).unwrap_or_default(), world), wish)
             }
             FrontendTag::FUNCTION_CALL => UNSURE,
             _ => self.judge_batch(bytes, world)?,
         };
+        Some(Judged { route: self.route(access, world), effects })
+    }
+
+    /// Where a request may run that does this.
+    pub(super) fn route(&self, access: Access, world: &World<'_>) -> Route {
         let access = self.deferred_access(access).unwrap_or(access);
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
         let terms = self.terms(world);
         let route = routing::route(access, &self.history, &terms, world.rules.reads, world.now);
         let route = if self.deferred.is_some() { route.in_transaction() } else { route };
-        Some(Judged { route, effects })
+        route.as_wished(self.own.wish())
+    }
+
+    pub(super) fn routable(&self, statement: &Statement) -> Judgement {
+        routable(statement, self.own.wish())
     }
 
     /// A batch may leave the primary if all of it, up to its Sync, is here and reads only: it is one implicit
@@ -334,7 +344,7 @@ impl Session {
                 FrontendTag::PARSE => {
                     let Some(parse) = Parse::new(body) else { return Some(UNSURE) };
                     let statement = world.classify(parse.text);
-                    let judged = routable(&statement);
+                    let judged = self.routable(&statement);
                     parsed.push((parse.name, judged));
                     if at == 0 {
                         self.head = Some(statement);
@@ -362,7 +372,8 @@ impl Session {
     }
 
     fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Judgement {
-        self.find(name, world).map_or(UNSURE, |named| routable(&named.statement))
+        let wish = self.own.wish();
+        self.find(name, world).map_or(UNSURE, |named| routable(&named.statement, wish))
     }
 
     /// The statement of this name, looked at anew if the catalog has changed since.
@@ -1087,14 +1098,14 @@ impl Judged {
 }
 
 /// By what a statement is routed, and what it leaves behind.
-type Judgement = (Access, Effects);
+pub(super) type Judgement = (Access, Effects);
 
 const UNSURE: Judgement = (Access::Unsure, Effects::NONE);
 const HARMLESS: Judgement = (Access::Read, Effects::NONE);
 
 /// The access by which a statement is routed, and what it leaves behind.
-fn routable(statement: &Statement) -> Judgement {
-    (statement.routable(), statement.effects)
+fn routable(statement: &Statement, wish: Option<Hint>) -> Judgement {
+    (statement.routable_as(wish), statement.effects)
 }
 
 /// Whether running the statement changes what the session knows.

@@ -54,10 +54,11 @@ pub use settings::{Settings, Value};
 use crate::config::{Consistency, OnLostWrite, PoolMode, Routing};
 use crate::error::{ErrorSource, Report};
 use crate::prepared::{ClientStatements, Named, Prepared, Registry};
+use crate::routing::explain::Servers;
 use crate::routing::scope::{self, Scopes};
 use crate::routing::{self, History, Lineage, Role, Route, Shown, Terms, Token, Why};
 use crate::sql::effect::{self, Deallocated, SettingChange};
-use crate::sql::{Access, Cache, Catalog, Effects, Reason, Statement, TransactionVerb};
+use crate::sql::{Access, Cache, Catalog, Effects, Hint, Reason, Statement, TransactionVerb};
 use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step};
@@ -106,6 +107,8 @@ pub struct World<'a> {
     pub level: Consistency,
     /// The primary's place in history, once there has been a primary.
     pub lineage: Option<&'a Lineage>,
+    /// Who knows the servers, for explanations.
+    pub servers: &'a dyn Servers,
     /// The histories that connections to the database share.
     pub scopes: &'a Scopes,
     /// What causality tokens are signed with.

@@ -11,12 +11,18 @@
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
 use crate::config::{Consistency, values};
+use crate::routing::explain::{self, Case, Line, Way};
 use crate::routing::lineage::Fate;
 use crate::routing::scope::Shared;
+use crate::sql::Hint;
 use crate::sql::effect::SettingChange;
 use crate::sql::lexer::{Kind, Lexer, Token as Lexeme};
 use crate::wire::backend::{Column, ColumnType, Formats};
 use std::time::Duration;
+
+/// The columns of an explanation.
+const EXPLANATION: [Column; 2] =
+    [Column { name: "item", kind: ColumnType::Text }, Column { name: "value", kind: ColumnType::Text }];
 
 /// What all names here begin with.
 pub const PREFIX: &str = "pglagoon.";
@@ -38,6 +44,8 @@ pub enum Setting {
     CausalityToken,
     /// A name by which the client shares its history with other connections.
     CausalityKey,
+    /// Where its statements go, as far as they may: as if each had such a hint.
+    Route,
 }
 
 /// A statement that is answered here.
@@ -47,6 +55,8 @@ pub enum Command {
     Set(Setting, Option<String>, Reach),
     /// SHOW.
     Show(Setting),
+    /// SHOW pglagoon.route FOR a text: where it would go, and why.
+    Explain(Box<[u8]>),
 }
 
 /// For how long a SET holds.
@@ -74,6 +84,8 @@ pub struct Choices {
     pub max_staleness: Option<Duration>,
     /// With whom it shares its history.
     pub causality_key: Option<Box<str>>,
+    /// Where its statements shall go.
+    pub route: Option<Hint>,
 }
 
 /// The choices of one client. Most make none, and pay for a pointer.
@@ -103,8 +115,13 @@ struct Undo {
 }
 
 impl Setting {
-    const ALL: [Setting; 4] =
-        [Setting::Consistency, Setting::MaxStaleness, Setting::CausalityToken, Setting::CausalityKey];
+    const ALL: [Setting; 5] = [
+        Setting::Consistency,
+        Setting::MaxStaleness,
+        Setting::CausalityToken,
+        Setting::CausalityKey,
+        Setting::Route,
+    ];
 
     /// Its name behind [`PREFIX`].
     fn name(self) -> &'static str {
@@ -113,6 +130,7 @@ impl Setting {
             Setting::MaxStaleness => "max_staleness",
             Setting::CausalityToken => "causality_token",
             Setting::CausalityKey => "causality_key",
+            Setting::Route => "route",
         }
     }
 
@@ -122,6 +140,7 @@ impl Setting {
             Setting::MaxStaleness => "pglagoon.max_staleness",
             Setting::CausalityToken => "pglagoon.causality_token",
             Setting::CausalityKey => "pglagoon.causality_key",
+            Setting::Route => "pglagoon.route",
         };
         Column { name, kind: ColumnType::Text }
     }
@@ -148,6 +167,7 @@ impl Choices {
             Setting::CausalityKey => {
                 (value.len() <= MAX_KEY).then(|| self.causality_key = Some(value.into()))
             }
+            Setting::Route => wish(value).map(|wish| self.route = wish),
         };
         taken.ok_or_else(|| {
             let text = format!("invalid value for parameter \"{PREFIX}{}\": \"{value}\"", setting.name());
@@ -156,6 +176,7 @@ impl Choices {
                 Setting::MaxStaleness => "a time such as 500ms, 5s or 1min".to_owned(),
                 Setting::CausalityToken => "what SHOW pglagoon.causality_token has answered".to_owned(),
                 Setting::CausalityKey => format!("any text of up to {MAX_KEY} bytes"),
+                Setting::Route => "auto, primary, replica".to_owned(),
             };
             Report::new(ErrorSource::Client, SqlState::INVALID_PARAMETER_VALUE, text)
                 .hint(format!("Available values: {allowed}."))
@@ -168,6 +189,7 @@ impl Choices {
             Setting::MaxStaleness => self.max_staleness = startup.max_staleness,
             Setting::CausalityToken => {}
             Setting::CausalityKey => self.causality_key = startup.causality_key.clone(),
+            Setting::Route => self.route = startup.route,
         }
     }
 
@@ -206,6 +228,11 @@ impl Own {
     /// How old the data of its reads may be, if it has said so.
     pub fn max_staleness(&self) -> Option<Duration> {
         self.0.as_ref()?.choices.max_staleness
+    }
+
+    /// Where its statements shall go, if it has said so.
+    pub fn wish(&self) -> Option<Hint> {
+        self.0.as_ref()?.choices.route
     }
 
     /// The key by which it shares its history.
@@ -336,6 +363,7 @@ impl Own {
                 backend::write_data_row(out, [Some(self.shown(*setting, world)?)].into_iter());
                 "SHOW"
             }
+            Command::Explain(_) => "SHOW",
         };
         backend::write_command_complete(out, tag);
         Ok(())
@@ -351,6 +379,7 @@ impl Own {
             Setting::CausalityKey => {
                 self.key().filter(|key| !key.starts_with('\0')).unwrap_or_default().to_owned()
             }
+            Setting::Route => self.wish().map_or("auto", Hint::as_str).to_owned(),
             Setting::CausalityToken => {
                 self.take_position().unwrap_or_else(|| Err(no_position()))?.sign(world.secret)
             }
@@ -370,6 +399,7 @@ impl Command {
             Command::Show(setting) => {
                 backend::write_row_description(out, &[setting.column()], &Formats::TEXT);
             }
+            Command::Explain(_) => backend::write_row_description(out, &EXPLANATION, &Formats::TEXT),
             Command::Set(..) => backend::write_bare(out, BackendTag::NO_DATA),
         }
     }
@@ -396,6 +426,12 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
         return None;
     }
     let rest: Vec<Lexeme> = tokens.collect();
+    if let [name, r#for, _, ..] = rest[..]
+        && (verb.as_slice(), word(Some(name)).as_deref(), word(Some(r#for)).as_deref())
+            == (b"show", Some(b"route"), Some(b"for"))
+    {
+        return Some(Ok(Command::Explain(text[r#for.end..].into())));
+    }
     let end = rest.iter().position(|token| token.kind == Kind::Semicolon).unwrap_or(rest.len());
     if rest[end..].iter().any(|token| token.kind != Kind::Semicolon) {
         return None;
@@ -428,6 +464,16 @@ fn change(text: &[u8], reach: Reach) -> Result<Command, Report> {
         }
         Some([SettingChange::Reset { name }]) => Ok(Command::Set(Setting::named(name)?, None, reach)),
         _ => Err(misspelt()),
+    }
+}
+
+/// `Some(None)` is no wish at all.
+fn wish(word: &str) -> Option<Option<Hint>> {
+    match word {
+        "auto" => Some(None),
+        "primary" => Some(Some(Hint::Primary)),
+        "replica" => Some(Some(Hint::Replica)),
+        _ => None,
     }
 }
 
@@ -513,7 +559,7 @@ impl Session {
         span: Span<FrontendTag>,
         command: Result<Command, Report>,
         held: Option<&mut Held<'_>>,
-        world: &World<'_>,
+        world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Flow {
         // Its ReadyForQuery says how the transaction stands, which is known when all else is answered.
@@ -531,10 +577,10 @@ impl Session {
         }
         let answer = command.and_then(|command| {
             let mut answer = Vec::new();
-            if let Command::Show(_) = command {
+            if let Command::Show(_) | Command::Explain(_) = command {
                 command.describe(&mut answer);
             }
-            self.run_own(&command, world, &mut answer).map(|()| answer)
+            self.run_own(&command, held.as_deref(), world, &mut answer).map(|()| answer)
         });
         match answer {
             Ok(answer) => {
@@ -572,7 +618,7 @@ impl Session {
         span: Span<FrontendTag>,
         body: &[u8],
         held: Option<&mut Held<'_>>,
-        world: &World<'_>,
+        world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Option<Flow> {
         let mut answer = Vec::new();
@@ -616,7 +662,7 @@ impl Session {
                 if is_set {
                     self.own.may_be_undone();
                 }
-                if let Err(report) = self.run_own(&command, world, &mut answer) {
+                if let Err(report) = self.run_own(&command, held.as_deref(), world, &mut answer) {
                     return Some(self.refuse(span, report, held, edits));
                 }
                 Request::Execute
@@ -630,7 +676,18 @@ impl Session {
         Some(self.skip(span, edits))
     }
 
-    fn run_own(&mut self, command: &Command, world: &World<'_>, out: &mut Vec<u8>) -> Result<(), Report> {
+    fn run_own(
+        &mut self,
+        command: &Command,
+        held: Option<&Held<'_>>,
+        world: &mut World<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Report> {
+        if let Command::Explain(text) = command {
+            for (item, value) in self.explained(text, held, world) {
+                backend::write_data_row(out, [Some(item), Some(value)].into_iter());
+            }
+        }
         if let Command::Set(Setting::CausalityToken, Some(text), _) = command {
             self.take_token(text, world)?;
         }
@@ -671,6 +728,28 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Where a text would go if it were the client's next.
+    fn explained(&mut self, text: &[u8], held: Option<&Held<'_>>, world: &mut World<'_>) -> Vec<Line> {
+        self.agree(world);
+        let statement = world.classify(text);
+        let route = match self.mode {
+            PoolMode::Session => Route::primary(Why::Held),
+            PoolMode::Transaction | PoolMode::Statement => self.route(self.routable(&statement).0, world),
+        };
+        let way = match held.filter(|_| self.is_bound()) {
+            Some(held) if self.transaction.is_open() => Way::Held(usize::from(held.node), Why::Transaction),
+            Some(held) => Way::Held(usize::from(held.node), Why::Held),
+            None => Way::Free(route),
+        };
+        let servers = world.servers.explained(way);
+        let address = |node: usize| {
+            servers.get(node).map_or_else(|| "a replica".to_owned(), |server| server.address.clone())
+        };
+        let mark = explain::mark(&self.history, world.now, address);
+        let (terms, wish) = (self.terms(world), self.own.wish());
+        Case { statement: &statement, way, rules: world.rules, terms, wish, mark, servers }.lines()
     }
 
     fn own_statement(&self, name: &[u8]) -> Option<Command> {
@@ -717,6 +796,12 @@ mod tests {
         ] {
             assert_eq!(ours(bad), Some(None), "{bad}");
         }
+        let explain = |text: &str| Some(Some(Command::Explain(text.as_bytes().into())));
+        assert_eq!(
+            ours("show pglagoon.route FOR/*a*/ TABLE t; SELECT 2"),
+            explain("/*a*/ TABLE t; SELECT 2")
+        );
+        assert_eq!(ours("SHOW pglagoon.route for"), Some(None));
         for theirs in [
             "SELECT 1",
             "SET work_mem = '1MB'",

@@ -45,6 +45,16 @@ pub enum Hint {
     Replica = 0x81,
 }
 
+impl Hint {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hint::Primary => "primary",
+            Hint::Replica => "replica",
+        }
+    }
+}
+
 /// The hint that a comment is, if it is one.
 pub fn hint(comment: &[u8]) -> Option<Hint> {
     let inner = comment.strip_prefix(b"/*")?.strip_suffix(b"*/")?.trim_ascii();
