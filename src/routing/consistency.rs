@@ -155,11 +155,6 @@ impl History {
         self.until.map(|until| (self.replica, until))
     }
 
-    /// Whether it has seen nothing for so long.
-    pub fn is_older(&self, now: Instant, age: Duration) -> bool {
-        self.until.is_none_or(|until| now.saturating_duration_since(until) > age)
-    }
-
     fn seen(&self) -> Seen {
         match (self.until, self.replica) {
             (None, _) => Seen::Nothing,

@@ -223,6 +223,7 @@ mod tests {
             transaction: None,
             effects: Effects::NONE,
             statements: 1,
+            keyed: false,
         };
         let text = include_str!("../../config/minimal.toml");
         let config = config::parse(text, &|_| Ok(String::new()), 1).expect("good");

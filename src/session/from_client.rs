@@ -123,6 +123,9 @@ impl Session {
         if let Some(flow) = self.own_request(span, bytes, held.as_deref_mut(), world, edits) {
             return flow;
         }
+        if let Some(want) = self.take_key(span, bytes, world) {
+            return Flow::Stop(want);
+        }
         self.agree(world);
         if held.is_none()
             && let Some(flow) = self.deferred_request(span, bytes, world, edits)
@@ -194,8 +197,14 @@ impl Session {
         self.head.get_or_insert_with(|| world.classify(text))
     }
 
+    /// The same, for who has not looked for the end of its text.
+    pub(super) fn head_of(&mut self, body: &[u8], world: &mut World<'_>) -> &Statement {
+        let classify = || world.classify(frontend::query(body).unwrap_or_default());
+        self.head.get_or_insert_with(classify)
+    }
+
     /// Classifies the statement of a Query or Parse, if that has not been done to route it.
-    fn look_ahead(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) {
+    pub(super) fn look_ahead(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) {
         let body = span.body(bytes);
         let text = match span.tag() {
             _ if self.head.is_some() => return,
@@ -250,7 +259,7 @@ impl Session {
     /// Takes note of the level that holds from here on.
     pub(super) fn agree(&mut self, world: &World<'_>) {
         let level = self.own.consistency().unwrap_or(world.level);
-        self.own.join(world.scopes, level, world.now);
+        self.own.join(world.scopes, level, world.now, &mut self.history);
         self.recall(|history| history.agree(level, world.now));
         if let Some(shared) = self.own.shared() {
             // A request goes by the history as it is when it is routed, whatever others do meanwhile.
@@ -300,7 +309,7 @@ impl Session {
         let (access, effects) = match span.tag() {
             FrontendTag::QUERY => {
                 let wish = self.own.wish();
-                routable(self.head(frontend::query(span.body(bytes)).unwrap_or_default(), world), wish)
+                routable(self.head_of(span.body(bytes), world), wish)
             }
             FrontendTag::FUNCTION_CALL => UNSURE,
             _ => self.judge_batch(bytes, world)?,
@@ -328,7 +337,7 @@ impl Session {
         let mut parsed: SmallVec<[(&[u8], Judgement); 4]> = SmallVec::new();
         let mut scanner = Scanner::<FrontendTag>::default();
         let mut at = 0;
-        self.head = None;
+        let mut head = self.head.take();
         loop {
             let step = match scanner.step(&bytes[at..]) {
                 Ok(step) => step,
@@ -343,7 +352,7 @@ impl Session {
                 FrontendTag::SYNC => return Some(HARMLESS),
                 FrontendTag::PARSE => {
                     let Some(parse) = Parse::new(body) else { return Some(UNSURE) };
-                    let statement = world.classify(parse.text);
+                    let statement = head.take().unwrap_or_else(|| world.classify(parse.text));
                     let judged = self.routable(&statement);
                     parsed.push((parse.name, judged));
                     if at == 0 {

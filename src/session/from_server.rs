@@ -112,6 +112,7 @@ impl Session {
             self.recall(|history| history.wrote(now));
         }
         self.follow(held, now);
+        self.own.tell_others(now, status == TransactionStatus::Idle && self.replies.is_empty());
         if self.replies.is_empty()
             && let Some(asked) = self.asked.take()
         {

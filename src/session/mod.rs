@@ -33,6 +33,7 @@ mod begin;
 mod edits;
 mod from_client;
 mod from_server;
+mod keys;
 mod listening;
 pub mod own;
 pub mod pin;

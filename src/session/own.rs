@@ -30,8 +30,11 @@ pub const PREFIX: &str = "pglagoon.";
 /// The most portals of such statements that are kept until they are bound anew.
 const MAX_OWN_PORTALS: usize = 100;
 
+/// The most keys that the statements of one transaction may name, beyond the first.
+const MAX_FURTHER_KEYS: usize = 1_000;
+
 /// The longest key, in bytes.
-const MAX_KEY: usize = 200;
+pub(super) const MAX_KEY: usize = 200;
 
 /// A setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +107,29 @@ struct Inner {
     /// The answer to [`Want::Position`], until it is used.
     position: Option<Result<Token, Report>>,
     /// The history that it shares, and by which key.
-    shared: Option<(Box<str>, Shared)>,
+    shared: Option<Joined>,
+    /// The key that the comment of its request names.
+    comment: Option<Box<str>>,
+    /// Whether a prepared statement of the client's may have such a comment.
+    has_keyed_statements: bool,
+    /// The histories of further keys that a transaction's statements name: they learn of it when it is over.
+    also: Vec<Shared>,
+}
+
+#[derive(Debug)]
+struct Joined {
+    key: Box<str>,
+    shared: Shared,
+    by: By,
+}
+
+/// By what a client has joined others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// SET: what the connection has seen, the others have.
+    Setting,
+    /// The comment of one statement, which is the key's own.
+    Comment,
 }
 
 /// What the choices are when the transaction is over.
@@ -242,23 +267,71 @@ impl Own {
 
     /// The history that it shares, if any.
     pub(super) fn shared(&self) -> Option<&Shared> {
-        self.0.as_ref()?.shared.as_ref().map(|(_, shared)| shared)
+        self.0.as_ref()?.shared.as_ref().map(|joined| &joined.shared)
     }
 
-    /// Shares the history of the key that it has chosen, if that is not the one that it shares already.
-    pub(super) fn join(&mut self, scopes: &Scopes, level: Consistency, now: Instant) {
+    /// Shares the history of the key that it has chosen or its request names, if that is not the one that it shares already.
+    /// `history`: what it has seen itself.
+    pub(super) fn join(&mut self, scopes: &Scopes, level: Consistency, now: Instant, history: &mut History) {
         let Some(inner) = &mut self.0 else { return };
-        let joined = inner.shared.as_ref().map(|(key, _)| &**key);
-        if joined == inner.choices.causality_key.as_deref() {
+        let (key, by) = match &inner.comment {
+            Some(key) => (Some(key), By::Comment),
+            None => (inner.choices.causality_key.as_ref(), By::Setting),
+        };
+        if inner.shared.as_ref().map(|joined| &joined.key) == key {
             return;
         }
-        let key = inner.choices.causality_key.clone();
-        inner.shared = key.map(|key| {
-            let shared = scopes.join(&key, level, now);
-            // What either has seen, both have.
+        let before = inner.shared.take();
+        let Some(key) = key else {
+            // What it has seen in company is not followed by itself.
+            history.lost_track(now);
+            return;
+        };
+        let shared = scopes.join(key, level, now);
+        // What either has seen, both have; but from one statement's key to the next one's nothing is carried.
+        let goes_from_key_to_key =
+            by == By::Comment && before.as_ref().is_some_and(|it| it.by == By::Comment);
+        if !goes_from_key_to_key && (before.is_some() || history.last().is_some()) {
             scope::change(&shared, |history| history.lost_track(now));
-            (key, shared)
-        });
+        }
+        inner.shared = Some(Joined { key: key.clone(), shared, by });
+    }
+
+    /// The key that the comment of its request names.
+    pub(super) fn comment(&self) -> Option<&str> {
+        self.0.as_ref()?.comment.as_deref()
+    }
+
+    /// Its request names this key, or none.
+    pub(super) fn set_comment(&mut self, key: Option<&str>) {
+        self.0.get_or_insert_default().comment = key.map(Into::into);
+    }
+
+    /// A statement within its transaction names another key than the first did.
+    pub(super) fn joins_also(&mut self, shared: Shared) {
+        let also = &mut self.0.get_or_insert_default().also;
+        if also.len() < MAX_FURTHER_KEYS && !also.iter().any(|known| Arc::ptr_eq(known, &shared)) {
+            also.push(shared);
+        }
+    }
+
+    /// An answer has come; `is_last`: the transaction is over, and nothing more is outstanding.
+    pub(super) fn tell_others(&mut self, now: Instant, is_last: bool) {
+        let Some(inner) = &mut self.0 else { return };
+        inner.also.iter().for_each(|shared| scope::change(shared, |history| history.lost_track(now)));
+        if is_last {
+            inner.also.clear();
+        }
+    }
+
+    /// A prepared statement of its names a key.
+    pub(super) fn note_keyed_statement(&mut self) {
+        self.0.get_or_insert_default().has_keyed_statements = true;
+    }
+
+    /// Whether one may.
+    pub(super) fn has_keyed_statements(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.has_keyed_statements)
     }
 
     /// The key of the configured scope, for a client that has named none. No client can name such a one.

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod cache;
 pub mod classify;
+pub mod comment;
 pub mod effect;
 pub mod fingerprint;
 pub mod lexer;
@@ -37,6 +38,8 @@ pub struct Statement {
     pub effects: Effects,
     /// How many statements the text holds; 0 for an empty one.
     pub statements: u32,
+    /// Whether a comment names a causality key, which [`comment::causality_key`] reads.
+    pub keyed: bool,
 }
 
 impl Statement {
