@@ -80,6 +80,7 @@ families! {
     TRANSACTION = "pglagoon_transaction_seconds", HISTOGRAM, &["database"], "Transactions, first message to end.";
     QUERY = "pglagoon_query_seconds", HISTOGRAM, ROUTE, "Queries, by where they ran and why there.";
     ROUTED = "pglagoon_routed_queries_total", COUNTER, ROUTE, "Queries, by where they ran and why there.";
+    STATEMENTS = "pglagoon_statements_total", COUNTER, ROUTE, "Statements, by where they ran and what the classifier made of them.";
     QUERIES = "pglagoon_queries_total", COUNTER, POOL, "Queries.";
     TRANSACTIONS = "pglagoon_transactions_total", COUNTER, POOL, "Transactions.";
     ASSIGNMENTS = "pglagoon_server_assignments_total", COUNTER, POOL, "Server connections handed to clients.";
@@ -221,6 +222,9 @@ impl Sheet {
             let route = vec![database.clone(), role.as_str().into(), why.as_str().into()];
             self.add(ROUTED, route.clone(), times.count());
             self.merge(QUERY, route, times);
+        }
+        for (role, reason, count) in stats.statements() {
+            self.add(STATEMENTS, vec![database.clone(), role.as_str().into(), reason.as_str().into()], count);
         }
     }
 
@@ -416,6 +420,7 @@ mod tests {
             ("pglagoon_query_seconds_count{database=\"app\",role=\"primary\",reason=\"write\"}", 2.0),
             ("pglagoon_query_seconds_sum{database=\"app\",role=\"replica\",reason=\"read\"}", 0.0001),
             ("pglagoon_routed_queries_total{database=\"app\",role=\"replica\",reason=\"read\"}", 4.0),
+            ("pglagoon_statements_total{database=\"app\",role=\"replica\",reason=\"proven_read\"}", 10.0),
             ("pglagoon_queries_total{database=\"app\",user=\"web\"}", 3.0),
             ("pglagoon_errors_total{source=\"pooler\",sqlstate=\"53300\",database=\"app\"}", 2.0),
             ("pglagoon_server_up{database=\"app\",server=\"127.0.0.1:5432\",role=\"primary\"}", 1.0),

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{self, ServerTls, TlsMode};
 use crate::error::ErrorSource;
 use crate::routing::Why;
+use crate::sql::Reason;
 use crate::wire::SqlState;
 use std::sync::Mutex;
 use std::time::UNIX_EPOCH;
@@ -76,6 +77,7 @@ pub fn stats() -> Stats {
     stats.query(Role::Primary, Why::Write, Duration::from_micros(100));
     stats.query(Role::Replica, Why::Read, Duration::from_micros(20));
     stats.query(Role::Replica, Why::Read, Duration::from_micros(30));
+    stats.ran(Role::Replica, &[5; Reason::ALL.len()]);
     stats.wait.observe(Duration::from_micros(90));
     stats.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
     stats.rescue(crate::session::Rescue::Behind);

@@ -602,6 +602,9 @@ impl Relay {
         stats.received += std::mem::take(&mut self.received);
         stats.sent += std::mem::take(&mut self.sent);
         stats.queries += u64::from(events.answered);
+        if let Some(granted) = &self.lease {
+            stats.ran(granted.role, &events.statements);
+        }
         if let (Some(time), Some(granted)) = (events.query_time, &self.lease) {
             stats.query(granted.role, granted.why, time);
             stats.queries -= 1;

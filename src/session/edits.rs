@@ -1,5 +1,6 @@
 //! What a session wants done to a stream: data for the relay to carry out.
 
+use crate::sql::Reason;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -53,6 +54,17 @@ pub struct Events {
     pub unknown_name: bool,
     /// A statement asked what its session drew from a sequence.
     pub sequence_state: bool,
+    /// Statements that a server has run, by what the classifier made of them: in the order of [`Reason::ALL`].
+    pub statements: [u16; Reason::ALL.len()],
+}
+
+impl Events {
+    pub(super) fn ran(&mut self, reason: Option<Reason>) {
+        if let Some(reason) = reason {
+            let count = &mut self.statements[reason as usize];
+            *count = count.saturating_add(1);
+        }
+    }
 }
 
 impl Edits {

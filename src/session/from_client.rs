@@ -625,6 +625,7 @@ impl Session {
         self.batch = Batch::Idle;
         self.sent(&statement, text, held, world, edits);
         self.replies.push(Request::Query, Action::Forward, then);
+        self.replies.note(statement.reason);
         edits.forward(span.have());
         Flow::Done
     }
@@ -749,6 +750,9 @@ impl Session {
             portals.remove(bind.portal);
         }
         self.replies.push(Request::Bind, Action::Forward, None);
+        if let Some(named) = &named {
+            self.replies.note(named.statement.reason);
+        }
         match named.filter(|_| !is_own && !bind.statement.is_empty()) {
             None => edits.forward(span.have()),
             Some(named) => {

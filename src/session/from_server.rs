@@ -49,14 +49,14 @@ impl Session {
                 let is_heard = backend::channel(body).is_some_and(|channel| self.channels.has(channel));
                 self.server_part = if is_heard { Passing::Skip } else { Passing::Forward };
             }
-            _ => self.answered(tag, body, held),
+            _ => self.answered(tag, body, held, edits),
         }
         pass(edits, self.server_part, span.have());
         Flow::Done
     }
 
     /// A message that may end an answer.
-    fn answered(&mut self, tag: BackendTag, body: &[u8], held: &mut Held<'_>) {
+    fn answered(&mut self, tag: BackendTag, body: &[u8], held: &mut Held<'_>, edits: &mut Edits) {
         if tag == BackendTag::COMMAND_COMPLETE {
             match backend::command_tag(body) {
                 Some(b"ROLLBACK") => self.outcome = self.outcome.and(Outcome::RolledBack),
@@ -64,10 +64,9 @@ impl Session {
                 _ => {}
             }
         }
-        let Some(Reply { then: Some(then), request: Request::Execute, .. }) = self.replies.pop_ended_by(tag)
-        else {
-            return;
-        };
+        let Some(Reply { request, reason, then, .. }) = self.replies.pop_ended_by(tag) else { return };
+        edits.events.ran(reason);
+        let (Request::Execute, Some(then)) = (request, then) else { return };
         match *then {
             // No ROLLBACK brings a name back.
             then if then.outlives_rollback() => self.succeed(then, held),
@@ -107,6 +106,7 @@ impl Session {
         }
         self.settle(reply.then, status, held);
         edits.events.answered += 1;
+        edits.events.ran(reply.reason);
         edits.events.unknown_name |= std::mem::take(&mut self.unknown_name);
         if self.wrote {
             self.recall(|history| history.wrote(now));

@@ -8,6 +8,7 @@
 
 use super::questions::Question;
 use crate::prepared::{Named, Prepared, StatementId};
+use crate::sql::Reason;
 use crate::sql::effect::{Listening, SettingChange};
 use crate::wire::{BackendTag, backend};
 use std::collections::VecDeque;
@@ -148,6 +149,8 @@ pub(super) struct Renamed {
 pub(super) struct Reply {
     pub request: Request,
     pub action: Action,
+    /// What the classifier made of the statement that it runs, if it runs one of the client's.
+    pub reason: Option<Reason>,
     pub then: Option<Box<Then>>,
 }
 
@@ -195,9 +198,16 @@ impl Counts {
 
 impl ReplyQueue {
     pub fn push(&mut self, request: Request, action: Action, then: Option<Then>) {
-        let reply = Reply { request, action, then: then.map(Box::new) };
+        let reply = Reply { request, action, reason: None, then: then.map(Box::new) };
         self.counts.add(&reply);
         self.entries.push_back(reply);
+    }
+
+    /// What the classifier made of the statement that the last entry runs.
+    pub fn note(&mut self, reason: Reason) {
+        if let Some(reply) = self.entries.back_mut() {
+            reply.reason = Some(reason);
+        }
     }
 
     /// Whether an entry makes or unmakes a name.
