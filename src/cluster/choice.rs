@@ -17,6 +17,12 @@ use std::time::{Duration, Instant};
 /// How soon a read that may not fall back yet looks again.
 const BUCKET_PAUSE: Duration = Duration::from_millis(20);
 
+/// Of so many reads of a session that stays with its replica, one looks for another.
+const RESTLESS: u64 = 256;
+
+/// How long that one waits for what it must know of the others.
+const WANDERING: Duration = Duration::from_millis(5);
+
 /// A server that may serve a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Choice {
@@ -39,6 +45,8 @@ pub(super) struct Search {
     max_wait: Duration,
     /// Readings of replicas that were asked for earlier do not count.
     not_before: Option<Instant>,
+    /// Whether another replica was looked for than the one that could be stayed with.
+    has_wandered: bool,
     /// How long it was waited: for a replica, and at the barrier.
     pub waited: Waited,
 }
@@ -59,6 +67,7 @@ impl Search {
             patience: (now + max_wait).min(deadline),
             max_wait,
             not_before: None,
+            has_wandered: false,
             waited: Waited::default(),
         }
     }
@@ -122,6 +131,9 @@ impl UserPools {
     /// 40001 when no replica is fresh enough and the primary is not allowed, or does not show yet what a replica did.
     pub(super) async fn find(&self, search: &mut Search) -> Result<Option<Choice>, Report> {
         let cluster = &self.database.cluster;
+        if let Some(choice) = self.wander(search).await {
+            return Ok(Some(choice));
+        }
         let mut readings = cluster.readings.subscribe();
         loop {
             readings.mark_unchanged();
@@ -154,6 +166,45 @@ impl UserPools {
                         search.waited.freshness += now.elapsed();
                     }
                 }
+            }
+        }
+    }
+
+    /// Whether a session that stays with its replica shall look for another: else one that only reads would stay for ever,
+    /// whatever becomes of the others. The instant of its last read is as good as a die.
+    pub(super) fn is_restless(&self, route: Route) -> bool {
+        let Route::Replica { need: Need::Stay, shown: Some(shown), .. } = route else { return false };
+        let nodes = self.database.cluster.nodes();
+        let home = usize::from(shown.node);
+        let throw = || nodes.get(home).map_or(0, |node| node.nanos(shown.until));
+        balance::mixed(throw()).is_multiple_of(RESTLESS)
+            && (0..nodes.len()).any(|node| node != home && self.is_usable(node))
+    }
+
+    /// The replica that balancing would choose, for a session that could as well stay with its own; if that shows what the
+    /// session has seen, and it can be known within a moment.
+    ///
+    /// # Cancel safety
+    /// Nothing is held while it waits.
+    async fn wander(&self, search: &mut Search) -> Option<Choice> {
+        if !self.is_restless(search.route) || std::mem::replace(&mut search.has_wandered, true) {
+            return None;
+        }
+        let cluster = &self.database.cluster;
+        let mut readings = cluster.readings.subscribe();
+        let now = Instant::now();
+        let elsewhere = Route::Replica { need: Need::Since(now), shown: None, why: search.route.why() };
+        loop {
+            readings.mark_unchanged();
+            if let Some(choice) = self.choose(elsewhere, None) {
+                return Some(choice);
+            }
+            cluster.want_readings(now);
+            let is_late =
+                tokio::time::timeout_at((now + WANDERING).into(), readings.changed()).await.is_err();
+            search.waited.freshness = now.elapsed();
+            if is_late {
+                return None;
             }
         }
     }

@@ -95,6 +95,9 @@ impl UserPools {
 
     /// A connection for `route`, if one can be had without waiting.
     pub fn try_lease(&self, route: Route, home: usize) -> Option<Granted> {
+        if self.is_restless(route) {
+            return None;
+        }
         let choice = self.choose(route, None)?;
         let lease = self.pools[choice.node].try_lease(home)?;
         self.trusted(lease, choice).map(|lease| self.granted(lease, choice, route))
@@ -194,7 +197,12 @@ impl UserPools {
 
     /// The next turn comes with a lease, not with a choice: who was chosen and had nothing idle is chosen again for the queue.
     fn granted(&self, lease: Lease, choice: Choice, route: Route) -> Granted {
-        let stays = matches!(route, Route::Replica { need: Need::Stay, .. });
+        let stays = match route {
+            Route::Replica { need: Need::Stay, shown, .. } => {
+                shown.is_some_and(|shown| usize::from(shown.node) == choice.node)
+            }
+            _ => false,
+        };
         if choice.role == Role::Replica && !stays {
             self.database.cluster.turn.fetch_add(1, Ordering::Relaxed);
         }

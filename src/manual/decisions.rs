@@ -8,9 +8,10 @@
 //! time at first, before anything else is asked of it. So it is the same under every policy, and a preferred replica is not
 //! overrun. Response times alone would not do it: the first quick answer from a cold server would bring it everybody.
 //!
-//! **2026-11-22, a session that only reads is not moved.** It stays with its replica for as long as that serves, so one that has
-//! come back gets new sessions, those that have written, and no others. To move it needs a position asked for since its last
-//! read, which for a busy session nobody has at hand: its next read would wait for one, and could fall back to the primary.
+//! **2026-11-22, a session that only reads wanders.** It stays with its replica for as long as that serves, so one that has come
+//! back, or is preferred or quicker, would get those sessions alone that are new or have written. One of 256 of its reads asks,
+//! as after a write, and goes where balancing would send it if that is known to be fresh enough within 5 ms; else it stays. It
+//! never goes to the primary for it. Which read that is, is told by the instant of the one before: nothing is counted.
 //!
 //! **2026-11-22, `session` is the default level.** It was `sticky`. The checker in `tests/postgres/prove.rs` finds no
 //! violation of it under any of its faults, and 99.5 % of reads on replicas under replay pauses of 20 to 250 ms (8 sessions,

@@ -124,3 +124,33 @@ async fn a_replica_that_comes_back_starts_slowly() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_only_reads_comes_home_in_time() {
+    let mut stand = Stand::new(|setup| {
+        let near = server(&setup, 2);
+        setup.set("databases.app", "routing.prefer", format!("[{near}]")).set(
+            "routing",
+            "slow_start",
+            quote("off"),
+        )
+    });
+    let client = stand.client().await;
+    read(&client, "at-home", 5).await;
+    assert_eq!(stand.ran_on("at-home"), [0, 0, 5]);
+    stand.playground.node_mut(2).stop(Stop::Fast).unwrap();
+    read(&client, "abroad", 5).await;
+    assert_eq!(stand.ran_on("abroad")[2], 0);
+    stand.playground.node_mut(2).start().unwrap();
+    // One read of 256 looks around; by then nearly all have.
+    for _ in 0..60 {
+        read(&client, "homesick", 100).await;
+        if stand.ran_on("homesick")[2] > 0 {
+            break;
+        }
+    }
+    assert!(stand.ran_on("homesick")[2] > 0);
+    read(&client, "home-again", 5).await;
+    assert_eq!(stand.ran_on("home-again"), [0, 0, 5]);
+    assert_eq!(stand.ran_on("homesick")[0], 0, "nothing of that was the primary's");
+}
