@@ -55,6 +55,12 @@
 //! server a plan, but "cached plan must not change result type" would then reach clients that never asked for a cached plan.
 //! It waits until that error can be healed without the client seeing it.
 //!
+//! **2026-11-22, "cached plan must not change result type" is healed where the client is told the columns.** A request outside
+//! a transaction block that fails so is prepared anew and runs again, if it parses or describes what it runs, or is a simple
+//! Query. One that binds what was described earlier would read the new rows by the old description, silently, with some
+//! drivers: it gets the error, as from the server itself. The healed statement is of a new generation, so that no other
+//! connection serves it by an old plan; the generation grows once per DDL, whoever stumbles over it first.
+//!
 //! **2026-11-22, secrets are parsed in `config`.** The plan has `auth/secret.rs` parse stored passwords. A verifier that is
 //! malformed must be found by `pglagoon check`, and `config` stands left of `auth`; so `config::Secret` is the parsed form
 //! and `auth` only uses it.

@@ -364,11 +364,16 @@ impl Session {
     /// The statement of this name, looked at anew if the catalog has changed since.
     pub(super) fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
         let stamp = world.stamp();
+        let renews = self.is_renewing();
         let named = self.statements.as_mut()?.find_mut(name)?;
+        if renews {
+            let Prepared { text, types, .. } = &*named.prepared;
+            named.prepared = world.registry.intern(text, types, world.generation);
+        }
         if named.version != stamp {
             named.statement = world.classify(&named.prepared.text);
-            // The statement itself stays what was prepared: after DDL the server says that its result has changed (0A000), as
-            // it would to a direct connection, and drivers that rely on that prepare anew.
+            // The statement itself stays what was prepared: if DDL has changed what it returns, its server says so (0A000), and
+            // only who is told the new columns gets them.
             named.version = stamp;
         }
         Some(named)
@@ -513,12 +518,15 @@ impl Session {
         if self.sql_statements.is_empty() && held.state.sql_statements.is_empty() {
             return;
         }
-        for (name, _) in held.state.sql_statements.beyond(&self.sql_statements) {
+        let none = SqlStatements::default();
+        let staying = if self.is_renewing() { &none } else { &self.sql_statements };
+        for (name, _) in held.state.sql_statements.beyond(staying) {
             let sql = format!("DEALLOCATE {}", settings::identifier(name));
             self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
             edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
         }
-        for (name, text) in self.sql_statements.beyond(&held.state.sql_statements) {
+        let there = if self.is_renewing() { &none } else { &held.state.sql_statements };
+        for (name, text) in self.sql_statements.beyond(there) {
             self.replies.push(Request::Query, Action::Swallow, Some(Then::PreparedAgain(name.clone())));
             edits.insert(|out| frontend::write_query(out, text));
         }

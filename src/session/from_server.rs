@@ -353,8 +353,8 @@ impl Session {
             self.outcome = self.outcome.and(Outcome::Failed);
         }
         self.copy = Copy::None;
-        if fields.text(b'R') == Some(b"RevalidateCachedQuery") {
-            // "cached plan must not change result type": DDL went past us. Texts prepared from now on are new ones.
+        if replay::is_outdated(&fields) && !self.is_muted() {
+            // DDL went past us. Texts prepared from now on are new ones.
             self.ddl = true;
         }
         if self.replies.front().is_none_or(|reply| reply.request.ends_ready()) {

@@ -435,10 +435,11 @@ impl Session {
                 Step::Need => return Want::Input,
                 Step::Rest(n) => pass(edits, self.client_part, n),
                 Step::Message(span) => {
-                    let on_replica = held.as_ref().is_some_and(|held| held.role == Role::Replica);
-                    let is_alone = on_replica && self.stands_alone();
+                    let role = held.as_ref().map(|held| held.role);
+                    let began =
+                        role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.stands_alone());
                     match self.client_message(span, rest, held.as_mut(), world, edits) {
-                        Flow::Done => self.keep(span, rest, is_alone),
+                        Flow::Done => self.keep(span, rest, began, &mut edits.spares),
                         Flow::Stop(want) => return want,
                     }
                 }
@@ -496,7 +497,7 @@ impl Session {
         loop {
             let rest = &input[edits.consumed()..];
             if self.server.at_boundary() {
-                if !self.may_pass_on(rest) {
+                if !self.may_pass_on(rest, &mut edits.spares) {
                     return Want::Input;
                 }
                 self.fabricate(edits);

@@ -660,6 +660,35 @@ fn stale_plan_is_the_clients_to_prepare_anew() {
     );
 }
 
+#[test]
+fn stale_plan_is_made_anew_where_the_client_is_told_its_columns() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select * from changing | DescribeS s | Sync
+          p1> Parse @1: select * from changing | DescribeS @1 | Sync
+          a< ParseComplete | ParameterDescription 0 | RowDescription c0 | ReadyForQuery I
+        b> Query alter table changing add c int
+          p1> Query alter table changing add c int
+          b< CommandComplete ALTER TABLE | ReadyForQuery I
+        a> Bind :s | DescribeP | Execute | Sync
+          p1> Bind :@1 | DescribeP | Execute | Sync | Parse @2: select * from changing | Bind :@2 | DescribeP | Execute | Sync
+          a< BindComplete | RowDescription c0,c1 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@2 | Execute | Sync
+          a< BindComplete | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select * from changing | Sync
+          p1> Parse : select * from changing | Sync
+          a< ParseComplete | ReadyForQuery I
+        b> Query alter table changing add d int
+          p1> Query alter table changing add d int
+          b< CommandComplete ALTER TABLE | ReadyForQuery I
+        a> Bind : | DescribeP | Execute | Sync
+          p1> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          a< BindComplete | RowDescription c0,c1,c2 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
 // --- Settings -----------------------------------------------------------------------------------------------------------
 
 #[test]
