@@ -36,6 +36,7 @@ mod from_server;
 mod listening;
 pub mod own;
 pub mod pin;
+mod promote;
 mod questions;
 pub mod replay;
 mod replies;
@@ -65,6 +66,7 @@ use crate::wire::{BackendTag, FrontendTag, SqlState};
 use begin::Deferred;
 use listening::{Hearing, Verb};
 use pin::{PinReason, PinRoom, Pins};
+use promote::Promotable;
 use questions::Question;
 use replay::Replay;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
@@ -312,6 +314,8 @@ pub struct Session {
     transaction: Transaction,
     /// The BEGIN that no server has seen yet.
     deferred: Option<Box<Deferred>>,
+    /// The transaction block that reads on a replica and may have to move.
+    promotable: Option<Box<Promotable>>,
     replies: ReplyQueue,
     batch: Batch,
     copy: Copy,
@@ -376,6 +380,7 @@ impl Session {
             server_part: Passing::Forward,
             transaction: Transaction::default(),
             deferred: None,
+            promotable: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
             copy: Copy::None,
@@ -573,7 +578,7 @@ impl Session {
                 || !self.pins.beyond_discard().is_empty()
                 || self.replies.is_ready_owed_in_doubt(),
             scanner: self.server,
-            discard: self.transaction.is_open()
+            discard: (self.transaction.is_open() && self.deferred.is_none())
                 || !self.pins.is_empty()
                 || self.mode == PoolMode::Session
                 || self.is_soiled
@@ -678,12 +683,14 @@ impl Session {
         self.replies.is_empty()
             && !self.has_questions()
             && !self.routed
-            && !self.is_bound()
+            // A transaction that no server knows of (any more) needs none.
+            && (!self.is_bound() || self.deferred.is_some())
             && self.server.at_boundary()
             && (self.client.at_boundary() || self.client_part == Passing::Skip)
     }
 
     fn forget_server(&mut self) {
+        self.promotable = None;
         self.transaction = Transaction::default();
         self.copy = Copy::None;
         self.outcome = Outcome::Fine;
