@@ -809,7 +809,10 @@ impl Session {
         let statement = world.classify(text);
         let route = match self.mode {
             PoolMode::Session => Route::primary(Why::Held),
-            PoolMode::Transaction | PoolMode::Statement => self.route(self.routable(&statement).0, world),
+            PoolMode::Transaction | PoolMode::Statement => {
+                let access = self.routable(&statement).0;
+                self.route(self.first_access(access, world.rules), world)
+            }
         };
         let way = match held.filter(|_| self.is_bound()) {
             Some(held) if self.transaction.is_open() => Way::Held(usize::from(held.node), Why::Transaction),

@@ -24,6 +24,7 @@ mod own;
 mod playground;
 mod pooling;
 mod prepared;
+mod promote;
 mod protocol;
 mod prove;
 mod raw;
