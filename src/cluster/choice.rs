@@ -80,6 +80,12 @@ impl Search {
         self.leave(now);
     }
 
+    /// Whether this is not the replica that could be stayed with.
+    pub fn has_strayed(&self, choice: Choice) -> bool {
+        let stays = |shown: Shown| usize::from(shown.node) == choice.node;
+        matches!(self.route, Route::Replica { need: Need::Stay, shown: Some(shown), .. } if !stays(shown))
+    }
+
     /// The replica that was to be stayed on is none any more: another shall show as much as any could by now.
     fn leave(&mut self, now: Instant) {
         if let Route::Replica { need: need @ Need::Stay, .. } = &mut self.route {
@@ -286,7 +292,7 @@ impl UserPools {
             .filter(|&node| self.is_usable(node) && suits(node))
             .map(|node| self.candidate(node, &rules.routing))
             .collect();
-        // Not to be guessed is nothing that a draw must be here.
+        // A draw need not surprise anybody here.
         let turn = cluster.turn();
         balance::choose(&candidates, rules.routing.balance, turn, balance::mixed(turn as u64))
     }

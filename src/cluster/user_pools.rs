@@ -125,6 +125,8 @@ impl UserPools {
                 match self.lease_from(choice, home, deadline).await {
                     Ok(lease) => match self.trusted(lease, choice) {
                         Some(lease) => return Ok(self.granted(lease, choice, route)),
+                        // The connection is there the next time; this time the client stays.
+                        None if search.has_strayed(choice) => continue,
                         None => {
                             search.mistrust(Instant::now());
                             continue;
