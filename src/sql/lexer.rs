@@ -137,13 +137,15 @@ impl<'a> Lexer<'a> {
         if !is_name_start(*rest.first()?) {
             return None;
         }
+        let limit = rest.len().min(place.len());
+        let (cut, place) = (&rest[..limit], &mut place[..limit]);
         let mut length = 0;
-        for &byte in rest {
-            match FOLDED[byte as usize] {
-                0 => break,
-                folded => *place.get_mut(length)? = folded,
-            }
+        while length < limit && FOLDED[cut[length] as usize] != 0 {
+            place[length] = FOLDED[cut[length] as usize];
             length += 1;
+        }
+        if rest.get(length).is_some_and(|&byte| is_name_part(byte)) {
+            return None;
         }
         // A single letter may belong to a quote behind it.
         if length == 1 && matches!(rest.get(1), Some(b'\'' | b'&')) {
