@@ -282,8 +282,15 @@ impl Shared {
         let new = Arc::new(new);
         let changes = Changes::between(&old, &new);
         let access = access(&new, self.seed).map_err(|error| error.to_string())?;
-        self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
+        let moved = self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
         self.frontend.access.store(Arc::new(access));
+        for card in self.frontend.clients.all() {
+            if changes.users_removed.iter().any(|user| **user == *card.user) {
+                card.command(Order::Expel);
+            } else if moved.contains(&card.database) {
+                card.command(Order::Move);
+            }
+        }
         changes.restart.iter().for_each(|restart| tracing::warn!("{}", restart.sentence));
         Ok(summary(&changes))
     }

@@ -106,6 +106,14 @@ impl Database {
         database
     }
 
+    /// Takes the place of `before`, which a reload has closed: what an operator has said of it holds. What clients have
+    /// classified by its catalog is classified anew, because the generation is another.
+    pub(super) fn inherit(&self, before: &Database) {
+        self.generation.store(before.generation() + 1, Ordering::Relaxed);
+        self.admit(before.admission());
+        self.paused.store(before.is_paused(), Ordering::Release);
+    }
+
     /// The pools of `user`, made if there are none; `credential` is what its login is worth at the servers.
     pub fn user(self: &Arc<Self>, user: &str, credential: &ServerCredential) -> Arc<UserPools> {
         let mut users = lock(&self.users);
@@ -222,6 +230,8 @@ impl Database {
         self.closed.store(true, Ordering::Release);
         // Users and their database know each other: one side has to let go.
         std::mem::take(&mut *lock(&self.users)).values().for_each(|pools| pools.close());
+        // Who waits for a server to become usable waits no longer.
+        self.cluster.changes.send_modify(|version| *version += 1);
     }
 
     /// Whether it has been closed.

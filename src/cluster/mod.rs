@@ -117,10 +117,22 @@ pub struct Login {
 const MAX_LOGINS: usize = 4;
 
 impl Cluster {
-    /// The servers of a section, none of them known yet. `logins` are tried in order.
-    pub fn new(rules: Arc<config::Database>, tls: Connector, logins: Vec<Login>, now: Instant) -> Arc<Self> {
-        let nodes = rules.servers.iter().map(|address| Arc::new(Node::new(address.clone(), now))).collect();
-        Arc::new(Cluster {
+    /// The servers of a section. What is known of them from `before`, the section as it was before a reload, holds until they
+    /// are probed; the others are not known yet. `logins` are tried in order.
+    pub fn new(
+        rules: Arc<config::Database>,
+        tls: Connector,
+        logins: Vec<Login>,
+        before: Option<&Cluster>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let place = |address: &ServerAddress| before?.nodes.iter().find(|node| node.address == *address);
+        let node = |address: &ServerAddress| match place(address) {
+            Some(known) => Node::known(known),
+            None => Node::new(address.clone(), now),
+        };
+        let nodes: Vec<_> = rules.servers.iter().map(|address| Arc::new(node(address))).collect();
+        let cluster = Arc::new(Cluster {
             section: rules.name.clone(),
             nodes,
             rules: ArcSwap::new(rules),
@@ -133,7 +145,24 @@ impl Cluster {
             turn: AtomicUsize::new(0),
             logins: Mutex::new(logins),
             databases: Mutex::default(),
-        })
+        });
+        if let Some(before) = before {
+            cluster.inherit_history(before);
+        }
+        cluster
+    }
+
+    /// A reload begins no other history: if another primary turns up, what it lost can be told.
+    fn inherit_history(&self, before: &Cluster) {
+        let lineage = before.lineage();
+        let Some(lineage) = lineage.as_deref() else { return };
+        let address = before.nodes.get(lineage.node).map(|node| &node.address);
+        let place = self.nodes.iter().position(|node| Some(&node.address) == address);
+        // A primary that is not of the section any more has no place in it; its positions count all the same.
+        let mut lineage = *lineage;
+        lineage.node = place.unwrap_or(usize::MAX);
+        self.lineage.store(Some(Arc::new(lineage)));
+        *lock(&self.clock) = lock(&before.clock).clone();
     }
 
     /// Its servers, in the order of the configuration.
@@ -423,6 +452,16 @@ impl Node {
             barrier: Barrier::default(),
             is_traced: AtomicBool::new(false),
         }
+    }
+
+    /// A server by what is known of it already.
+    fn known(other: &Node) -> Node {
+        let node = Node::new(other.address.clone(), Instant::now());
+        *lock(&node.state) = other.state();
+        node.standing.store(other.standing.load(Ordering::Acquire), Ordering::Release);
+        node.detached.store(other.is_detached(), Ordering::Release);
+        node.is_traced.store(other.is_traced(), Ordering::Release);
+        node
     }
 
     /// What it may be used for.

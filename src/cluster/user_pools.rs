@@ -13,7 +13,7 @@ use crate::metrics::Stats;
 use crate::pool::core::Limits;
 use crate::pool::{Lease, LeaseError, Pool, Settings as PoolSettings};
 use crate::routing::{Need, Role, Route, Why};
-use crate::session::Settings;
+use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -116,6 +116,9 @@ impl UserPools {
         let mut last = None;
         loop {
             changes.mark_unchanged();
+            if self.is_closed() {
+                return Err(closed());
+            }
             let found = Box::pin(self.find(&mut search)).await;
             self.count(&mut search, home);
             if let Some(choice) = found? {
@@ -363,9 +366,19 @@ impl UserPools {
         self.pools[node].abandon(why);
     }
 
-    /// Whether its section is no more: no request is served any longer.
+    /// Whether a reload has put others into its place, or none: no request is served any longer.
     pub fn is_closed(&self) -> bool {
         self.database.is_closed()
+    }
+
+    /// The pools of the same user in the database that has taken the place of this one's.
+    pub fn heir(&self, database: &Arc<Database>) -> Arc<UserPools> {
+        let heir = database.user(&self.user, &lock(&self.credential).clone());
+        heir.set_level(self.level());
+        if self.pinned.sequences() == Sequences::Used {
+            heir.pinned.use_sequences();
+        }
+        heir
     }
 
     pub(super) fn reconfigure(&self) {

@@ -49,6 +49,10 @@ pub struct ClientCard {
 pub enum Order {
     /// Nothing.
     None,
+    /// Look for the pools anew when no server connection is held: a reload has put others into the place of these.
+    Move,
+    /// Leave when nothing is under way: the user is not configured any more.
+    Expel,
     /// Leave when nothing is under way: the process is ending.
     Drain,
     /// Leave now.
@@ -195,6 +199,11 @@ impl Registration {
     pub fn card(&self) -> &Arc<ClientCard> {
         &self.card
     }
+
+    /// Where it is registered.
+    pub fn frontend(&self) -> &Arc<super::Frontend> {
+        &self.clients
+    }
 }
 
 impl Drop for Registration {
@@ -262,7 +271,7 @@ impl ClientCard {
         }
     }
 
-    /// Tells it what to do; an order is never taken back, only topped.
+    /// Tells it what to do; an order is never taken back, only topped or obeyed.
     pub fn command(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.wake();
@@ -272,9 +281,17 @@ impl ClientCard {
     pub fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::None,
-            1 => Order::Drain,
+            1 => Order::Move,
+            2 => Order::Expel,
+            3 => Order::Drain,
             _ => Order::Kill,
         }
+    }
+
+    /// It has done what it was told, unless it was told more meanwhile.
+    pub fn obeyed(&self, order: Order) {
+        let _ =
+            self.order.compare_exchange(order as u8, Order::None as u8, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Waits until it is told to leave now.

@@ -178,14 +178,19 @@ async fn log_in(
         return replicate(line, newcomer, admitted, parameters, mode, frontend, worker).await;
     }
     let (base, own) = startup_settings(parameters)?;
-    let served = served(frontend.directory.find(database), database)?;
-    let pools = served.user(user, &admitted.credential);
-    pools.set_level(config.users.get(user).and_then(|user| user.consistency));
-    let (base, greeting) = match Box::pin(pools.greeting(base, worker.index)).await {
-        Ok(greeting) => greeting,
-        Err(report) => {
-            frontend.directory.forget(database);
-            return Err(report.into());
+    let level = config.users.get(user).and_then(|user| user.consistency);
+    let (pools, base, greeting) = loop {
+        let served = served(frontend.directory.find(database), database)?;
+        let pools = served.user(user, &admitted.credential);
+        pools.set_level(level);
+        match Box::pin(pools.greeting(base.clone(), worker.index)).await {
+            Ok((base, greeting)) => break (pools, base, greeting),
+            // A reload has put others into their place.
+            Err(_) if pools.is_closed() => {}
+            Err(report) => {
+                frontend.directory.forget(database);
+                return Err(report.into());
+            }
         }
     };
     let mut out = Vec::with_capacity(512);

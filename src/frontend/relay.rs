@@ -110,6 +110,8 @@ enum Failure {
 enum Next {
     Want(Want),
     ServerLost(String),
+    /// The pools are closed, and no server connection is held.
+    Move,
 }
 
 /// Why there is no lease.
@@ -165,6 +167,11 @@ impl Relay {
             let want = match self.exchange().await {
                 Next::Want(want) => want,
                 Next::ServerLost(why) => self.server_lost(&why),
+                Next::Move => match Box::pin(self.move_over()).await {
+                    Err(Denied::Gone(farewell)) => return farewell,
+                    // Nobody asks for anything now. Who asks is told.
+                    Ok(()) | Err(Denied::Report(_)) => Want::Input,
+                },
             };
             match want {
                 Want::Input => {}
@@ -215,8 +222,8 @@ impl Relay {
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Some(farewell) = self.ordered() {
-            return Poll::Ready(Next::Want(Want::Close(farewell)));
+        if let Some(next) = self.ordered() {
+            return Poll::Ready(next);
         }
         loop {
             if let Some(farewell) = self.deliver() {
@@ -391,16 +398,66 @@ impl Relay {
     }
 
     async fn lease_in_turn(&mut self, route: Route) -> Option<Farewell> {
-        match self.wait_for_lease(route).await {
-            Ok(granted) => self.take(granted),
-            Err(Denied::Gone(farewell)) => return Some(farewell),
-            // Its next connection is served as the configuration has it now.
-            Err(Denied::Report(report)) if self.pools.is_closed() => {
-                return Some(Farewell::Fatal(Box::new(report)));
+        let denied = match self.wait_for_lease(route).await {
+            Ok(granted) => {
+                self.take(granted);
+                return None;
             }
-            Err(Denied::Report(report)) => self.deny(&report),
+            // The request is looked at again when there are other pools.
+            Err(Denied::Report(_)) if self.pools.is_closed() => Box::pin(self.move_over()).await.err(),
+            Err(denied) => Some(denied),
+        };
+        match denied {
+            None => {}
+            Some(Denied::Gone(farewell)) => return Some(farewell),
+            Some(Denied::Report(report)) => self.deny(&report),
         }
         None
+    }
+
+    /// Goes on in the pools that a reload has put into the place of these. The client holds no server connection: what it
+    /// has (settings, names, what it has seen) it takes along.
+    async fn move_over(&mut self) -> Result<(), Denied> {
+        let frontend = self.registration.frontend().clone();
+        self.card().obeyed(Order::Move);
+        self.card().rests(self.session.prepared_statements());
+        let before = self.pools.clone();
+        let Some(database) = frontend.directory.find(&before.database.name) else {
+            return Err(Denied::Gone(Farewell::Fatal(Box::new(
+                killed().detail(format!("Database \"{}\" is not configured any more.", before.database.name)),
+            ))));
+        };
+        if let Some(shown) = self.session.shown() {
+            before.see_off(shown).await.map_err(Denied::Report)?;
+        }
+        self.pools = before.heir(&database);
+        self.pools.enter();
+        if let Err(why) = self.hear_on().await {
+            before.leave();
+            return Err(Denied::Gone(Farewell::Fatal(Box::new(why))));
+        }
+        before.leave();
+        let rules = self.pools.database.rules();
+        let config = frontend.access.load().config.clone();
+        self.session.moved(rules.pool.mode, Instant::now());
+        self.watch = Limits::new(&config, &self.pools);
+        self.max_message = config.listen.max_message;
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// Hears its channels from where it goes on, before it leaves where it heard them. What is notified in between may come
+    /// twice: that is better than never.
+    async fn hear_on(&mut self) -> Result<(), Report> {
+        let Some(before) = self.subscription.take() else { return Ok(()) };
+        let now = poll_fn(|cx| Poll::Ready(self.subscription(cx))).await;
+        for channel in self.session.channels().names() {
+            now.listen(channel).await.map_err(|Declined| no_listener())?;
+        }
+        while let Some(notification) = before.take() {
+            self.to_client.extend(&notification);
+        }
+        Ok(())
     }
 
     fn take(&mut self, granted: Granted) {
@@ -570,17 +627,25 @@ impl Relay {
         want
     }
 
-    fn ordered(&self) -> Option<Farewell> {
-        match self.card().order() {
-            Order::None => None,
-            Order::Kill => Some(Farewell::Fatal(Box::new(killed()))),
-            Order::Drain if self.session.is_between_requests() && self.from_client.is_empty() => {
-                let text = "terminating connection due to administrator command";
-                let report = Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text);
-                Some(Farewell::Fatal(Box::new(report.detail("pglagoon is shutting down."))))
+    /// What an order leads to now; orders that wait for the end of something are looked at again and again.
+    fn ordered(&self) -> Option<Next> {
+        let order = self.card().order();
+        let is_at_rest = || self.session.is_between_requests() && self.from_client.is_empty();
+        let report = match order {
+            Order::None => return None,
+            Order::Move if !self.pools.is_closed() => {
+                self.card().obeyed(order);
+                return None;
             }
-            Order::Drain => None,
-        }
+            Order::Move => return self.lease.is_none().then_some(Next::Move),
+            Order::Kill => killed(),
+            Order::Expel if is_at_rest() => {
+                killed().detail(format!("User \"{}\" is not configured any more.", self.card().user))
+            }
+            Order::Drain if is_at_rest() => killed().detail("pglagoon is shutting down."),
+            Order::Expel | Order::Drain => return None,
+        };
+        Some(Next::Want(Want::Close(Farewell::Fatal(Box::new(report)))))
     }
 
     fn count(&mut self, events: Events, now: Instant) {
@@ -803,6 +868,13 @@ fn write_out(
         left.extend(bytes);
     }
     Ok(output)
+}
+
+fn no_listener() -> Report {
+    let text = "terminating connection because notifications may have been missed";
+    Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text)
+        .detail("The configuration of its database has changed, and there is no connection to listen with.")
+        .hint("Connect and LISTEN again.")
 }
 
 fn killed() -> Report {

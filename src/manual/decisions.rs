@@ -1,5 +1,11 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, a reload that changes a section's servers makes a new section, and clients move.** The alternative was a
+//! list of servers that grows and shrinks under way: every place in it (histories, routes, pools) would have had to outlast
+//! that. What is known of a server is copied, the line of primaries is carried on, and a client that has seen something on a
+//! replica leaves only when the primary shows it: so nothing that it carries along names a server. Connections to servers
+//! that stay are made anew, as transactions end.
+//!
 //! **2026-11-22, `session` is the default level.** It was `sticky`. The checker in `tests/postgres/prove.rs` finds no
 //! violation of it under any of its faults, and 99.5 % of reads on replicas under replay pauses of 20 to 250 ms (8 sessions,
 //! 5 % writes, 10 ms think time), where a window of half a second leaves a tenth.

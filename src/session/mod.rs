@@ -655,6 +655,23 @@ impl Session {
         self.pins
     }
 
+    /// What the client saw on a replica, if that is what it saw last.
+    pub fn shown(&self) -> Option<Shown> {
+        self.own.shared().map_or(self.history, scope::read).shown()
+    }
+
+    /// The client, which holds no server connection, goes on at other servers, or at the same ones in another order. The
+    /// primary shows all that the client had seen on a replica: a position that is asked for from now on bounds it, whichever
+    /// servers they are. What was last seen on the primary is bounded as before.
+    pub fn moved(&mut self, mode: PoolMode, now: Instant) {
+        if self.shown().is_some() {
+            self.recall(|history| history.lost_track(now));
+        }
+        self.own.part();
+        self.mode = mode;
+        self.head = None;
+    }
+
     /// How many prepared statements the client has named.
     pub fn prepared_statements(&self) -> usize {
         self.statements.as_ref().map_or(0, |statements| statements.len())

@@ -200,6 +200,13 @@ impl Own {
         });
     }
 
+    /// Shares its history with nobody, until it joins those of its key anew.
+    pub(super) fn part(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.shared = None;
+        }
+    }
+
     /// The key of the configured scope, for a client that has named none. No client can name such a one.
     pub fn in_scope(mut self, key: Option<String>) -> Own {
         if let Some(key) = key {

@@ -220,6 +220,12 @@ impl Setup {
         self
     }
 
+    /// Takes a section out.
+    pub fn without(mut self, section: &str) -> Setup {
+        self.sections.remove(section);
+        self
+    }
+
     /// The value that a key has.
     pub fn value(&self, section: &str, key: &str) -> Option<&str> {
         self.sections.get(section)?.get(key).map(String::as_str)

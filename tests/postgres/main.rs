@@ -25,6 +25,7 @@ mod prepared;
 mod protocol;
 mod prove;
 mod raw;
+mod reload;
 mod replication;
 mod rescue;
 mod routing;
