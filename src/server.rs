@@ -7,6 +7,7 @@
 //! ```
 
 mod operate;
+mod switchover;
 mod view;
 
 use crate::admin::{self, Console, Shutdown};

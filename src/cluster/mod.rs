@@ -16,7 +16,7 @@ mod pinned;
 mod replication;
 mod user_pools;
 
-pub use database::{Admission, Database};
+pub use database::{Admission, Database, Stage, Switchover};
 pub use directory::Directory;
 pub use listener::{Declined, Subscription};
 pub use replication::Replication;
@@ -205,12 +205,23 @@ impl Cluster {
                 logins.push(login);
             }
         }
-        self.nodes.iter().for_each(|node| node.poke());
+        self.poke();
     }
 
     /// The primary's newest position, and how far behind it a replica at `replay` is in bytes.
     pub fn lag_bytes(&self, replay: Lsn) -> Option<u64> {
         lock(&self.clock).newest().map(|newest| newest.since(replay))
+    }
+
+    /// Whether a position of the primary is kept that was asked for at `since` or later: if it is not beyond where another
+    /// timeline begins, nothing that was acknowledged before is lost.
+    pub fn has_sample_since(&self, since: Instant) -> bool {
+        lock(&self.clock).first_since(since).is_some()
+    }
+
+    /// Has every server probed now.
+    pub fn poke(&self) {
+        self.nodes.iter().for_each(|node| node.poke());
     }
 
     /// Tells when a server's standing has changed.

@@ -111,11 +111,15 @@ impl UserPools {
     pub async fn lease(&self, route: Route, home: usize) -> Result<Granted, Report> {
         let rules = self.database.rules();
         let mut search = Search::new(route, &rules, Instant::now());
-        let deadline = search.deadline;
+        let mut deadline = search.deadline;
         let mut changes = self.database.cluster.watch();
         let mut last = None;
         loop {
             changes.mark_unchanged();
+            if self.database.switched().await {
+                search = Search::new(route, &rules, Instant::now());
+                deadline = search.deadline;
+            }
             if self.is_closed() {
                 return Err(closed());
             }

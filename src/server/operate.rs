@@ -1,6 +1,6 @@
 //! What operators can do, from the console.
 
-use super::Shared;
+use super::{Shared, switchover};
 use crate::admin::{Operated, Operation, Pending, Scope, Shutdown};
 use crate::cluster::{Admission, Cluster, Database};
 use crate::error::{ErrorSource, Report};
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 const PAUSE_POLL: Duration = Duration::from_millis(10);
 
 /// The worker at which what is done here is at home: none.
-const NOWHERE: usize = usize::MAX;
+pub(super) const NOWHERE: usize = usize::MAX;
 
 /// Moves the process.
 pub(super) struct Controls {
@@ -79,6 +79,9 @@ impl Controls {
                 nodes.iter().for_each(|(cluster, index)| cluster.detach(*index));
                 Ok(Box::pin(all_drained(nodes)))
             }
+            Operation::Switchover { database, server, timeout } => {
+                switchover::begin(&database_named(shared, &database)?, &server, timeout)
+            }
             Operation::KillClient(id) => {
                 let clients = shared.frontend.clients.all();
                 let Some(card) = clients.iter().find(|card| card.id == id) else {
@@ -112,14 +115,15 @@ fn databases(shared: &Shared, scope: &Scope) -> Result<Vec<Arc<Database>>, Repor
     let directory = &shared.frontend.directory;
     match scope {
         Scope::All => Ok(directory.databases()),
-        Scope::Database(name) => {
-            let unknown = || {
-                let text = format!("database \"{name}\" is not configured");
-                Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
-            };
-            directory.find(name).map(|database| vec![database]).ok_or_else(unknown)
-        }
+        Scope::Database(name) => database_named(shared, name).map(|database| vec![database]),
     }
+}
+
+fn database_named(shared: &Shared, name: &str) -> Result<Arc<Database>, Report> {
+    shared.frontend.directory.find(name).ok_or_else(|| {
+        let text = format!("database \"{name}\" is not configured");
+        Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
+    })
 }
 
 /// The servers of this address, with their places in the sections that name them.

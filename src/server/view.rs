@@ -152,6 +152,7 @@ impl Observed for View {
             notifications: 0,
             paused: false,
             disabled: false,
+            switchover: None,
         }));
         rows
     }
@@ -298,6 +299,7 @@ fn database_row(database: &Database) -> DatabaseRow {
         notifications: database.listener.delivered(),
         paused: database.is_paused(),
         disabled: database.admission() == Admission::Refused,
+        switchover: database.switchover().map(|switchover| switchover.to_string()),
     }
 }
 

@@ -31,5 +31,6 @@ mod rescue;
 mod routing;
 mod session_state;
 mod soak;
+mod switchover;
 mod tls;
 mod truth;
