@@ -95,6 +95,8 @@ pub enum Operation {
     },
     /// Disconnects the client with this [`Connection::id`].
     KillClient(u64),
+    /// Lets another process of the program as it is now take over; done when that serves.
+    Upgrade,
     /// Ends the process.
     Shutdown(Shutdown),
 }

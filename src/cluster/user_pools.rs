@@ -375,9 +375,14 @@ impl UserPools {
         self.database.is_closed()
     }
 
+    /// What the user's login is worth at the servers.
+    pub fn credential(&self) -> ServerCredential {
+        lock(&self.credential).clone()
+    }
+
     /// The pools of the same user in the database that has taken the place of this one's.
     pub fn heir(&self, database: &Arc<Database>) -> Arc<UserPools> {
-        let heir = database.user(&self.user, &lock(&self.credential).clone());
+        let heir = database.user(&self.user, &self.credential());
         heir.set_level(self.level());
         if self.pinned.sequences() == Sequences::Used {
             heir.pinned.use_sequences();

@@ -1,5 +1,6 @@
 //! Everybody who is logged in: for SHOW CLIENTS, cancel requests, KILL_CLIENT and the drain.
 
+use super::passage::{Gangway, Passenger};
 use crate::admin::DATABASE_NAMES;
 use crate::backend::{Backend, CancelTarget, Remote};
 use crate::net::Endpoint;
@@ -10,12 +11,17 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Instant, SystemTime};
+use tokio::sync::mpsc;
 
 /// The clients of the process.
 pub struct Clients {
     cards: Mutex<HashMap<i32, Arc<ClientCard>>>,
     ids: AtomicU64,
     connected: AtomicUsize,
+    /// Where clients go that are handed over.
+    gangway: Mutex<Option<Gangway>>,
+    /// The process before, which may have the client of a cancel request still.
+    predecessor: Mutex<Option<mpsc::UnboundedSender<ClientKey>>>,
 }
 
 /// What is known of one client.
@@ -53,6 +59,8 @@ pub enum Order {
     Move,
     /// Leave when nothing is under way: the user is not configured any more.
     Expel,
+    /// Go to the next process when nothing is under way, or leave if that cannot be.
+    HandOver,
     /// Leave when nothing is under way: the process is ending.
     Drain,
     /// Leave now.
@@ -124,7 +132,47 @@ pub struct Admission(Arc<super::Frontend>);
 impl Clients {
     /// Nobody yet.
     pub fn new() -> Self {
-        Clients { cards: Mutex::default(), ids: AtomicU64::new(0), connected: AtomicUsize::new(0) }
+        Clients {
+            cards: Mutex::default(),
+            ids: AtomicU64::new(0),
+            connected: AtomicUsize::new(0),
+            gangway: Mutex::default(),
+            predecessor: Mutex::default(),
+        }
+    }
+
+    /// Clients that are handed over go there from now on; `None`: nowhere.
+    pub fn lead(&self, gangway: Option<Gangway>) {
+        *lock(&self.gangway) = gangway;
+    }
+
+    /// Hands a client over.
+    ///
+    /// # Errors
+    /// The client: there is nowhere to go.
+    pub fn hand_over(&self, passenger: Passenger) -> Result<(), Passenger> {
+        match &*lock(&self.gangway) {
+            Some(gangway) => gangway.send(passenger).map_err(|refused| refused.0),
+            None => Err(passenger),
+        }
+    }
+
+    /// The numbers of the process before: those that it has given, or gives still, are not given again.
+    pub fn follow(&self, last: u64, predecessor: mpsc::UnboundedSender<ClientKey>) {
+        self.ids.store(last + NUMBERS_LEFT, Ordering::Relaxed);
+        *lock(&self.predecessor) = Some(predecessor);
+    }
+
+    /// The number that was given last.
+    pub fn last_id(&self) -> u64 {
+        self.ids.load(Ordering::Relaxed)
+    }
+
+    /// A cancel request for a client that is not here.
+    pub fn ask_predecessor(&self, key: &ClientKey) {
+        if let Some(predecessor) = &*lock(&self.predecessor) {
+            let _ = predecessor.send(key.clone());
+        }
     }
 
     /// Connections, whether logged in or not.
@@ -163,8 +211,15 @@ impl Clients {
     }
 
     fn cards(&self) -> MutexGuard<'_, HashMap<i32, Arc<ClientCard>>> {
-        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.cards)
     }
+}
+
+/// How many numbers the process before may give to those who are logging in while it hands over.
+const NUMBERS_LEFT: u64 = 100_000;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Clients {
@@ -283,7 +338,8 @@ impl ClientCard {
             0 => Order::None,
             1 => Order::Move,
             2 => Order::Expel,
-            3 => Order::Drain,
+            3 => Order::HandOver,
+            4 => Order::Drain,
             _ => Order::Kill,
         }
     }

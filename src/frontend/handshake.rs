@@ -265,7 +265,7 @@ async fn replicate(
 }
 
 /// What was found under a database's name, if it may be used.
-fn served(found: Option<Arc<Database>>, name: &str) -> Result<Arc<Database>, Report> {
+pub(super) fn served(found: Option<Arc<Database>>, name: &str) -> Result<Arc<Database>, Report> {
     let unknown = || {
         let text = format!("database \"{name}\" does not exist");
         Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
@@ -574,11 +574,16 @@ impl Line {
     /// Tells the client why, if it can still be told.
     async fn refuse(&mut self, error: HandshakeError) -> HandshakeError {
         if let (HandshakeError::Refused(report), Some(stream)) = (&error, &mut self.stream) {
-            let mut out = Vec::new();
-            report.write(&mut out, Severity::Fatal);
-            let _ = stream.write_all(&out).await;
-            let _ = stream.shutdown().await;
+            tell(stream, report).await;
         }
         error
     }
+}
+
+/// The last that a client hears.
+pub(super) async fn tell(stream: &mut Stream, report: &Report) {
+    let mut out = Vec::new();
+    report.write(&mut out, Severity::Fatal);
+    let _ = stream.write_all(&out).await;
+    let _ = stream.shutdown().await;
 }

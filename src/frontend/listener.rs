@@ -1,5 +1,6 @@
 //! Accepting connections and handing them to workers.
 
+use super::passage::{self, Passenger};
 use super::{Frontend, Worker, cancel, handshake, relay, replication};
 use crate::admin::Rights;
 use crate::frontend::clients::Admission;
@@ -13,12 +14,14 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
 
-/// A socket that was accepted, on its way to its worker.
+/// A connection that was accepted, on its way to its worker.
 pub enum Accepted {
     /// Over TCP.
     Tcp(std::net::TcpStream),
     /// Over a Unix-domain socket.
     Unix(std::os::unix::net::UnixStream),
+    /// By another process, and has logged in there.
+    Passenger(Passenger),
 }
 
 /// A listening socket.
@@ -31,7 +34,7 @@ pub enum Listener {
 
 impl Listener {
     /// Accepts until dropped; `hand_over` gets each socket. Errors of single connections, and a lack of descriptors, pass.
-    pub async fn run(self, hand_over: impl Fn(Accepted)) {
+    pub async fn run(&self, hand_over: impl Fn(Accepted)) {
         loop {
             match self.accept().await {
                 Ok(accepted) => hand_over(accepted),
@@ -52,15 +55,6 @@ impl Listener {
     }
 }
 
-impl Accepted {
-    fn into_stream(self) -> io::Result<Stream> {
-        match self {
-            Accepted::Tcp(socket) => Stream::tcp(TcpStream::from_std(socket)?, Side::Client),
-            Accepted::Unix(socket) => Ok(Stream::unix(UnixStream::from_std(socket)?)),
-        }
-    }
-}
-
 /// A connection's whole life, on the worker that has it.
 pub async fn serve(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) {
     let admission = Admission::new(&frontend);
@@ -77,7 +71,13 @@ pub async fn serve(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Work
 }
 
 async fn receive(accepted: Accepted, frontend: &Arc<Frontend>, worker: &Worker) -> Option<Arrived> {
-    let stream = accepted.into_stream().ok()?;
+    let stream = match accepted {
+        Accepted::Tcp(socket) => Stream::tcp(TcpStream::from_std(socket).ok()?, Side::Client).ok()?,
+        Accepted::Unix(socket) => Stream::unix(UnixStream::from_std(socket).ok()?),
+        Accepted::Passenger(passenger) => {
+            return passage::board(passenger, frontend, worker).await.map(Arrived::Client);
+        }
+    };
     let timeout = frontend.access.load().config.listen.login_timeout;
     match tokio::time::timeout(timeout, handshake::handshake(stream, frontend, worker)).await {
         Ok(Ok(arrived)) => return Some(arrived),

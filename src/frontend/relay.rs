@@ -13,6 +13,7 @@
 
 use super::clients::{ClientCard, Order, Registration};
 use super::handshake::Authenticated;
+use super::passage::{Leaving, Passenger};
 use super::{Desk, Worker, cancel};
 use crate::backend::Backend;
 use crate::cluster::{Declined, Granted, Subscription, UserPools};
@@ -21,7 +22,7 @@ use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
 use crate::routing::{Route, Shown};
 use crate::session::pin::Pins;
-use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Session, Want, World};
+use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Sequences, Session, Want, World};
 use crate::wire::SqlState;
 use crate::wire::backend::{Severity, notification_channel};
 use std::future::poll_fn;
@@ -112,6 +113,8 @@ enum Next {
     ServerLost(String),
     /// The pools are closed, and no server connection is held.
     Move,
+    /// The client can be handed to the next process.
+    HandOver,
 }
 
 /// Why there is no lease.
@@ -154,7 +157,44 @@ impl Relay {
         self.pools.enter();
         let farewell = self.converse().await;
         self.pools.leave();
-        Box::pin(self.part(farewell)).await;
+        match farewell {
+            Farewell::HandedOver => {
+                Box::pin(self.settle_up()).await;
+                self.hand_over();
+            }
+            farewell => Box::pin(self.part(farewell)).await,
+        }
+    }
+
+    /// Nothing that the client has seen goes along but that it has seen something: so the primary shows it first.
+    async fn settle_up(&mut self) {
+        if let Some(shown) = self.session.shown()
+            && let Err(report) = self.pools.see_off(shown).await
+        {
+            tracing::warn!(client = self.card().id, %report, "handed over all the same");
+        }
+    }
+
+    /// The client goes on in the next process. Its entry here stays until it is on its way.
+    fn hand_over(mut self: Box<Self>) {
+        {
+            let mut stats = self.pools.stats(self.worker.index);
+            stats.received += std::mem::take(&mut self.received);
+            stats.sent += std::mem::take(&mut self.sent);
+        }
+        let Relay { client, session, from_client, registration, pools, .. } = *self;
+        let leaving = Leaving {
+            card: registration.card(),
+            credential: pools.credential(),
+            uses_sequences: pools.pinned.sequences() == Sequences::Used,
+            early: from_client.filled(),
+            session: &session,
+        };
+        let handed = Passenger::new(client, leaving)
+            .map(|passenger| registration.frontend().clients.hand_over(passenger));
+        if !matches!(handed, Ok(Ok(()))) {
+            tracing::warn!(client = registration.card().id, "a client could not be handed over");
+        }
     }
 
     async fn converse(&mut self) -> Farewell {
@@ -172,6 +212,7 @@ impl Relay {
                     // Nobody asks for anything now. Who asks is told.
                     Ok(()) | Err(Denied::Report(_)) => Want::Input,
                 },
+                Next::HandOver => return Farewell::HandedOver,
             };
             match want {
                 Want::Input => {}
@@ -511,8 +552,13 @@ impl Relay {
                 text,
             )));
         }
-        if self.card().order() == Order::Kill {
-            return Poll::Ready(Denied::Gone(Farewell::Fatal(Box::new(killed()))));
+        match self.card().order() {
+            Order::Kill => return Poll::Ready(Denied::Gone(Farewell::Fatal(Box::new(killed())))),
+            // Its request goes along.
+            Order::HandOver if self.can_be_handed_over() => {
+                return Poll::Ready(Denied::Gone(Farewell::HandedOver));
+            }
+            _ => {}
         }
         if flush(&mut self.client, &mut self.to_client, cx).is_err() {
             return Poll::Ready(Denied::Gone(Farewell::Abrupt));
@@ -638,14 +684,38 @@ impl Relay {
                 return None;
             }
             Order::Move => return self.lease.is_none().then_some(Next::Move),
+            Order::HandOver if self.can_be_handed_over() => return Some(Next::HandOver),
+            // Some of what keeps it here ends with the request that is under way.
+            Order::HandOver if is_at_rest() => {
+                let why = self.keeps_it_here()?;
+                tracing::debug!(client = self.card().id, why, "cannot be handed over");
+                killed().detail(format!(
+                    "pglagoon is restarting, and this connection cannot be handed over: {why}."
+                ))
+            }
             Order::Kill => killed(),
             Order::Expel if is_at_rest() => {
                 killed().detail(format!("User \"{}\" is not configured any more.", self.card().user))
             }
             Order::Drain if is_at_rest() => killed().detail("pglagoon is shutting down."),
-            Order::Expel | Order::Drain => return None,
+            Order::Expel | Order::HandOver | Order::Drain => return None,
         };
         Some(Next::Want(Want::Close(Farewell::Fatal(Box::new(report)))))
+    }
+
+    fn can_be_handed_over(&self) -> bool {
+        self.lease.is_none()
+            && self.to_client.is_empty()
+            && !self.client.is_tls()
+            && self.session.is_portable()
+    }
+
+    /// Why it never can be; `None`: it can be sooner or later.
+    fn keeps_it_here(&self) -> Option<&'static str> {
+        match self.client.is_tls() {
+            true => Some("it is encrypted"),
+            false => self.session.keeps_it_here(),
+        }
     }
 
     fn count(&mut self, events: Events, now: Instant) {
@@ -733,11 +803,11 @@ impl Relay {
                 let limit = self.pools.database.rules().pool.query_timeout;
                 limit.map_or(LAST_REQUESTS, |limit| limit.min(LAST_REQUESTS))
             }
-            Farewell::Fatal(_) | Farewell::Abrupt => Duration::ZERO,
+            Farewell::Fatal(_) | Farewell::Abrupt | Farewell::HandedOver => Duration::ZERO,
         };
         let fatal = match farewell {
             Farewell::Fatal(report) => Some(report),
-            Farewell::Terminated | Farewell::Abrupt => None,
+            Farewell::Terminated | Farewell::Abrupt | Farewell::HandedOver => None,
         };
         self.count_pins(Pins::default());
         self.card().rests(0);

@@ -1,14 +1,14 @@
 //! What operators can do, from the console.
 
-use super::{Shared, switchover};
-use crate::admin::{Operated, Operation, Pending, Scope, Shutdown};
+use super::{Shared, Told, switchover};
+use crate::admin::{Operated, Operation, Pending, Scope};
 use crate::cluster::{Admission, Cluster, Database};
 use crate::error::{ErrorSource, Report};
 use crate::frontend::clients::{ClientCard, Order};
 use crate::wire::SqlState;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// How often PAUSE looks whether every server connection has come back.
 const PAUSE_POLL: Duration = Duration::from_millis(10);
@@ -19,12 +19,12 @@ pub(super) const NOWHERE: usize = usize::MAX;
 /// Moves the process.
 pub(super) struct Controls {
     shared: Weak<Shared>,
-    shutdown: mpsc::UnboundedSender<Shutdown>,
+    told: mpsc::UnboundedSender<Told>,
 }
 
 impl Controls {
-    pub(super) fn new(shared: Weak<Shared>, shutdown: mpsc::UnboundedSender<Shutdown>) -> Self {
-        Controls { shared, shutdown }
+    pub(super) fn new(shared: Weak<Shared>, told: mpsc::UnboundedSender<Told>) -> Self {
+        Controls { shared, told }
     }
 
     fn perform(&self, shared: &Arc<Shared>, operation: Operation) -> Result<Pending, Report> {
@@ -92,8 +92,19 @@ impl Controls {
                 Ok(done(String::new()))
             }
             Operation::Shutdown(shutdown) => {
-                let _ = self.shutdown.send(shutdown);
+                let _ = self.told.send(Told::Stop(shutdown));
                 Ok(done(String::new()))
+            }
+            Operation::Upgrade => {
+                let (asker, answer) = oneshot::channel();
+                let _ = self.told.send(Told::Upgrade(Some(asker)));
+                Ok(Box::pin(async {
+                    let outcome = answer.await.unwrap_or_else(|_| Err("pglagoon is shutting down".into()));
+                    outcome.map_err(|why| {
+                        let text = "no process has taken over";
+                        Report::new(ErrorSource::Pooler, SqlState::CANNOT_CONNECT_NOW, text).detail(why)
+                    })
+                }))
             }
         }
     }

@@ -46,7 +46,7 @@ impl Observed for View {
         let shared = self.shared();
         let clients = &shared.frontend.clients;
         let databases = shared.frontend.directory.databases();
-        let state = if shared.draining.borrow().is_some() {
+        let state = if *shared.phase.borrow() != super::Phase::Serving {
             State::Draining
         } else if !databases.is_empty() && databases.iter().all(|database| database.is_paused()) {
             State::Paused

@@ -34,6 +34,7 @@ mod edits;
 mod from_client;
 mod from_server;
 mod listening;
+pub mod luggage;
 pub mod own;
 pub mod pin;
 mod questions;
@@ -46,6 +47,7 @@ mod transaction;
 
 pub use edits::{Edit, Edits, Events};
 pub use listening::{Channels, MAX_CHANNELS};
+pub use luggage::Luggage;
 pub use own::Own;
 pub use replay::Rescue;
 pub use server_state::ServerState;
@@ -189,6 +191,8 @@ pub enum Farewell {
     Fatal(Box<Report>),
     /// Nothing can be said: the stream stands inside a message.
     Abrupt,
+    /// It goes on in another process.
+    HandedOver,
 }
 
 /// What a server connection still owes when its client is gone: what must be done before it can be used again.

@@ -15,6 +15,7 @@ use crate::routing::scope::Shared;
 use crate::sql::effect::SettingChange;
 use crate::sql::lexer::{Kind, Lexer, Token as Lexeme};
 use crate::wire::backend::{Column, ColumnType, Formats};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What all names here begin with.
@@ -59,6 +60,14 @@ pub struct Choices {
     pub max_staleness: Option<Duration>,
     /// With whom it shares its history.
     pub causality_key: Option<Box<str>>,
+}
+
+/// What a client has chosen, by the startup packet and since, on its way to another process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Packed {
+    startup: Vec<(String, String)>,
+    choices: Vec<(String, String)>,
+    has_statements: bool,
 }
 
 /// The choices of one client. Most make none, and pay for a pointer.
@@ -113,6 +122,23 @@ impl Setting {
 }
 
 impl Choices {
+    fn pack(&self) -> Vec<(String, String)> {
+        let level = self.consistency.map(|level| (Setting::Consistency, level.as_str().to_owned()));
+        let staleness = self.max_staleness.map(|time| (Setting::MaxStaleness, values::duration_text(time)));
+        let key = self.causality_key.as_ref().map(|key| (Setting::CausalityKey, key.to_string()));
+        let all = [level, staleness, key].into_iter().flatten();
+        all.map(|(setting, value)| (format!("{PREFIX}{}", setting.name()), value)).collect()
+    }
+
+    /// A name or a value that this version does not know is left out.
+    fn unpack(packed: &[(String, String)]) -> Choices {
+        let mut choices = Choices::default();
+        for (name, value) in packed {
+            let _ = Setting::named(name).and_then(|setting| choices.set(setting, value));
+        }
+        choices
+    }
+
     fn set(&mut self, setting: Setting, value: &str) -> Result<(), Report> {
         let taken = match setting {
             Setting::Consistency => Consistency::parse(value).map(|level| self.consistency = Some(level)),
@@ -162,6 +188,28 @@ impl Own {
             return Ok(Own::default());
         }
         Ok(Own(Some(Box::new(Inner { choices: startup.clone(), startup, ..Inner::default() }))))
+    }
+
+    /// To be taken to another process.
+    pub fn pack(&self) -> Packed {
+        self.0.as_ref().map_or_else(Packed::default, |inner| Packed {
+            startup: inner.startup.pack(),
+            choices: inner.choices.pack(),
+            has_statements: inner.has_statements,
+        })
+    }
+
+    /// What [`pack`](Self::pack) made.
+    pub fn unpack(packed: Packed) -> Own {
+        if packed == Packed::default() {
+            return Own::default();
+        }
+        Own(Some(Box::new(Inner {
+            startup: Choices::unpack(&packed.startup),
+            choices: Choices::unpack(&packed.choices),
+            has_statements: packed.has_statements,
+            ..Inner::default()
+        })))
     }
 
     /// What the client's reads may return, if it has said so.

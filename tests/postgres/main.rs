@@ -34,3 +34,4 @@ mod soak;
 mod switchover;
 mod tls;
 mod truth;
+mod upgrade;

@@ -54,6 +54,7 @@ impl Command {
                 | Operation::Attach(_)
                 | Operation::Switchover { .. }
                 | Operation::KillClient(_)
+                | Operation::Upgrade
                 | Operation::Shutdown(_),
             ) => Rights::Admin,
         }
@@ -80,6 +81,7 @@ impl Command {
             Command::Operate(Operation::Attach(_)) => "ATTACH",
             Command::Operate(Operation::Switchover { .. }) => "SWITCHOVER",
             Command::Operate(Operation::KillClient(_)) => "KILL_CLIENT",
+            Command::Operate(Operation::Upgrade) => "UPGRADE",
             Command::Operate(Operation::Shutdown(_)) => "SHUTDOWN",
         }
     }
@@ -156,6 +158,7 @@ pub(super) const HELP: &str = "\
 \tSWITCHOVER database TO server [TIMEOUT seconds]
 \tRELOAD
 \tKILL_CLIENT id
+\tUPGRADE
 \tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]";
 
 /// Reads one command: words in any case, names plain or quoted, comments, and `;` at the end or not.
@@ -253,6 +256,7 @@ fn operation(verb: &Token, rest: &[Token]) -> Option<Operation> {
         "drain" => server(rest).map(Operation::Drain),
         "attach" => server(rest).map(Operation::Attach),
         "switchover" => switchover(rest),
+        "upgrade" => rest.is_empty().then_some(Operation::Upgrade),
         "reload" => rest.is_empty().then_some(Operation::Reload),
         "kill_client" => match rest {
             [Token::Word(id)] => id.parse().ok().map(Operation::KillClient),
@@ -421,6 +425,7 @@ mod tests {
             ("pause \"my \"\"db\"\"\"", Operation::Pause(database("my \"db\""))),
             ("RESUME \"*\"", Operation::Resume(database("*"))),
             ("reload", Operation::Reload),
+            ("UPGRADE;", Operation::Upgrade),
             ("KILL_CLIENT 42", Operation::KillClient(42)),
             ("SHUTDOWN", Operation::Shutdown(Shutdown::Now)),
             ("shutdown wait_for_clients", Operation::Shutdown(Shutdown::WaitForClients)),
