@@ -1,5 +1,18 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, the old process starts the new one, and speaks with it over its standard input.** A socket at a known place
+//! would have to be protected, and would decide who may take over; an inherited descriptor's number would have to be believed
+//! (and be `unsafe`). The program is looked up under the name by which the process was started, not as the file that it was:
+//! that one may be replaced by then. Whoever wants both processes under a supervisor has systemd, which is told who is the
+//! main one.
+//!
+//! **2026-11-22, what a client has seen does not go along in a restart.** It is an instant and a place in a list, and neither
+//! means anything to another process. A client that has seen something on a replica leaves when the primary shows it, and
+//! arrives as one that has seen all there was: its next read asks for one position, as after a write.
+//!
+//! **2026-11-22, a switchover is held ahead of the pools.** Clients in a pool's queue have a deadline of their own there, and a
+//! promotion takes as long as it takes. So they are taken out of the queues and wait for one thing: its end.
+//!
 //! **2026-11-22, a reload that changes a section's servers makes a new section, and clients move.** The alternative was a
 //! list of servers that grows and shrinks under way: every place in it (histories, routes, pools) would have had to outlast
 //! that. What is known of a server is copied, the line of primaries is carried on, and a client that has seen something on a

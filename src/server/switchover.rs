@@ -98,18 +98,18 @@ async fn wait(database: &Database, node: &Node, deadline: Instant) -> Result<(),
         tick.tick().await;
         let (in_use, now) = (database.in_use(), Instant::now());
         let Some(Switchover { stage, .. }) = database.switchover() else { return Err(Late::Ended) };
-        match (stage, in_use) {
-            (_, 0) if node.standing() == Standing::Primary => return Ok(()),
-            (Stage::Draining, 0) => {
-                // Nothing is acknowledged from now on: a position of now tells that nothing of it was lost.
-                if database.cluster.has_sample_since(*quiet_since.get_or_insert(now)) {
-                    tracing::info!(database = %database.name, server = %node.address, "switchover: promote it now");
-                    database.await_promotion();
-                }
+        // Nothing is acknowledged once nothing runs: a position of then tells that nothing of it was lost.
+        let quiet = (in_use == 0).then(|| *quiet_since.get_or_insert(now));
+        let is_known = quiet.is_some_and(|since| database.cluster.has_sample_since(since));
+        match stage {
+            _ if in_use == 0 && node.standing() == Standing::Primary => return Ok(()),
+            Stage::Draining if is_known => {
+                tracing::info!(database = %database.name, server = %node.address, "switchover: promote it now");
+                database.await_promotion();
             }
-            (Stage::Draining, count) if now >= deadline => return Err(Late::InUse(count)),
-            _ if now >= deadline => return Err(Late::NotPromoted),
-            _ => {}
+            Stage::Draining if now >= deadline => return Err(Late::InUse(in_use)),
+            Stage::Promoting if now >= deadline => return Err(Late::NotPromoted),
+            Stage::Draining | Stage::Promoting => {}
         }
         database.cluster.poke();
     }
