@@ -22,6 +22,7 @@ mod listen;
 mod playground;
 mod pooling;
 mod prepared;
+mod promote;
 mod protocol;
 mod prove;
 mod raw;
