@@ -107,9 +107,9 @@ async fn wait(database: &Database, node: &Node, deadline: Instant) -> Result<(),
                 tracing::info!(database = %database.name, server = %node.address, "switchover: promote it now");
                 database.await_promotion();
             }
-            Stage::Draining if now >= deadline => return Err(Late::InUse(in_use)),
-            Stage::Promoting if now >= deadline => return Err(Late::NotPromoted),
-            Stage::Draining | Stage::Promoting => {}
+            _ if now < deadline => {}
+            Stage::Draining if in_use > 0 => return Err(Late::InUse(in_use)),
+            Stage::Draining | Stage::Promoting => return Err(Late::NotPromoted),
         }
         database.cluster.poke();
     }
