@@ -165,7 +165,7 @@ impl Line {
             let mut connection = connection.map_err(|error| error.is_of_login())?;
             let prepared = command::run(&mut connection, PREPARE, settings.timeout).await;
             prepared.map_err(|error| matches!(error, CommandError::Server(_)))?;
-            Ok(connection)
+            Ok::<_, bool>(connection)
         };
         match connected.await {
             Ok(connection) => self.connection = Some(connection),
