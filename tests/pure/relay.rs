@@ -564,6 +564,7 @@ impl Relay {
                 Farewell::Terminated => "said goodbye",
                 Farewell::Fatal(_) => "is told why and cut off",
                 Farewell::Abrupt => "is gone",
+                Farewell::HandedOver => "goes on elsewhere",
             };
             trace.note(format!("  {} {why}", it.name));
         }
