@@ -56,30 +56,37 @@ impl Listener {
 }
 
 /// A connection's whole life, on the worker that has it.
-pub async fn serve(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) {
+pub fn serve(
+    accepted: Accepted,
+    frontend: Arc<Frontend>,
+    worker: Arc<Worker>,
+) -> impl Future<Output = ()> + Send {
     let admission = Admission::new(&frontend);
     // What a login takes is large, and gone when the client is in.
-    let Some(arrived) = Box::pin(receive(accepted, &frontend, &worker)).await else { return };
-    match arrived {
-        Arrived::Nobody => {}
-        Arrived::Cancel(key) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
-        Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
-        Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
-        Arrived::Client(authenticated) => relay::run(*authenticated, worker).await,
+    let receiving = Box::pin(receive(accepted, frontend.clone(), worker.clone()));
+    async move {
+        let Some(arrived) = receiving.await else { return };
+        match arrived {
+            Arrived::Nobody => {}
+            Arrived::Cancel(key) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
+            Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
+            Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
+            Arrived::Client(authenticated) => relay::run(*authenticated, worker).await,
+        }
+        drop(admission);
     }
-    drop(admission);
 }
 
-async fn receive(accepted: Accepted, frontend: &Arc<Frontend>, worker: &Worker) -> Option<Arrived> {
+async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) -> Option<Arrived> {
     let stream = match accepted {
         Accepted::Tcp(socket) => Stream::tcp(TcpStream::from_std(socket).ok()?, Side::Client).ok()?,
         Accepted::Unix(socket) => Stream::unix(UnixStream::from_std(socket).ok()?),
         Accepted::Passenger(passenger) => {
-            return passage::board(passenger, frontend, worker).await.map(Arrived::Client);
+            return passage::board(passenger, &frontend, &worker).await.map(Arrived::Client);
         }
     };
     let timeout = frontend.access.load().config.listen.login_timeout;
-    match tokio::time::timeout(timeout, handshake::handshake(stream, frontend, worker)).await {
+    match tokio::time::timeout(timeout, handshake::handshake(stream, &frontend, &worker)).await {
         Ok(Ok(arrived)) => return Some(arrived),
         Ok(Err(error)) => tracing::debug!(%error, "a login ended"),
         Err(_) => tracing::info!("a client did not log in in time"),

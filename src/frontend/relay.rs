@@ -113,8 +113,6 @@ enum Next {
     ServerLost(String),
     /// The pools are closed, and no server connection is held.
     Move,
-    /// The client can be handed to the next process.
-    HandOver,
 }
 
 /// Why there is no lease.
@@ -157,12 +155,16 @@ impl Relay {
         self.pools.enter();
         let farewell = self.converse().await;
         self.pools.leave();
+        Box::pin(self.end(farewell)).await;
+    }
+
+    async fn end(mut self: Box<Self>, farewell: Farewell) {
         match farewell {
             Farewell::HandedOver => {
-                Box::pin(self.settle_up()).await;
+                self.settle_up().await;
                 self.hand_over();
             }
-            farewell => Box::pin(self.part(farewell)).await,
+            farewell => self.part(farewell).await,
         }
     }
 
@@ -207,12 +209,7 @@ impl Relay {
             let want = match self.exchange().await {
                 Next::Want(want) => want,
                 Next::ServerLost(why) => self.server_lost(&why),
-                Next::Move => match Box::pin(self.move_over()).await {
-                    Err(Denied::Gone(farewell)) => return farewell,
-                    // Nobody asks for anything now. Who asks is told.
-                    Ok(()) | Err(Denied::Report(_)) => Want::Input,
-                },
-                Next::HandOver => return Farewell::HandedOver,
+                Next::Move => Box::pin(self.move_at_rest()).await,
             };
             match want {
                 Want::Input => {}
@@ -456,6 +453,14 @@ impl Relay {
         None
     }
 
+    async fn move_at_rest(&mut self) -> Want {
+        match self.move_over().await {
+            Err(Denied::Gone(farewell)) => Want::Close(farewell),
+            // Nobody asks for anything now. Who asks is told.
+            Ok(()) | Err(Denied::Report(_)) => Want::Input,
+        }
+    }
+
     /// Goes on in the pools that a reload has put into the place of these. The client holds no server connection: what it
     /// has (settings, names, what it has seen) it takes along.
     async fn move_over(&mut self) -> Result<(), Denied> {
@@ -687,7 +692,9 @@ impl Relay {
                 return None;
             }
             Order::Move => return self.lease.is_none().then_some(Next::Move),
-            Order::HandOver if self.can_be_handed_over() => return Some(Next::HandOver),
+            Order::HandOver if self.can_be_handed_over() => {
+                return Some(Next::Want(Want::Close(Farewell::HandedOver)));
+            }
             // Some of what keeps it here ends with the request that is under way.
             Order::HandOver if is_at_rest() => {
                 let why = self.keeps_it_here()?;
