@@ -253,10 +253,15 @@ impl Database {
             });
         if begins {
             self.pause();
-            let why = super::unavailable("a switchover is under way");
-            (0..self.cluster.nodes().len()).for_each(|node| self.abandon(node, &why));
+            self.clear_queues();
         }
         begins
+    }
+
+    /// Takes out of the queues who has found his way into one before he could see that a switchover has begun.
+    pub fn clear_queues(&self) {
+        let why = super::unavailable("a switchover is under way");
+        (0..self.cluster.nodes().len()).for_each(|node| self.abandon(node, &why));
     }
 
     /// The switchover that is under way.

@@ -149,7 +149,7 @@ impl UserPools {
             }
             let pause = if last.is_some() { Instant::now() + RETRY_PAUSE } else { deadline };
             let _ = tokio::time::timeout_at(pause.min(deadline).into(), changes.changed()).await;
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline && self.database.switchover().is_none() {
                 return Err(self.unavailable(last));
             }
         }

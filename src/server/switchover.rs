@@ -111,6 +111,7 @@ async fn wait(database: &Database, node: &Node, deadline: Instant) -> Result<(),
             Stage::Draining if in_use > 0 => return Err(Late::InUse(in_use)),
             Stage::Draining | Stage::Promoting => return Err(Late::NotPromoted),
         }
+        database.clear_queues();
         database.cluster.poke();
     }
 }
