@@ -17,7 +17,7 @@ mod view;
 use crate::admin::{self, Console, Shutdown};
 use crate::auth::{KeyRing, Seed};
 use crate::cluster::failover::Standing;
-use crate::cluster::{Cluster, Directory};
+use crate::cluster::{Admission, Cluster, Directory};
 use crate::config::{self, Changes, Config, ConfigError};
 use crate::frontend::clients::{Clients, Order};
 use crate::frontend::listener::{Accepted, Listener};
@@ -33,7 +33,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use succession::{Predecessor, Successor};
+use succession::{Predecessor, StandingOrders, Successor};
 use systemd::Systemd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -146,6 +146,7 @@ pub fn serve(file: &Path, config: Config, beginning: Beginning) -> Result<(), Se
         Some((predecessor, hello, inherited)) => {
             let (cancels, cancelled) = mpsc::unbounded_channel();
             shared.frontend.clients.follow(hello.last_id, cancels);
+            shared.obey(&hello.standing);
             (Some((predecessor, cancelled)), inherited)
         }
     };
@@ -375,7 +376,9 @@ async fn upgrade(
     tracing::info!("upgrade: starting the process that takes over");
     let last_id = shared.frontend.clients.last_id();
     let called = async {
-        let mut successor = Successor::call(&shared.file, &shared.secrets, last_id, sockets).await?;
+        let standing = shared.standing_orders()?;
+        let mut successor =
+            Successor::call(&shared.file, &shared.secrets, last_id, standing, sockets).await?;
         successor.let_go().await.map_err(|error| error.to_string())?;
         Ok(successor)
     };
@@ -561,6 +564,49 @@ impl Shared {
         let deadline = Instant::now() + ACQUAINTANCE;
         while !self.frontend.directory.clusters().iter().all(is_known) && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+
+    /// What operators have said that the next process shall hold to.
+    ///
+    /// # Errors
+    /// A switchover is under way: whoever waits for it waits here.
+    fn standing_orders(&self) -> Result<StandingOrders, String> {
+        let mut standing = StandingOrders::default();
+        for database in self.frontend.directory.databases() {
+            let name = database.name.to_string();
+            if database.switchover().is_some() {
+                return Err(format!("a switchover of database \"{name}\" is under way"));
+            }
+            if database.admission() == Admission::Refused {
+                standing.disabled.push(name.clone());
+            }
+            if database.is_paused() {
+                standing.paused.push(name);
+            }
+        }
+        for cluster in self.frontend.directory.clusters() {
+            let detached = cluster.nodes().iter().filter(|node| node.is_detached());
+            let names = detached.map(|node| (cluster.section.clone(), node.address.to_string()));
+            standing.detached.extend(names);
+        }
+        Ok(standing)
+    }
+
+    /// Does what operators have said to the process before. What is not configured any more is passed over.
+    fn obey(&self, standing: &StandingOrders) {
+        let directory = &self.frontend.directory;
+        let find =
+            |names: &[String]| names.iter().filter_map(|name| directory.find(name)).collect::<Vec<_>>();
+        find(&standing.paused).iter().for_each(|database| database.pause());
+        find(&standing.disabled).iter().for_each(|database| database.admit(Admission::Refused));
+        for cluster in directory.clusters() {
+            for (index, node) in cluster.nodes().iter().enumerate() {
+                let name = (cluster.section.clone(), node.address.to_string());
+                if standing.detached.contains(&name) {
+                    cluster.detach(index);
+                }
+            }
         }
     }
 

@@ -68,6 +68,19 @@ pub(super) struct Hello {
     pub(super) last_id: u64,
     /// Whether the Unix-domain socket's file is left to it.
     leaves_file: bool,
+    /// What operators have said, and what holds still.
+    pub(super) standing: StandingOrders,
+}
+
+/// What operators have taken out of service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct StandingOrders {
+    /// Databases that are paused.
+    pub(super) paused: Vec<String>,
+    /// Databases that take no new clients.
+    pub(super) disabled: Vec<String>,
+    /// Servers by section and address.
+    pub(super) detached: Vec<(String, String)>,
 }
 
 /// The process that takes over, as the old one sees it. Dropped before it was let go, it is ended.
@@ -96,14 +109,20 @@ impl Successor {
         file: &Path,
         secrets: &[u8],
         last_id: u64,
+        standing: StandingOrders,
         sockets: &Sockets,
     ) -> Result<Successor, String> {
         let (ours, theirs) = UnixStream::pair().map_err(|error| format!("no pair of sockets: {error}"))?;
         let child = spawn(file, theirs).map_err(|error| format!("it cannot be started: {error}"))?;
         let courier = Courier::new(ours).map_err(|error| error.to_string())?;
         let mut successor = Successor { courier, child, is_let_go: false, takes_clients: false };
-        let hello =
-            Hello { form: FORM, secrets: Text::of(secrets), last_id, leaves_file: sockets.file.is_some() };
+        let hello = Hello {
+            form: FORM,
+            secrets: Text::of(secrets),
+            last_id,
+            leaves_file: sockets.file.is_some(),
+            standing,
+        };
         let answer = async {
             send(&successor.courier, &Word::Hello(hello), &sockets.descriptors()).await?;
             receive(&successor.courier).await

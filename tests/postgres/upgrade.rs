@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_postgres::NoTls;
 
-use crate::harness::{Lagoon, Stand, eventually, quote, rows, sqlstate, value};
+use crate::harness::{Lagoon, Stand, eventually, eventually_async, quote, rows, sqlstate, table, value};
 use crate::reload::Crowd;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -114,6 +114,32 @@ async fn a_process_that_dies_while_it_takes_over_leaves_the_old_one_its_clients(
     stand.lagoon.upgrade();
     assert!(stand.lagoon.wait_end(LIMIT).success());
     assert_eq!(value(&again, "SHOW work_mem").await, "7MB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_has_said_holds_and_who_waits_goes_along() {
+    let mut stand = Stand::new(|setup| setup.set("pool", "checkout_timeout", quote("30s")));
+    let (waiting, console) = (stand.client().await, stand.lagoon.console().await);
+    let replica = stand.playground.nodes()[2].address();
+    rows(&console, &format!("DETACH {replica}")).await;
+    rows(&console, "PAUSE app").await;
+    let asked = tokio::spawn(async move { value(&waiting, "SELECT count(*) FROM notes").await });
+    let waits = async |console: &tokio_postgres::Client| {
+        table(console, "SHOW CLIENTS").await.iter().any(|row| row["state"] == "waiting")
+    };
+    eventually_async("it waits", async || waits(&console).await).await;
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    let console = stand.lagoon.console().await;
+    eventually_async("it waits there", async || waits(&console).await).await;
+    let nodes = table(&console, "SHOW NODES").await;
+    let detached = nodes.iter().filter(|row| row.values().any(|value| value == "detached by an operator"));
+    assert_eq!(detached.count(), 1, "{nodes:?}");
+    assert!(!asked.is_finished());
+    rows(&console, "RESUME app").await;
+    assert_eq!(asked.await.unwrap(), "0");
+    drop(console);
+    assert!(stand.lagoon.end_successor());
 }
 
 #[tokio::test(flavor = "multi_thread")]
