@@ -161,6 +161,7 @@ impl Observed for Fake {
     fn databases(&self) -> Vec<DatabaseRow> {
         let row = |name: &str, paused| DatabaseRow {
             disabled: false,
+            switchover: None,
             name: name.into(),
             rules: Arc::new(rules()),
             clients: 10,

@@ -240,6 +240,18 @@ impl UserPools {
         }
     }
 
+    /// Waits until the primary shows what a client saw on a replica, for a client that goes elsewhere.
+    ///
+    /// # Errors
+    /// 40001 when it does not within `checkout_timeout`.
+    pub async fn see_off(&self, shown: Shown) -> Result<(), Report> {
+        let cluster = &self.database.cluster;
+        if !cluster.is_behind(shown) {
+            return Ok(());
+        }
+        self.pass(shown, Instant::now() + cluster.rules.load().pool.checkout_timeout).await
+    }
+
     /// No replica was fresh enough in time.
     fn give_up(&self, search: &mut Search, now: Instant) -> Result<(), Report> {
         let cluster = &self.database.cluster;
@@ -334,7 +346,7 @@ impl Cluster {
         }
         let lineage = self.lineage();
         let lineage = lineage.as_ref()?;
-        let reading = self.nodes()[lineage.node].oracle.latest()?;
+        let reading = self.nodes().get(lineage.node)?.oracle.latest()?;
         let holds = reading.role == Role::Primary && reading.timeline == Some(lineage.timeline);
         (holds && reading.asked >= since).then_some(reading.position)
     }

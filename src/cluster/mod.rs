@@ -17,7 +17,7 @@ mod pinned;
 mod replication;
 mod user_pools;
 
-pub use database::{Admission, Database};
+pub use database::{Admission, Database, Stage, Switchover};
 pub use directory::Directory;
 pub use listener::{Declined, Subscription};
 pub use replication::Replication;
@@ -124,10 +124,22 @@ pub struct Login {
 const MAX_LOGINS: usize = 4;
 
 impl Cluster {
-    /// The servers of a section, none of them known yet. `logins` are tried in order.
-    pub fn new(rules: Arc<config::Database>, tls: Connector, logins: Vec<Login>, now: Instant) -> Arc<Self> {
-        let nodes = rules.servers.iter().map(|address| Arc::new(Node::new(address.clone(), now))).collect();
-        Arc::new(Cluster {
+    /// The servers of a section. What is known of them from `before`, the section as it was before a reload, holds until they
+    /// are probed; the others are not known yet. `logins` are tried in order.
+    pub fn new(
+        rules: Arc<config::Database>,
+        tls: Connector,
+        logins: Vec<Login>,
+        before: Option<&Cluster>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let place = |address: &ServerAddress| before?.nodes.iter().find(|node| node.address == *address);
+        let node = |address: &ServerAddress| match place(address) {
+            Some(known) => Node::known(known),
+            None => Node::new(address.clone(), now),
+        };
+        let nodes: Vec<_> = rules.servers.iter().map(|address| Arc::new(node(address))).collect();
+        let cluster = Arc::new(Cluster {
             section: rules.name.clone(),
             nodes,
             rules: ArcSwap::new(rules),
@@ -140,7 +152,24 @@ impl Cluster {
             turn: AtomicUsize::new(0),
             logins: Mutex::new(logins),
             databases: Mutex::default(),
-        })
+        });
+        if let Some(before) = before {
+            cluster.inherit_history(before);
+        }
+        cluster
+    }
+
+    /// A reload begins no other history: if another primary turns up, what it lost can be told.
+    fn inherit_history(&self, before: &Cluster) {
+        let lineage = before.lineage();
+        let Some(lineage) = lineage.as_deref() else { return };
+        let address = before.nodes.get(lineage.node).map(|node| &node.address);
+        let place = self.nodes.iter().position(|node| Some(&node.address) == address);
+        // A primary that is not of the section any more has no place in it; its positions count all the same.
+        let mut lineage = *lineage;
+        lineage.node = place.unwrap_or(usize::MAX);
+        self.lineage.store(Some(Arc::new(lineage)));
+        *lock(&self.clock) = lock(&before.clock).clone();
     }
 
     /// Its servers, in the order of the configuration.
@@ -183,12 +212,23 @@ impl Cluster {
                 logins.push(login);
             }
         }
-        self.nodes.iter().for_each(|node| node.poke());
+        self.poke();
     }
 
     /// The primary's newest position, and how far behind it a replica at `replay` is in bytes.
     pub fn lag_bytes(&self, replay: Lsn) -> Option<u64> {
         lock(&self.clock).newest().map(|newest| newest.since(replay))
+    }
+
+    /// Whether a position of the primary is kept that was asked for at `since` or later: if it is not beyond where another
+    /// timeline begins, nothing that was acknowledged before is lost.
+    pub fn has_sample_since(&self, since: Instant) -> bool {
+        lock(&self.clock).first_since(since).is_some()
+    }
+
+    /// Has every server probed now.
+    pub fn poke(&self) {
+        self.nodes.iter().for_each(|node| node.poke());
     }
 
     /// Tells when a server's standing has changed.
@@ -480,6 +520,16 @@ impl Node {
 
     fn millis(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    /// A server by what is known of it already.
+    fn known(other: &Node) -> Node {
+        let node = Node::new(other.address.clone(), Instant::now());
+        *lock(&node.state) = other.state();
+        node.standing.store(other.standing.load(Ordering::Acquire), Ordering::Release);
+        node.detached.store(other.is_detached(), Ordering::Release);
+        node.is_traced.store(other.is_traced(), Ordering::Release);
+        node
     }
 
     /// What it may be used for.

@@ -13,7 +13,7 @@ use crate::metrics::Stats;
 use crate::pool::core::Limits;
 use crate::pool::{Lease, LeaseError, Pool, Settings as PoolSettings};
 use crate::routing::{Need, Role, Route, Why};
-use crate::session::Settings;
+use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -114,11 +114,18 @@ impl UserPools {
     pub async fn lease(&self, route: Route, home: usize) -> Result<Granted, Report> {
         let rules = self.database.rules();
         let mut search = Search::new(route, &rules, Instant::now());
-        let deadline = search.deadline;
+        let mut deadline = search.deadline;
         let mut changes = self.database.cluster.watch();
         let mut last = None;
         loop {
             changes.mark_unchanged();
+            if self.database.switched().await {
+                search = Search::new(route, &rules, Instant::now());
+                deadline = search.deadline;
+            }
+            if self.is_closed() {
+                return Err(closed());
+            }
             let found = Box::pin(self.find(&mut search)).await;
             self.count(&mut search, home);
             if let Some(choice) = found? {
@@ -147,7 +154,7 @@ impl UserPools {
             }
             let pause = if last.is_some() { Instant::now() + RETRY_PAUSE } else { deadline };
             let _ = tokio::time::timeout_at(pause.min(deadline).into(), changes.changed()).await;
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline && self.database.switchover().is_none() {
                 return Err(self.unavailable(last));
             }
         }
@@ -373,9 +380,24 @@ impl UserPools {
         self.pools[node].abandon(why);
     }
 
-    /// Whether its section is no more: no request is served any longer.
+    /// Whether a reload has put others into its place, or none: no request is served any longer.
     pub fn is_closed(&self) -> bool {
         self.database.is_closed()
+    }
+
+    /// What the user's login is worth at the servers.
+    pub fn credential(&self) -> ServerCredential {
+        lock(&self.credential).clone()
+    }
+
+    /// The pools of the same user in the database that has taken the place of this one's.
+    pub fn heir(&self, database: &Arc<Database>) -> Arc<UserPools> {
+        let heir = database.user(&self.user, &self.credential());
+        heir.set_level(self.level());
+        if self.pinned.sequences() == Sequences::Used {
+            heir.pinned.use_sequences();
+        }
+        heir
     }
 
     pub(super) fn reconfigure(&self) {

@@ -13,6 +13,7 @@
 
 use super::clients::{ClientCard, Order, Registration};
 use super::handshake::Authenticated;
+use super::passage::{Leaving, Passenger};
 use super::{Desk, Worker, cancel};
 use crate::backend::Backend;
 use crate::cluster::{Declined, Granted, Subscription, UserPools};
@@ -21,7 +22,7 @@ use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
 use crate::routing::{Role, Route, Shown};
 use crate::session::pin::Pins;
-use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Session, Want, World};
+use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Sequences, Session, Want, World};
 use crate::wire::SqlState;
 use crate::wire::backend::{Severity, notification_channel};
 use std::future::poll_fn;
@@ -110,6 +111,8 @@ enum Failure {
 enum Next {
     Want(Want),
     ServerLost(String),
+    /// The pools are closed, and no server connection is held.
+    Move,
 }
 
 /// Why there is no lease.
@@ -152,7 +155,48 @@ impl Relay {
         self.pools.enter();
         let farewell = self.converse().await;
         self.pools.leave();
-        Box::pin(self.part(farewell)).await;
+        Box::pin(self.end(farewell)).await;
+    }
+
+    async fn end(mut self: Box<Self>, farewell: Farewell) {
+        match farewell {
+            Farewell::HandedOver => {
+                self.settle_up().await;
+                self.hand_over();
+            }
+            farewell => self.part(farewell).await,
+        }
+    }
+
+    /// Nothing that the client has seen goes along but that it has seen something: so the primary shows it first.
+    async fn settle_up(&mut self) {
+        if let Some(shown) = self.session.shown()
+            && let Err(report) = self.pools.see_off(shown).await
+        {
+            tracing::warn!(client = self.card().id, %report, "handed over all the same");
+        }
+    }
+
+    /// The client goes on in the next process. Its entry here stays until it is on its way.
+    fn hand_over(mut self: Box<Self>) {
+        {
+            let mut stats = self.pools.stats(self.worker.index);
+            stats.received += std::mem::take(&mut self.received);
+            stats.sent += std::mem::take(&mut self.sent);
+        }
+        let Relay { client, session, from_client, registration, pools, .. } = *self;
+        let leaving = Leaving {
+            card: registration.card(),
+            credential: pools.credential(),
+            uses_sequences: pools.pinned.sequences() == Sequences::Used,
+            early: from_client.filled(),
+            session: &session,
+        };
+        let handed = Passenger::new(client, leaving)
+            .map(|passenger| registration.frontend().clients.hand_over(passenger));
+        if !matches!(handed, Ok(Ok(()))) {
+            tracing::warn!(client = registration.card().id, "a client could not be handed over");
+        }
     }
 
     async fn converse(&mut self) -> Farewell {
@@ -165,6 +209,7 @@ impl Relay {
             let want = match self.exchange().await {
                 Next::Want(want) => want,
                 Next::ServerLost(why) => self.server_lost(&why),
+                Next::Move => Box::pin(self.move_at_rest()).await,
             };
             match want {
                 Want::Input => {}
@@ -215,8 +260,8 @@ impl Relay {
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Some(farewell) = self.ordered() {
-            return Poll::Ready(Next::Want(Want::Close(farewell)));
+        if let Some(next) = self.ordered() {
+            return Poll::Ready(next);
         }
         loop {
             if let Some(farewell) = self.deliver() {
@@ -392,16 +437,74 @@ impl Relay {
     }
 
     async fn lease_in_turn(&mut self, route: Route) -> Option<Farewell> {
-        match self.wait_for_lease(route).await {
-            Ok(granted) => self.take(granted),
-            Err(Denied::Gone(farewell)) => return Some(farewell),
-            // Its next connection is served as the configuration has it now.
-            Err(Denied::Report(report)) if self.pools.is_closed() => {
-                return Some(Farewell::Fatal(Box::new(report)));
+        let denied = match self.wait_for_lease(route).await {
+            Ok(granted) => {
+                self.take(granted);
+                return None;
             }
-            Err(Denied::Report(report)) => self.deny(&report),
+            // The request is looked at again when there are other pools.
+            Err(Denied::Report(_)) if self.pools.is_closed() => Box::pin(self.move_over()).await.err(),
+            Err(denied) => Some(denied),
+        };
+        match denied {
+            None => {}
+            Some(Denied::Gone(farewell)) => return Some(farewell),
+            Some(Denied::Report(report)) => self.deny(&report),
         }
         None
+    }
+
+    async fn move_at_rest(&mut self) -> Want {
+        match self.move_over().await {
+            Err(Denied::Gone(farewell)) => Want::Close(farewell),
+            // Nobody asks for anything now. Who asks is told.
+            Ok(()) | Err(Denied::Report(_)) => Want::Input,
+        }
+    }
+
+    /// Goes on in the pools that a reload has put into the place of these. The client holds no server connection: what it
+    /// has (settings, names, what it has seen) it takes along.
+    async fn move_over(&mut self) -> Result<(), Denied> {
+        let frontend = self.registration.frontend().clone();
+        self.card().obeyed(Order::Move);
+        self.card().rests(self.session.prepared_statements());
+        let before = self.pools.clone();
+        let Some(database) = frontend.directory.find(&before.database.name) else {
+            return Err(Denied::Gone(Farewell::Fatal(Box::new(
+                killed().detail(format!("Database \"{}\" is not configured any more.", before.database.name)),
+            ))));
+        };
+        if let Some(shown) = self.session.shown() {
+            before.see_off(shown).await.map_err(Denied::Report)?;
+        }
+        self.pools = before.heir(&database);
+        self.pools.enter();
+        if let Err(why) = self.hear_on().await {
+            before.leave();
+            return Err(Denied::Gone(Farewell::Fatal(Box::new(why))));
+        }
+        before.leave();
+        let rules = self.pools.database.rules();
+        let config = frontend.access.load().config.clone();
+        self.session.moved(rules.pool.mode, Instant::now());
+        self.watch = Limits::new(&config, &self.pools);
+        self.max_message = config.listen.max_message;
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// Hears its channels from where it goes on, before it leaves where it heard them. What is notified in between may come
+    /// twice: that is better than never.
+    async fn hear_on(&mut self) -> Result<(), Report> {
+        let Some(before) = self.subscription.take() else { return Ok(()) };
+        let now = poll_fn(|cx| Poll::Ready(self.subscription(cx))).await;
+        for channel in self.session.channels().names() {
+            now.listen(channel).await.map_err(|Declined| no_listener())?;
+        }
+        while let Some(notification) = before.take() {
+            self.to_client.extend(&notification);
+        }
+        Ok(())
     }
 
     fn take(&mut self, granted: Granted) {
@@ -455,8 +558,13 @@ impl Relay {
                 text,
             )));
         }
-        if self.card().order() == Order::Kill {
-            return Poll::Ready(Denied::Gone(Farewell::Fatal(Box::new(killed()))));
+        match self.card().order() {
+            Order::Kill => return Poll::Ready(Denied::Gone(Farewell::Fatal(Box::new(killed())))),
+            // Its request goes along.
+            Order::HandOver if self.can_be_handed_over() => {
+                return Poll::Ready(Denied::Gone(Farewell::HandedOver));
+            }
+            _ => {}
         }
         if flush(&mut self.client, &mut self.to_client, cx).is_err() {
             return Poll::Ready(Denied::Gone(Farewell::Abrupt));
@@ -574,16 +682,50 @@ impl Relay {
         want
     }
 
-    fn ordered(&self) -> Option<Farewell> {
-        match self.card().order() {
-            Order::None => None,
-            Order::Kill => Some(Farewell::Fatal(Box::new(killed()))),
-            Order::Drain if self.session.is_between_requests() && self.from_client.is_empty() => {
-                let text = "terminating connection due to administrator command";
-                let report = Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text);
-                Some(Farewell::Fatal(Box::new(report.detail("pglagoon is shutting down."))))
+    /// What an order leads to now; orders that wait for the end of something are looked at again and again.
+    fn ordered(&self) -> Option<Next> {
+        let order = self.card().order();
+        let is_at_rest = || self.session.is_between_requests() && self.from_client.is_empty();
+        let report = match order {
+            Order::None => return None,
+            Order::Move if !self.pools.is_closed() => {
+                self.card().obeyed(order);
+                return None;
             }
-            Order::Drain => None,
+            Order::Move => return self.lease.is_none().then_some(Next::Move),
+            Order::HandOver if self.can_be_handed_over() => {
+                return Some(Next::Want(Want::Close(Farewell::HandedOver)));
+            }
+            // Some of what keeps it here ends with the request that is under way.
+            Order::HandOver if is_at_rest() => {
+                let why = self.keeps_it_here()?;
+                tracing::debug!(client = self.card().id, why, "cannot be handed over");
+                killed().detail(format!(
+                    "pglagoon is restarting, and this connection cannot be handed over: {why}."
+                ))
+            }
+            Order::Kill => killed(),
+            Order::Expel if is_at_rest() => {
+                killed().detail(format!("User \"{}\" is not configured any more.", self.card().user))
+            }
+            Order::Drain if is_at_rest() => killed().detail("pglagoon is shutting down."),
+            Order::Expel | Order::HandOver | Order::Drain => return None,
+        };
+        Some(Next::Want(Want::Close(Farewell::Fatal(Box::new(report)))))
+    }
+
+    fn can_be_handed_over(&self) -> bool {
+        self.lease.is_none()
+            && self.to_client.is_empty()
+            && !self.client.is_tls()
+            && self.session.is_portable()
+    }
+
+    /// Why it never can be; `None`: it can be sooner or later.
+    fn keeps_it_here(&self) -> Option<&'static str> {
+        match self.client.is_tls() {
+            true => Some("it is encrypted"),
+            false => self.session.keeps_it_here(),
         }
     }
 
@@ -678,11 +820,11 @@ impl Relay {
                 let limit = self.pools.database.rules().pool.query_timeout;
                 limit.map_or(LAST_REQUESTS, |limit| limit.min(LAST_REQUESTS))
             }
-            Farewell::Fatal(_) | Farewell::Abrupt => Duration::ZERO,
+            Farewell::Fatal(_) | Farewell::Abrupt | Farewell::HandedOver => Duration::ZERO,
         };
         let fatal = match farewell {
             Farewell::Fatal(report) => Some(report),
-            Farewell::Terminated | Farewell::Abrupt => None,
+            Farewell::Terminated | Farewell::Abrupt | Farewell::HandedOver => None,
         };
         self.count_pins(Pins::default());
         self.card().rests(0);
@@ -813,6 +955,13 @@ fn write_out(
         left.extend(bytes);
     }
     Ok(output)
+}
+
+fn no_listener() -> Report {
+    let text = "terminating connection because notifications may have been missed";
+    Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text)
+        .detail("The configuration of its database has changed, and there is no connection to listen with.")
+        .hint("Connect and LISTEN again.")
 }
 
 fn killed() -> Report {

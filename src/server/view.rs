@@ -46,7 +46,7 @@ impl Observed for View {
         let shared = self.shared();
         let clients = &shared.frontend.clients;
         let databases = shared.frontend.directory.databases();
-        let state = if shared.draining.borrow().is_some() {
+        let state = if *shared.phase.borrow() != super::Phase::Serving {
             State::Draining
         } else if !databases.is_empty() && databases.iter().all(|database| database.is_paused()) {
             State::Paused
@@ -152,6 +152,7 @@ impl Observed for View {
             notifications: 0,
             paused: false,
             disabled: false,
+            switchover: None,
         }));
         rows
     }
@@ -299,6 +300,7 @@ fn database_row(database: &Database) -> DatabaseRow {
         notifications: database.listener.delivered(),
         paused: database.is_paused(),
         disabled: database.admission() == Admission::Refused,
+        switchover: database.switchover().map(|switchover| switchover.to_string()),
     }
 }
 

@@ -35,6 +35,7 @@ mod from_client;
 mod from_server;
 mod keys;
 mod listening;
+pub mod luggage;
 pub mod own;
 pub mod pin;
 mod promote;
@@ -48,6 +49,7 @@ mod transaction;
 
 pub use edits::{Edit, Edits, Events};
 pub use listening::{Channels, MAX_CHANNELS};
+pub use luggage::Luggage;
 pub use own::Own;
 pub use replay::Rescue;
 pub use server_state::ServerState;
@@ -196,6 +198,8 @@ pub enum Farewell {
     Fatal(Box<Report>),
     /// Nothing can be said: the stream stands inside a message.
     Abrupt,
+    /// It goes on in another process.
+    HandedOver,
 }
 
 /// What a server connection still owes when its client is gone: what must be done before it can be used again.
@@ -664,6 +668,23 @@ impl Session {
     /// Why the client keeps its server.
     pub fn pins(&self) -> Pins {
         self.pins
+    }
+
+    /// What the client saw on a replica, if that is what it saw last.
+    pub fn shown(&self) -> Option<Shown> {
+        self.own.shared().map_or(self.history, scope::read).shown()
+    }
+
+    /// The client, which holds no server connection, goes on at other servers, or at the same ones in another order. The
+    /// primary shows all that the client had seen on a replica: a position that is asked for from now on bounds it, whichever
+    /// servers they are. What was last seen on the primary is bounded as before.
+    pub fn moved(&mut self, mode: PoolMode, now: Instant) {
+        if self.shown().is_some() {
+            self.recall(|history| history.lost_track(now));
+        }
+        self.own.part();
+        self.mode = mode;
+        self.head = None;
     }
 
     /// How many prepared statements the client has named.

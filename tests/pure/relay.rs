@@ -217,6 +217,23 @@ impl Relay {
         }
     }
 
+    /// The client goes on in another process, if it can now: with what is packed, and nothing else.
+    pub fn hand_over(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        if it.closed.is_some() || it.held.is_some() || !it.session.is_portable() {
+            return;
+        }
+        let packed = serde_json::to_vec(&it.session.pack()).expect("it can be written");
+        let luggage = serde_json::from_slice(&packed).expect("it can be read");
+        let (level, now) = (self.rules.consistency, self.start + self.clock);
+        it.session = Session::unpack(luggage, self.mode, level, &mut self.registry, self.generation, now);
+        (it.waiting, it.need) = (None, 0);
+        if let Some(trace) = &mut self.trace {
+            trace.note(format!("  {} is handed over", it.name));
+        }
+        self.pump(client);
+    }
+
     /// Up to `most` bytes arrive at the server.
     pub fn deliver(&mut self, server: usize, most: usize) {
         let it = &mut self.servers[server];
@@ -565,6 +582,7 @@ impl Relay {
                 Farewell::Terminated => "said goodbye",
                 Farewell::Fatal(_) => "is told why and cut off",
                 Farewell::Abrupt => "is gone",
+                Farewell::HandedOver => "goes on elsewhere",
             };
             trace.note(format!("  {} {why}", it.name));
         }
