@@ -167,6 +167,7 @@ impl Session {
             FrontendTag::FUNCTION_CALL => {
                 self.mark_write(held, world);
                 self.batch = Batch::Idle;
+                self.replies.risk(Stake::WORK);
                 self.replies.push(Request::FunctionCall, Action::Forward, None);
                 edits.forward(span.have());
             }
@@ -708,7 +709,8 @@ impl Session {
                 }
             }
             None if !is_own && bind.statement.is_empty() => self.close_foreign_unnamed(held, edits),
-            None => {}
+            // The server may know it, by an SQL-level PREPARE.
+            None => self.replies.risk(Stake::WORK),
         }
         if let (None, Some(portals)) = (&named, &mut self.portals) {
             portals.remove(bind.portal);
@@ -988,7 +990,9 @@ impl Session {
         self.unknown_name |= matches!(statement.reason, Reason::UnknownFunction | Reason::UnknownRelation);
         self.may_be_in_block |=
             statement.transaction.is_some() || (statement.statements > 1 && statement.access != Access::Read);
+        self.replies.risk(Stake::of(statement));
         if statement.access != Access::Read && !is_only_session_state(statement) {
+            self.replies.risk(Stake::WORK);
             self.mark_write(held, world);
         }
     }
