@@ -9,6 +9,7 @@ mod choice;
 mod database;
 mod directory;
 pub mod failover;
+mod hold;
 mod listener;
 pub mod monitor;
 pub mod oracle;
@@ -31,6 +32,7 @@ use crate::pool::Upstream;
 use crate::routing::bucket::Bucket;
 use crate::routing::clock::Clock;
 use crate::routing::{Lineage, Lsn, Role, explain};
+use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
@@ -50,6 +52,8 @@ pub struct Cluster {
     rules: ArcSwap<config::Database>,
     tls: Connector,
     clock: Mutex<Clock>,
+    /// Since when there has been no primary.
+    headless: Mutex<Option<Instant>>,
     /// Who is primary.
     lineage: ArcSwapOption<Lineage>,
     /// Tells when a server has said how far it is.
@@ -126,6 +130,7 @@ impl Cluster {
             rules: ArcSwap::new(rules),
             tls,
             clock: Mutex::default(),
+            headless: Mutex::new(Some(now)),
             lineage: ArcSwapOption::empty(),
             readings: watch::Sender::new(()),
             fallbacks: Mutex::default(),
@@ -233,6 +238,7 @@ impl Cluster {
             any |= self.stand(index, &observations[index], standing, why, now);
         }
         if any {
+            self.note_primary(now);
             self.changes.send_modify(|version| *version += 1);
         }
     }
@@ -329,6 +335,7 @@ impl Cluster {
     /// when they come back.
     pub fn detach(&self, index: usize) {
         self.nodes[index].detached.store(true, Ordering::Release);
+        self.note_primary(Instant::now());
         let why = unavailable("detached by an operator");
         for database in self.databases() {
             database.abandon(index, &why);
@@ -340,6 +347,7 @@ impl Cluster {
     /// Puts it back into service.
     pub fn attach(&self, index: usize) {
         self.nodes[index].detached.store(false, Ordering::Release);
+        self.note_primary(Instant::now());
         self.nodes[index].poke();
         self.changes.send_modify(|version| *version += 1);
     }
@@ -388,6 +396,9 @@ impl Cluster {
         if changed && matches!(standing, Standing::Primary | Standing::Replica) && self.follows_positions() {
             // Whoever hangs on it first shall not wait for a login.
             node.oracle.want();
+        }
+        if changed && matches!(standing, Standing::Primary | Standing::Replica) {
+            self.databases().iter().for_each(|database| database.welcome(index));
         }
         // Who waits for a primary must not be given a connection to what is none any more.
         if changed && (was_primary || matches!(standing, Standing::Down | Standing::Lagging)) {
@@ -476,6 +487,16 @@ impl Upstream for Node {
         if error.retry() == Retry::Safe {
             self.poke();
         }
+    }
+
+    /// A server that was primary and is a standby now, before the monitor has seen it. PostgreSQL says so since version 14.
+    fn refuses(&self, state: &ServerState) -> Option<ConnectError> {
+        let is_standby = state.parameter("in_hot_standby") == Some("on");
+        (is_standby && self.standing() == Standing::Primary).then(|| {
+            let text = "the server is no primary any more";
+            let report = Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text);
+            ConnectError::Refused { report, temporary: true }
+        })
     }
 }
 

@@ -35,7 +35,12 @@ impl Session {
             BackendTag::DATA_ROW if swallows => self.learn(body, held),
             BackendTag::DATA_ROW | BackendTag::COPY_DATA => {}
             BackendTag::READY_FOR_QUERY => return self.ready(span, body, held, now, edits),
-            BackendTag::ERROR_RESPONSE => self.error(body, held),
+            BackendTag::ERROR_RESPONSE => {
+                let code = Fields::new(body).code();
+                let is_read_only = code == Some(SqlState::READ_ONLY_SQL_TRANSACTION);
+                edits.events.read_only_primary |= is_read_only && held.role == Role::Primary;
+                self.error(body, held);
+            }
             BackendTag::PARAMETER_STATUS => self.parameter(body, held, edits),
             BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
                 if !self.begin_copy_in() {

@@ -589,6 +589,17 @@ impl Session {
         self.server.at_boundary() || self.server_part == Passing::Skip
     }
 
+    /// Whether the client wants to hear notices of ours.
+    pub fn takes_notices(&self) -> bool {
+        let least = self.settings.value("client_min_messages");
+        let is_deaf = |value: &Value| match value {
+            Value::Text(level) | Value::Expression(level) => {
+                matches!(level.trim_matches(['\'', '"']).to_ascii_lowercase().as_str(), "warning" | "error")
+            }
+        };
+        self.can_be_told() && !least.is_some_and(is_deaf)
+    }
+
     /// Whether a transaction block is open.
     pub fn in_transaction(&self) -> bool {
         self.transaction.is_open()
