@@ -94,7 +94,7 @@ pub struct Stats {
     pub server_parses: u64,
     /// Bind messages from clients.
     pub binds: u64,
-    /// Requests that a replica could not serve and that ran again, in the order of [`Rescue::ALL`].
+    /// Requests that ran again without the client seeing it, in the order of [`Rescue::ALL`].
     pub rescues: [u64; Rescue::ALL.len()],
     /// Client logins.
     pub logins: u64,

@@ -90,7 +90,7 @@ families! {
     CLIENT_PARSES = "pglagoon_client_parses_total", COUNTER, POOL, "Parse messages from clients.";
     SERVER_PARSES = "pglagoon_server_parses_total", COUNTER, POOL, "Parse messages to servers.";
     BINDS = "pglagoon_binds_total", COUNTER, POOL, "Bind messages from clients.";
-    RESCUES = "pglagoon_rescued_queries_total", COUNTER, &["database", "reason"], "Reads that a replica could not serve, and that ran again elsewhere.";
+    RESCUES = "pglagoon_rescued_queries_total", COUNTER, &["database", "reason"], "Requests that ran again because a replica could not serve them, or a plan was outdated, without the client seeing it.";
     ERRORS = "pglagoon_errors_total", COUNTER, &["source", "sqlstate", "database"], "Errors that clients were told of.";
     SERVER_UP = "pglagoon_server_up", GAUGE, &["database", "server", "role"], "1 if the server is used, else 0.";
     POSITION = "pglagoon_wal_position_bytes", GAUGE, NODE, "How far a primary has inserted, or a replica replayed.";

@@ -62,6 +62,9 @@ impl From<DialogError> for CommandError {
         match error {
             DialogError::Io(error) => CommandError::Io(error, None),
             DialogError::Framing(error) => CommandError::Protocol(error.to_string()),
+            DialogError::LastWords(report) => {
+                CommandError::Io(io::ErrorKind::ConnectionReset.into(), Some(*report))
+            }
             DialogError::Unexpected(what) => CommandError::Protocol(what.to_owned()),
         }
     }

@@ -95,6 +95,13 @@ pub enum ConnectError {
     Protocol(ServerAddress, Cow<'static, str>),
 }
 
+impl ConnectError {
+    /// Whether another login may be let in where this one is not.
+    pub fn is_of_login(&self) -> bool {
+        matches!(self, ConnectError::Auth(..) | ConnectError::Refused { temporary: false, .. })
+    }
+}
+
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -417,6 +424,7 @@ impl<'a> Login<'a> {
             DialogError::Framing(error) => {
                 ConnectError::Protocol(self.target.address.clone(), error.to_string().into())
             }
+            DialogError::LastWords(report) => ConnectError::Refused { report: *report, temporary: true },
             DialogError::Unexpected(what) => self.violation(what),
         }
     }

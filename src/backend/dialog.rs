@@ -8,9 +8,11 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::task::{Context, Poll};
 
+use super::connect::server_report;
+use crate::error::Report;
 use crate::net::Stream;
 use crate::session::server_state::ServerState;
-use crate::wire::backend::parameter_status;
+use crate::wire::backend::{Fields, parameter_status};
 use crate::wire::scan::HEADER;
 use crate::wire::{BackendTag, FramingError, Scanner, Step};
 
@@ -48,6 +50,8 @@ pub(super) struct Message<'a> {
 pub(super) enum DialogError {
     Io(io::Error),
     Framing(FramingError),
+    /// The server says why it closes the connection.
+    LastWords(Box<Report>),
     /// Something that has no place here.
     Unexpected(&'static str),
 }
@@ -117,6 +121,10 @@ impl Dialog {
                 Step::Message(span) if span.is_whole() => {
                     let body = self.start + HEADER..self.start + span.len();
                     self.pass(&step, span.len());
+                    if span.tag() == BackendTag::ERROR_RESPONSE {
+                        let report = server_report(&Fields::new(&self.unread[body]));
+                        return Err(DialogError::LastWords(Box::new(report)));
+                    }
                     if !take_in(span.tag(), &self.unread[body], state) {
                         return Err(UNASKED);
                     }

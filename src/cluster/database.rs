@@ -164,6 +164,18 @@ impl Database {
     /// name is unknown, and so is served by the primary.
     pub fn catalog_changed(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
+        self.read_catalog_anew();
+    }
+
+    /// DDL was not seen, and has outdated the statements that were prepared in this generation.
+    pub fn ddl_unseen_in(&self, generation: u64) {
+        let next = generation.wrapping_add(1);
+        if self.generation.compare_exchange(generation, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.read_catalog_anew();
+        }
+    }
+
+    fn read_catalog_anew(&self) {
         self.catalog.store(Arc::new(Box::new(NoCatalog)));
         self.refresh.notify_one();
     }

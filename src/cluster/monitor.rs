@@ -118,9 +118,7 @@ impl Probe {
 
     fn unreachable(&mut self, node: &Node, error: &ConnectError) -> Option<Finding> {
         match error {
-            ConnectError::Auth(..) | ConnectError::Refused { temporary: false, .. } => {
-                self.refused(node, error)
-            }
+            error if error.is_of_login() => self.refused(node, error),
             // Short of connections, memory or disk: clients that have a connection may go on.
             ConnectError::Refused { report, .. } if report.code.class() == *b"53" => {
                 self.refused(node, error)

@@ -6,7 +6,7 @@
 //! on a replica, it bounds from below whatever a read shows from then on.
 
 use super::{Cluster, Node, lock, monitor};
-use crate::backend::{self, Backend, Rows, command};
+use crate::backend::{self, Backend, CommandError, Rows, command};
 use crate::config::Monitor;
 use crate::routing::clock::normalised;
 use crate::routing::{Lsn, Role};
@@ -161,14 +161,18 @@ impl Line {
         };
         let target = monitor::target(cluster, node, login);
         let connected = async {
-            let mut connection = Box::pin(backend::connect(&target, settings.timeout)).await.ok()?;
-            command::run(&mut connection, PREPARE, settings.timeout).await.ok()?;
-            Some(connection)
+            let connection = Box::pin(backend::connect(&target, settings.timeout)).await;
+            let mut connection = connection.map_err(|error| error.is_of_login())?;
+            let prepared = command::run(&mut connection, PREPARE, settings.timeout).await;
+            prepared.map_err(|error| matches!(error, CommandError::Server(_)))?;
+            Ok::<_, bool>(connection)
         };
-        self.connection = connected.await;
-        if self.connection.is_none() {
-            self.attempt += 1;
-            self.retry = Instant::now() + RETRY;
+        match connected.await {
+            Ok(connection) => self.connection = Some(connection),
+            Err(is_of_login) => {
+                self.attempt += usize::from(is_of_login);
+                self.retry = Instant::now() + RETRY;
+            }
         }
     }
 }

@@ -13,7 +13,8 @@ use super::raw::{Report, Section, quoted};
 use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
     Log, LogFormat, Monitor, OnLostWrite, OnStale, Pool, PoolMode, Reads, Routing, Scope, Secret,
-    ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, UnixListen, User, userlist, values,
+    ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, User, userlist,
+    values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -286,6 +287,7 @@ const DEFAULT_ROUTING: Routing = Routing {
     on_stale: OnStale::Primary,
     max_fallbacks: 1_000,
     scope: Scope::Connection,
+    transactions: Transactions::Primary,
     on_lost_write: OnLostWrite::Error,
     token_secret: None,
     max_lag: seconds(10),
@@ -320,6 +322,7 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
         ("application_name", Scope::ApplicationName),
         ("database", Scope::Database),
     ];
+    let transactions = [("primary", Transactions::Primary), ("promote", Transactions::Promote)];
     let on_lost_write = [("error", OnLostWrite::Error), ("reset", OnLostWrite::Reset)];
     let balance = [
         ("least_connections", Balance::LeastConnections),
@@ -346,6 +349,7 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
         on_stale: section.word("on_stale", &on_stale, default.on_stale),
         max_fallbacks: section.count("max_fallbacks", 1..=1_000_000, default.max_fallbacks as usize) as u32,
         scope: section.word("scope", &scope, default.scope),
+        transactions: section.word("transactions", &transactions, default.transactions),
         on_lost_write: section.word("on_lost_write", &on_lost_write, default.on_lost_write),
         token_secret: section
             .text("token_secret", TOKEN_SECRET, token_secret)

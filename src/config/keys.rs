@@ -216,6 +216,13 @@ pub const KEYS: &[Key] = &[
          them see. A client joins others by SET pglagoon.causality_key, whatever the scope.",
     ),
     key(
+        "routing.transactions",
+        Value("\"primary\""),
+        "Where a transaction block that may write runs. promote: its proven reads run on a replica until its first statement \
+         that is none; then the rest runs on the primary, which shows what the replica has shown. For READ COMMITTED alone, \
+         and for a BEGIN in a simple query. now() moves on when the block does.",
+    ),
+    key(
         "routing.on_lost_write",
         Value("\"error\""),
         "For session and strong: a client whose last write may be lost by a failover is told so once, with SQLSTATE 08007, \

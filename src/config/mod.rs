@@ -380,6 +380,8 @@ pub struct Routing {
     pub max_fallbacks: u32,
     /// Whose reads and writes are taken together, under `session` and `strong`.
     pub scope: Scope,
+    /// Where transaction blocks that may write run.
+    pub transactions: Transactions,
     /// What becomes of a client whose last write may be lost by a failover.
     pub on_lost_write: OnLostWrite,
     /// What causality tokens are signed with; `None`: a secret of this process, so that no other takes them.
@@ -392,6 +394,15 @@ pub struct Routing {
     pub safe_functions: Vec<String>,
     /// Weights of servers by their place in `servers`; only for `Balance::Weighted`; same length as `servers`.
     pub weights: Vec<u32>,
+}
+
+/// Where transaction blocks that may write run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transactions {
+    /// On the primary from their first statement.
+    Primary,
+    /// On a replica until their first statement that is not a proven read.
+    Promote,
 }
 
 /// Where proven reads go.

@@ -587,11 +587,14 @@ impl Relay {
     /// The client's request runs again, elsewhere: it stands at the head of its input as if it had just come.
     fn replay(&mut self, rescue: Rescue) {
         self.give_back();
+        if let Some(generation) = self.session.outdated() {
+            self.pools.database.ddl_unseen_in(generation);
+        }
         let request = self.session.again();
         self.from_client.take_from(&self.worker.shelf);
         self.from_client.put_back(&request);
         self.fresh = true;
-        tracing::info!(client = self.card().id, why = rescue.as_str(), "a replica could not serve a read");
+        tracing::info!(client = self.card().id, why = rescue.as_str(), "a request runs again");
         self.pools.stats(self.worker.index).rescue(rescue);
     }
 

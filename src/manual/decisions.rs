@@ -62,6 +62,17 @@
 //! server a plan, but "cached plan must not change result type" would then reach clients that never asked for a cached plan.
 //! It waits until that error can be healed without the client seeing it.
 //!
+//! **2026-11-22, "cached plan must not change result type" is healed where the client is told the columns.** A request outside
+//! a transaction block that fails so is prepared anew and runs again, if it parses or describes what it runs, or is a simple
+//! Query. One that binds what was described earlier would read the new rows by the old description, silently, with some
+//! drivers: it gets the error, as from the server itself. The healed statement is of a new generation, so that no other
+//! connection serves it by an old plan; the generation grows once per DDL, whoever stumbles over it first.
+//!
+//! **2026-11-22, a transaction that moves is a deferred BEGIN once more.** `transactions = "promote"` has no machinery of its own
+//! for the primary: when a block leaves its replica, the replica's transaction is rolled back unseen and the BEGIN is deferred
+//! again, with the savepoints and SET LOCALs that it must repeat; lease, barrier and errors are those of any deferred BEGIN.
+//! The isolation level decides whether a block may move at all, and no report tells it: each server connection is asked once.
+//!
 //! **2026-11-22, secrets are parsed in `config`.** The plan has `auth/secret.rs` parse stored passwords. A verifier that is
 //! malformed must be found by `pglagoon check`, and `config` stands left of `auth`; so `config::Secret` is the parsed form
 //! and `auth` only uses it.

@@ -32,6 +32,8 @@ pub struct Prepared {
     pub text: Box<[u8]>,
     /// Its parameter types as in a Parse message: Int16 count, Int32 object ids.
     pub types: Box<[u8]>,
+    /// How often DDL had been seen when it was prepared.
+    pub generation: u64,
 }
 
 /// The statements of one worker's clients. Bounded: what does not fit is not shared, only kept by its client.
@@ -54,8 +56,13 @@ impl Registry {
         if let Some(prepared) = self.statements.get(&id) {
             return prepared.clone();
         }
-        let prepared =
-            Arc::new(Prepared { id, server_name: id.server_name(), text: text.into(), types: types.into() });
+        let prepared = Arc::new(Prepared {
+            id,
+            server_name: id.server_name(),
+            text: text.into(),
+            types: types.into(),
+            generation,
+        });
         if self.statements.len() >= self.capacity {
             self.statements.retain(|_, prepared| Arc::strong_count(prepared) > 1);
         }

@@ -111,6 +111,7 @@ fn sentence(why: Why) -> &'static str {
         Why::Stale => "no replica was fresh enough in time",
         Why::NoReplica => "no replica can serve",
         Why::Transaction => "it is part of a transaction there",
+        Why::Promoted => "its transaction has read on a replica, and moves to the primary now",
         Why::Held => "its client holds that server",
         Why::Configured => "the configuration keeps reads there",
         Why::Rescued => "a replica could not serve it",

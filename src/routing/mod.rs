@@ -133,6 +133,8 @@ pub enum Why {
     Stale,
     /// Inside a transaction block, or a batch that is under way.
     Transaction,
+    /// A transaction block that has read on a replica, and writes now.
+    Promoted,
     /// The client holds one server: session mode or a pin.
     Held,
     /// The configuration sends everything to the primary.
@@ -145,7 +147,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason.
-    pub const ALL: [Why; 11] = [
+    pub const ALL: [Why; 12] = [
         Why::Read,
         Why::Write,
         Why::Unsure,
@@ -153,6 +155,7 @@ impl Why {
         Why::NoReplica,
         Why::Stale,
         Why::Transaction,
+        Why::Promoted,
         Why::Held,
         Why::Configured,
         Why::Rescued,
@@ -169,6 +172,7 @@ impl Why {
             Why::NoReplica => "no_replica",
             Why::Stale => "stale",
             Why::Transaction => "transaction",
+            Why::Promoted => "promoted",
             Why::Held => "held",
             Why::Configured => "configured",
             Why::Rescued => "rescued",

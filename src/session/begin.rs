@@ -19,8 +19,12 @@ use crate::sql::effect::TransactionMode;
 #[derive(Debug)]
 pub(super) struct Deferred {
     text: Box<[u8]>,
-    mode: TransactionMode,
+    pub(super) mode: TransactionMode,
     stage: Stage,
+    /// It ran on a replica before.
+    pub(super) moved_from: Option<Shown>,
+    /// What ran there and must run again.
+    repeated: Vec<Box<[u8]>>,
 }
 
 /// The longest BEGIN that is kept, in bytes; people write comments.
@@ -40,7 +44,35 @@ impl Deferred {
     /// What is left of a transaction whose server was lost, and what the client has not been told of that yet.
     pub fn lost(untold: Option<Report>) -> Self {
         let stage = untold.map_or(Stage::Failed, |report| Stage::Lost(Box::new(report)));
-        Deferred { text: Box::default(), mode: TransactionMode::Plain, stage }
+        Deferred {
+            text: Box::default(),
+            mode: TransactionMode::Plain,
+            stage,
+            moved_from: None,
+            repeated: Vec::new(),
+        }
+    }
+
+    /// `text` runs on a replica, and must run again if the transaction moves. Answers false if that is too much to keep.
+    #[must_use]
+    pub(super) fn repeat(&mut self, text: &[u8], limit: usize) -> bool {
+        let kept: usize = self.repeated.iter().map(|text| text.len()).sum();
+        let fits = kept + text.len() <= limit;
+        if fits {
+            self.repeated.push(text.into());
+        }
+        fits
+    }
+
+    /// What was kept last has failed.
+    pub(super) fn forget_last(&mut self) {
+        self.repeated.pop();
+    }
+
+    /// The same transaction, for the primary.
+    pub(super) fn promoted(mut self: Box<Self>, from: Shown) -> Box<Self> {
+        (self.mode, self.moved_from) = (TransactionMode::Whole, Some(from));
+        self
     }
 }
 
@@ -77,8 +109,13 @@ impl Session {
             return None;
         }
         let begin = effect::begin(text)?;
-        self.deferred =
-            Some(Box::new(Deferred { text: text.into(), mode: begin.mode, stage: Stage::Waiting }));
+        self.deferred = Some(Box::new(Deferred {
+            text: text.into(),
+            mode: begin.mode,
+            stage: Stage::Waiting,
+            moved_from: None,
+            repeated: Vec::new(),
+        }));
         self.transaction.request(world.now);
         self.answer_simple(begin.tag, TransactionStatus::InTransaction, edits);
         Some(self.skip(span, edits))
@@ -234,21 +271,33 @@ impl Session {
     }
 
     /// Where the transaction may run whose first request does this; `None`: it has begun.
-    pub(super) fn deferred_access(&self, first: Access) -> Option<Access> {
+    pub(super) fn deferred_access(
+        &self,
+        first: Access,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        rules: &Routing,
+    ) -> Option<Access> {
         let deferred = self.deferred.as_ref()?;
         Some(match deferred.mode {
             TransactionMode::ReadOnly => first,
-            TransactionMode::Plain => first.max(Access::Unsure),
+            TransactionMode::Plain if self.is_promotable(span, bytes, rules) => first,
+            TransactionMode::Plain | TransactionMode::Whole => first.max(Access::Unsure),
         })
     }
 
     /// Ahead of the first request of a transaction: its BEGIN.
     pub(super) fn begin_deferred(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
         let Some(deferred) = self.deferred.take() else { return };
-        edits.insert(|out| frontend::write_query(out, &deferred.text));
         held.state.statements.set_unnamed(None);
         self.may_be_in_block = true;
-        self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));
+        for text in std::iter::once(&deferred.text).chain(&deferred.repeated) {
+            edits.insert(|out| frontend::write_query(out, text));
+            self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));
+        }
+        if deferred.mode == TransactionMode::Plain && held.role == Role::Replica {
+            self.begin_on_replica(deferred, held, edits);
+        }
     }
 
     pub(super) fn answer_simple(&mut self, tag: &str, status: TransactionStatus, edits: &mut Edits) {

@@ -1,5 +1,6 @@
 //! What a session wants done to a stream: data for the relay to carry out.
 
+use super::replay::Spares;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub struct Edits {
     pub reply: Vec<u8>,
     /// What happened, for those who count.
     pub events: Events,
+    /// Memory for requests that are kept.
+    pub(super) spares: Spares,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

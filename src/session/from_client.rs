@@ -141,6 +141,9 @@ impl Session {
         if is_out_of_step || self.must_wait(span.tag()) || !self.has_room(edits) {
             return Flow::Stop(Want::Input);
         }
+        if let Some(flow) = self.promote(span, bytes, held, world, edits) {
+            return flow;
+        }
         if !self.routed && !self.is_bound() {
             // Earlier requests of the same client are still unanswered. One that their server may serve follows at once;
             // any other waits until that server has been given back.
@@ -160,6 +163,10 @@ impl Session {
             return Flow::Stop(want);
         }
         self.begin_deferred(held, edits);
+        if self.is_asking_isolation() {
+            self.routed = true;
+            return Flow::Stop(Want::Input);
+        }
         self.look_ahead(span, bytes, world);
         self.forget_foreign_sequences(held, world, edits);
         match span.tag() {
@@ -167,7 +174,6 @@ impl Session {
             FrontendTag::FUNCTION_CALL => {
                 self.mark_write(held, world);
                 self.batch = Batch::Idle;
-                self.replies.risk(Stake::WORK);
                 self.replies.push(Request::FunctionCall, Action::Forward, None);
                 edits.forward(span.have());
             }
@@ -301,17 +307,23 @@ impl Session {
             FrontendTag::FUNCTION_CALL => UNSURE,
             _ => self.judge_batch(bytes, world)?,
         };
-        let access = self.deferred_access(access).unwrap_or(access);
+        let access = self.deferred_access(access, span, bytes, world.rules).unwrap_or(access);
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
         let terms = self.terms(world);
         let route = routing::route(access, &self.history, &terms, world.rules.reads, world.now);
-        let route = if self.deferred.is_some() { route.in_transaction() } else { route };
+        let route = match &self.deferred {
+            Some(deferred) if deferred.moved_from.is_some() => {
+                Route::Primary { why: Why::Promoted, shown: deferred.moved_from }
+            }
+            Some(_) => route.in_transaction(),
+            None => route,
+        };
         Some(Judged { route, effects })
     }
 
     /// A batch may leave the primary if all of it, up to its Sync, is here and reads only: it is one implicit
     /// transaction, and what has been sent to a replica cannot be taken back when a write follows.
-    fn judge_batch(&mut self, bytes: &[u8], world: &mut World<'_>) -> Option<Judgement> {
+    pub(super) fn judge_batch(&mut self, bytes: &[u8], world: &mut World<'_>) -> Option<Judgement> {
         let mut parsed: SmallVec<[(&[u8], Judgement); 4]> = SmallVec::new();
         let mut scanner = Scanner::<FrontendTag>::default();
         let mut at = 0;
@@ -365,11 +377,16 @@ impl Session {
     /// The statement of this name, looked at anew if the catalog has changed since.
     pub(super) fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
         let stamp = world.stamp();
+        let renews = self.is_renewing();
         let named = self.statements.as_mut()?.find_mut(name)?;
+        if renews {
+            let Prepared { text, types, .. } = &*named.prepared;
+            named.prepared = world.registry.intern(text, types, world.generation);
+        }
         if named.version != stamp {
             named.statement = world.classify(&named.prepared.text);
-            // The statement itself stays what was prepared: after DDL the server says that its result has changed (0A000), as
-            // it would to a direct connection, and drivers that rely on that prepare anew.
+            // The statement itself stays what was prepared: if DDL has changed what it returns, its server says so (0A000), and
+            // only who is told the new columns gets them.
             named.version = stamp;
         }
         Some(named)
@@ -514,12 +531,15 @@ impl Session {
         if self.sql_statements.is_empty() && held.state.sql_statements.is_empty() {
             return;
         }
-        for (name, _) in held.state.sql_statements.beyond(&self.sql_statements) {
+        let none = SqlStatements::default();
+        let staying = if self.is_renewing() { &none } else { &self.sql_statements };
+        for (name, _) in held.state.sql_statements.beyond(staying) {
             let sql = format!("DEALLOCATE {}", settings::identifier(name));
             self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
             edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
         }
-        for (name, text) in self.sql_statements.beyond(&held.state.sql_statements) {
+        let there = if self.is_renewing() { &none } else { &held.state.sql_statements };
+        for (name, text) in self.sql_statements.beyond(there) {
             self.replies.push(Request::Query, Action::Swallow, Some(Then::PreparedAgain(name.clone())));
             edits.insert(|out| frontend::write_query(out, text));
         }
@@ -990,9 +1010,9 @@ impl Session {
         self.unknown_name |= matches!(statement.reason, Reason::UnknownFunction | Reason::UnknownRelation);
         self.may_be_in_block |=
             statement.transaction.is_some() || (statement.statements > 1 && statement.access != Access::Read);
-        self.replies.risk(Stake::of(statement));
+        let stake = Stake::of(statement);
+        self.replies.risk(if held.role == Role::Replica { stake.on_replica() } else { stake });
         if statement.access != Access::Read && !is_only_session_state(statement) {
-            self.replies.risk(Stake::WORK);
             self.mark_write(held, world);
         }
     }
@@ -1016,6 +1036,7 @@ impl Session {
             return;
         }
         self.wrote = true;
+        self.replies.risk(Stake::WORK);
         let now = world.now;
         self.recall(|history| history.wrote(now));
         held.state.sequences_of = Some(world.client);

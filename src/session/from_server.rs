@@ -61,7 +61,8 @@ impl Session {
 
     /// A message that may end an answer.
     fn answered(&mut self, tag: BackendTag, body: &[u8], held: &mut Held<'_>) {
-        if tag == BackendTag::COMMAND_COMPLETE {
+        // What we asked for ourselves changes nothing that the client did.
+        if tag == BackendTag::COMMAND_COMPLETE && self.server_part == Passing::Forward {
             match backend::command_tag(body) {
                 Some(b"ROLLBACK") => self.outcome = self.outcome.and(Outcome::RolledBack),
                 Some(b"COMMIT") => self.outcome = self.outcome.and(Outcome::Committed),
@@ -102,6 +103,9 @@ impl Session {
             }
             if reply.then.is_none() {
                 self.restoring = Restoring::No;
+            }
+            if self.replies.is_empty() {
+                self.leave_at_last(held, now);
             }
             if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
                 self.asked = None;
@@ -167,6 +171,9 @@ impl Session {
                 self.settings.prove();
             }
             (Some(Then::Asked(Question::Settings(_))), _) => self.pin(Effects::HIDDEN_SETTINGS),
+            (Some(Then::Asked(Question::Isolation)), Some(answer)) => {
+                held.state.is_read_committed = Some(answer.first() == Some(&Some("read committed".into())));
+            }
             _ => {}
         }
     }
@@ -177,6 +184,10 @@ impl Session {
         let mut completed = std::mem::take(&mut self.pending);
         completed.extend(then.map(|then| *then));
         let is_over = status == TransactionStatus::Idle;
+        self.answered_on_replica(outcome);
+        if is_over {
+            self.promotable = None;
+        }
         completed = completed.into_iter().filter_map(|then| self.without_unlisten(then)).collect();
         if is_over || outcome != Outcome::Fine {
             self.channels.end_transaction(outcome);
@@ -349,7 +360,7 @@ impl Session {
                             self.hidden.get_or_insert_default().extend(names.iter().cloned())
                         }
                         Question::State(_) => self.doubts_pins = true,
-                        Question::Nothing => {}
+                        Question::Isolation | Question::Nothing => {}
                     }
                 }
                 Some(Then::Asked(Question::Settings(_))) => self.pin(Effects::HIDDEN_SETTINGS),
@@ -362,8 +373,8 @@ impl Session {
             self.outcome = self.outcome.and(Outcome::Failed);
         }
         self.copy = Copy::None;
-        if fields.text(b'R') == Some(b"RevalidateCachedQuery") {
-            // "cached plan must not change result type": DDL went past us. Texts prepared from now on are new ones.
+        if replay::is_outdated(&fields) && !self.is_muted() {
+            // DDL went past us. Texts prepared from now on are new ones.
             self.ddl = true;
         }
         if self.replies.front().is_none_or(|reply| reply.request.ends_ready()) {

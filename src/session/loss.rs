@@ -53,6 +53,9 @@ impl Session {
             self.settings = own;
         }
         let undone: Vec<Reply> = self.replies.drain().collect();
+        if self.promotable.is_some() && lost.owed.is_empty() {
+            self.go_on_elsewhere();
+        }
         let mut answers = Vec::new();
         self.answer_lost(&undone, &lost, &cause, &mut answers);
         undone.into_iter().rev().for_each(|reply| self.undo(reply.then, None));
@@ -155,7 +158,7 @@ impl Session {
 
     /// The client's transaction block, if it is in one, takes nothing any more but its end.
     fn go_on_without(&mut self, before: TransactionStatus, lost: &Losses, cause: &Cause<'_>) {
-        if lost.open.status == TransactionStatus::Idle {
+        if lost.open.status == TransactionStatus::Idle || self.deferred.is_some() {
             return;
         }
         let is_untold =

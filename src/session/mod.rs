@@ -37,6 +37,7 @@ mod listening;
 mod loss;
 pub mod own;
 pub mod pin;
+mod promote;
 mod questions;
 pub mod replay;
 mod replies;
@@ -67,6 +68,7 @@ use crate::wire::{BackendTag, FrontendTag, SqlState};
 use begin::Deferred;
 use listening::{Hearing, Verb};
 use pin::{PinReason, PinRoom, Pins};
+use promote::Promotable;
 use questions::Question;
 use replay::Replay;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
@@ -315,6 +317,8 @@ pub struct Session {
     transaction: Transaction,
     /// The BEGIN that no server has seen yet.
     deferred: Option<Box<Deferred>>,
+    /// The transaction block that reads on a replica and may have to move.
+    promotable: Option<Box<Promotable>>,
     replies: ReplyQueue,
     batch: Batch,
     copy: Copy,
@@ -381,6 +385,7 @@ impl Session {
             server_part: Passing::Forward,
             transaction: Transaction::default(),
             deferred: None,
+            promotable: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
             copy: Copy::None,
@@ -441,10 +446,11 @@ impl Session {
                 Step::Need => return Want::Input,
                 Step::Rest(n) => pass(edits, self.client_part, n),
                 Step::Message(span) => {
-                    let on_replica = held.as_ref().is_some_and(|held| held.role == Role::Replica);
-                    let is_alone = on_replica && self.stands_alone();
+                    let role = held.as_ref().map(|held| held.role);
+                    let began =
+                        role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.stands_alone());
                     match self.client_message(span, rest, held.as_mut(), world, edits) {
-                        Flow::Done => self.keep(span, rest, is_alone),
+                        Flow::Done => self.keep(span, rest, began, &mut edits.spares),
                         Flow::Stop(want) => return want,
                     }
                 }
@@ -502,7 +508,7 @@ impl Session {
         loop {
             let rest = &input[edits.consumed()..];
             if self.server.at_boundary() {
-                if !self.may_pass_on(rest) {
+                if !self.may_pass_on(rest, &mut edits.spares) {
                     return Want::Input;
                 }
                 self.fabricate(edits);
@@ -540,7 +546,7 @@ impl Session {
                 || !self.pins.beyond_discard().is_empty()
                 || self.replies.is_ready_owed_in_doubt(),
             scanner: self.server,
-            discard: self.transaction.is_open()
+            discard: (self.transaction.is_open() && self.deferred.is_none())
                 || !self.pins.is_empty()
                 || self.mode == PoolMode::Session
                 || self.is_soiled
@@ -656,12 +662,14 @@ impl Session {
         self.replies.is_empty()
             && !self.has_questions()
             && !self.routed
-            && !self.is_bound()
+            // A transaction that no server knows of (any more) needs none.
+            && (!self.is_bound() || self.deferred.is_some())
             && self.server.at_boundary()
             && (self.client.at_boundary() || self.client_part == Passing::Skip)
     }
 
     fn forget_server(&mut self) {
+        self.promotable = None;
         if self.deferred.is_none() {
             self.transaction = Transaction::default();
         }

@@ -14,6 +14,8 @@ pub(super) enum Question {
     State(Pins),
     /// What these settings are.
     Settings(Vec<String>),
+    /// How much the transaction under way is kept apart from others.
+    Isolation,
     /// Housekeeping: only that it was done is of interest.
     Nothing,
 }
@@ -27,6 +29,7 @@ impl Question {
                 let current = |name: &String| format!("pg_catalog.current_setting({}, true)", literal(name));
                 names.iter().map(current).collect()
             }
+            Question::Isolation => return "SHOW transaction_isolation".to_owned(),
             Question::Nothing => return "DISCARD SEQUENCES".to_owned(),
         };
         format!("SELECT {}", columns.join(", "))

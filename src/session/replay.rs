@@ -1,7 +1,8 @@
-//! The safety net: a request that a replica could not serve, though it was thought that it could, runs again elsewhere.
+//! The safety net: a request that a replica could not serve, though it was thought that it could, runs again elsewhere; one
+//! that failed because a server's plan is older than the tables, which was pglagoon's to know, is prepared anew.
 //!
 //! ```text
-//!   Nothing ---- first message, alone, to a replica ----> Gathering ---- its end ----> Kept
+//!   Nothing ---- first message, alone -------------------> Gathering ---- its end ----> Kept
 //!   Kept    ---- anything but an error of these kinds, or another request ----> Nothing
 //!   Kept    ---- such an error, or the connection is lost ----> Failed: the rest of the answer is swallowed
 //!   Failed  ---- ReadyForQuery, or the connection is lost ----> Again: Want::Replay, the request is the input's head
@@ -12,7 +13,8 @@
 //! nothing waits.
 //!
 //! Only requests outside a transaction block, with nothing else outstanding, are kept: each is one implicit transaction,
-//! and one that has failed has done nothing.
+//! and one that has failed has done nothing. On the primary only those are that may run an old plan, and only until the
+//! server has taken it: one that was begun there and lost may have come true.
 
 use super::replies::Renamed;
 use super::*;
@@ -25,6 +27,9 @@ const MAX_HELD_BACK: usize = 4 * 1024;
 
 /// How often a request is sent before its error is the client's.
 const MAX_TRIES: u8 = 3;
+
+/// The most requests' memory that is kept for the next ones.
+const MAX_SPARE: usize = 64;
 
 /// Why a request runs again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,12 +44,14 @@ pub enum Rescue {
     Conflict,
     /// The connection broke.
     Lost,
+    /// DDL that pglagoon has not seen changed what a statement returns that the server had prepared before.
+    Outdated,
 }
 
 impl Rescue {
     /// Every kind.
-    pub const ALL: [Rescue; 5] =
-        [Rescue::Wrote, Rescue::Recovery, Rescue::Behind, Rescue::Conflict, Rescue::Lost];
+    pub const ALL: [Rescue; 6] =
+        [Rescue::Wrote, Rescue::Recovery, Rescue::Behind, Rescue::Conflict, Rescue::Lost, Rescue::Outdated];
 
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
@@ -54,6 +61,7 @@ impl Rescue {
             Rescue::Behind => "behind",
             Rescue::Conflict => "conflict",
             Rescue::Lost => "lost",
+            Rescue::Outdated => "outdated",
         }
     }
 
@@ -67,8 +75,14 @@ impl Rescue {
         matches!(self, Rescue::Conflict | Rescue::Lost)
     }
 
-    /// What an error of a replica's calls for.
-    fn of(fields: &Fields<'_>) -> Option<Rescue> {
+    /// What an error calls for.
+    fn of(fields: &Fields<'_>, role: Role) -> Option<Rescue> {
+        if is_outdated(fields) {
+            return Some(Rescue::Outdated);
+        }
+        if role == Role::Primary {
+            return None;
+        }
         let message = fields.text(b'M').unwrap_or_default();
         let names = |word: &[u8]| message.windows(word.len()).any(|part| part == word);
         match fields.code()? {
@@ -94,9 +108,9 @@ pub(super) enum Replay {
     /// Nothing could be sent again.
     #[default]
     Nothing,
-    /// A batch is on its way to a replica; its Sync is not.
+    /// A batch is on its way; its Sync is not.
     Gathering(Box<Kept>),
-    /// A request was sent to a replica, and nothing of its answer has been passed on.
+    /// A request was sent, and nothing of its answer has been passed on.
     Kept(Box<Kept>),
     /// Its answer is swallowed.
     Failed(Box<Kept>, Rescue),
@@ -108,10 +122,16 @@ pub(super) enum Replay {
 #[derive(Debug)]
 pub(super) struct Kept {
     bytes: Vec<u8>,
+    /// What serves it.
+    role: Role,
     /// How often it was sent.
     tries: u8,
+    /// Why it was sent last, if not for the first time.
+    because: Option<Rescue>,
     /// When it was first seen.
     asked: Option<Instant>,
+    /// The latest generation of the statements whose plans were too old.
+    generation: u64,
 }
 
 /// What the beginning of an answer says of its rest.
@@ -127,38 +147,78 @@ impl Session {
         self.replies.is_empty() && !self.is_bound() && !self.may_be_in_block
     }
 
-    /// A message of the client's was dealt with. `began_alone`: it began a request that stands alone, on a replica.
-    pub(super) fn keep(&mut self, span: Span<FrontendTag>, bytes: &[u8], began_alone: bool) {
-        if matches!(self.replay, Replay::Nothing) && !began_alone {
+    /// Whether a request that begins with this message, and stands alone, may have to be sent again.
+    pub(super) fn is_worth_keeping(&self, tag: FrontendTag, role: Role) -> bool {
+        match tag {
+            _ if role == Role::Replica => true,
+            FrontendTag::PARSE | FrontendTag::BIND | FrontendTag::DESCRIBE => true,
+            FrontendTag::QUERY => !self.sql_statements.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// A message of the client's was dealt with. `began`: it began a request that is worth keeping, on such a server.
+    pub(super) fn keep(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        began: Option<Role>,
+        spares: &mut Spares,
+    ) {
+        if matches!(self.replay, Replay::Nothing) && began.is_none() {
             return;
         }
         let message = bytes.get(..span.len());
-        self.replay = match (std::mem::take(&mut self.replay), span.tag(), message) {
-            (Replay::Gathering(kept), FrontendTag::SYNC, Some(message)) => {
-                kept.with(message).map_or(Replay::Nothing, Replay::Kept)
-            }
-            (
-                Replay::Gathering(kept),
-                FrontendTag::PARSE
+        let is_of_batch = matches!(
+            span.tag(),
+            FrontendTag::PARSE
                 | FrontendTag::BIND
                 | FrontendTag::DESCRIBE
                 | FrontendTag::EXECUTE
-                | FrontendTag::CLOSE,
-                Some(message),
-            ) => kept.with(message).map_or(Replay::Nothing, Replay::Gathering),
-            (before, tag, Some(message)) if began_alone => {
-                let tries = if let Replay::Again(_, tries) = before { tries } else { 0 };
-                let kept = Box::new(Kept { bytes: Vec::new(), tries: tries + 1, asked: self.asked });
-                match (tag, kept.with(message)) {
-                    (FrontendTag::QUERY, Some(kept)) => Replay::Kept(kept),
-                    (FrontendTag::PARSE | FrontendTag::BIND | FrontendTag::DESCRIBE, Some(kept)) => {
-                        Replay::Gathering(kept)
-                    }
-                    _ => Replay::Nothing,
+                | FrontendTag::CLOSE
+                | FrontendTag::SYNC
+        );
+        let mut kept = match (std::mem::take(&mut self.replay), began) {
+            (Replay::Gathering(kept), _) if is_of_batch => kept,
+            (before, Some(role)) => {
+                let (because, tries) = match before {
+                    Replay::Again(rescue, tries) => (Some(rescue), tries + 1),
+                    _ => (None, 1),
+                };
+                spares.take(Kept {
+                    bytes: Vec::new(),
+                    role,
+                    tries,
+                    because,
+                    asked: self.asked,
+                    generation: 0,
+                })
+            }
+            (Replay::Gathering(kept) | Replay::Kept(kept), None) => return spares.put(kept),
+            _ => return,
+        };
+        self.replay = match (span.tag(), message) {
+            (_, Some(message)) if kept.bytes.len() + message.len() > MAX_KEPT => return spares.put(kept),
+            (_, None) => return spares.put(kept),
+            (tag, Some(message)) => {
+                kept.bytes.extend_from_slice(message);
+                match tag {
+                    FrontendTag::SYNC | FrontendTag::QUERY => Replay::Kept(kept),
+                    _ if is_of_batch => Replay::Gathering(kept),
+                    _ => return spares.put(kept),
                 }
             }
-            _ => Replay::Nothing,
         };
+    }
+
+    /// Whether the request under way failed before because plans were too old: its statements are to be prepared anew.
+    pub(super) fn is_renewing(&self) -> bool {
+        let because = match &self.replay {
+            Replay::Again(rescue, _) => Some(*rescue),
+            Replay::Gathering(kept) | Replay::Kept(kept) => kept.because,
+            _ => None,
+        };
+        because == Some(Rescue::Outdated)
     }
 
     /// Where the request at the head of the input must run because of what became of it before.
@@ -169,6 +229,9 @@ impl Session {
         world: &mut World<'_>,
     ) -> Option<Route> {
         let Replay::Again(rescue, tries) = self.replay else { return None };
+        if rescue == Rescue::Outdated {
+            return None;
+        }
         if rescue.is_misjudged() {
             self.remember_unsafe(span, bytes, world);
         }
@@ -204,23 +267,75 @@ impl Session {
 
     /// Whether the server's bytes may be passed on. If it is not known yet, nothing of them is looked at until there are
     /// more.
-    pub(super) fn may_pass_on(&mut self, input: &[u8]) -> bool {
-        let is_ours = self.replies.front().is_some_and(|reply| reply.action == Action::Swallow);
-        if is_ours || !matches!(self.replay, Replay::Kept(_)) {
+    pub(super) fn may_pass_on(&mut self, input: &[u8], spares: &mut Spares) -> bool {
+        let Replay::Kept(kept) = &self.replay else { return true };
+        if self.replies.front().is_some_and(|reply| reply.action == Action::Swallow) {
             return true;
         }
-        let omen = match omen(input) {
+        let omen = match omen(input, kept.role) {
             Omen::Undecided if input.len() < MAX_HELD_BACK => return false,
             omen => omen,
         };
-        self.replay = match (std::mem::take(&mut self.replay), omen) {
-            (Replay::Kept(kept), Omen::Bad(rescue)) if kept.tries < MAX_TRIES => {
+        let Replay::Kept(mut kept) = std::mem::take(&mut self.replay) else { return true };
+        match omen {
+            Omen::Bad(rescue) if kept.tries < MAX_TRIES && self.may_heal(rescue, &mut kept) => {
                 self.forget_names();
-                Replay::Failed(kept, rescue)
+                self.replay = Replay::Failed(kept, rescue);
             }
-            _ => Replay::Nothing,
-        };
+            _ => spares.put(kept),
+        }
         true
+    }
+
+    /// Whether the client need not know of it. A client that reads rows by a description that it was given earlier must
+    /// hear that it holds no longer, as it would from the server itself.
+    fn may_heal(&self, rescue: Rescue, kept: &mut Kept) -> bool {
+        if rescue != Rescue::Outdated {
+            return true;
+        }
+        let Some(generation) = self.generation_described_in(&kept.bytes) else { return false };
+        kept.generation = generation;
+        true
+    }
+
+    /// The latest generation of a batch's statements; `None` if it binds one without having it parsed or described.
+    fn generation_described_in(&self, batch: &[u8]) -> Option<u64> {
+        let mut scanner = Scanner::<FrontendTag>::default();
+        let (mut at, mut generation) = (0, 0);
+        let mut parsed: SmallVec<[&[u8]; 2]> = SmallVec::new();
+        let mut is_blind = false;
+        while let Ok(step @ Step::Message(span)) = scanner.step(&batch[at..]) {
+            let body = span.body(&batch[at..]);
+            let name = match span.tag() {
+                FrontendTag::PARSE => {
+                    let name = Parse::new(body)?.name;
+                    parsed.push(name);
+                    Some(name)
+                }
+                FrontendTag::BIND => {
+                    let name = Bind::new(body)?.statement;
+                    // With a format for each column, it counts on a number of columns.
+                    if is_blind || frontend::result_formats(body)? > 1 {
+                        return None;
+                    }
+                    is_blind = !parsed.contains(&name);
+                    Some(name)
+                }
+                FrontendTag::DESCRIBE => {
+                    is_blind = false;
+                    match Target::new(body)? {
+                        Target::Statement(name) => Some(name),
+                        Target::Portal(_) => None,
+                    }
+                }
+                _ => None,
+            };
+            let named = name.and_then(|name| self.statements.as_deref()?.find(name));
+            generation = generation.max(named.map_or(0, |named| named.prepared.generation));
+            at += span.len();
+            scanner.pass(&step);
+        }
+        (!is_blind).then_some(generation)
     }
 
     /// Names that the request gave or took, as they were before it: it will do so again.
@@ -246,11 +361,22 @@ impl Session {
     /// The connection is lost, and all that was outstanding on it undone.
     pub(super) fn replay_what_was_lost(&mut self) -> Option<Want> {
         self.replay = match std::mem::take(&mut self.replay) {
-            Replay::Kept(kept) if kept.tries < MAX_TRIES => Replay::Failed(kept, Rescue::Lost),
+            Replay::Kept(kept) if kept.role == Role::Replica && kept.tries < MAX_TRIES => {
+                Replay::Failed(kept, Rescue::Lost)
+            }
             failed @ Replay::Failed(..) => failed,
             _ => Replay::Nothing,
         };
         self.replay()
+    }
+
+    /// The generation of statements that is too old, if that is why the request runs again: what is prepared from now on
+    /// must be of a later one.
+    pub fn outdated(&self) -> Option<u64> {
+        match &self.replay {
+            Replay::Failed(kept, Rescue::Outdated) => Some(kept.generation),
+            _ => None,
+        }
     }
 
     /// After [`Want::Replay`], when the server connection is given back: the request, to be put at the head of the client's
@@ -267,35 +393,54 @@ impl Session {
     }
 }
 
-impl Kept {
-    /// With one message more, if that is not too much.
-    fn with(mut self: Box<Self>, message: &[u8]) -> Option<Box<Self>> {
-        if self.bytes.len() + message.len() > MAX_KEPT {
-            return None;
+/// The memory of requests that need not be sent again, for the next ones.
+#[derive(Debug, Default)]
+#[allow(clippy::vec_box, reason = "the boxes are what is spared")]
+pub(super) struct Spares(Vec<Box<Kept>>);
+
+impl Spares {
+    fn take(&mut self, kept: Kept) -> Box<Kept> {
+        match self.0.pop() {
+            Some(mut spare) => {
+                let bytes = std::mem::take(&mut spare.bytes);
+                *spare = Kept { bytes, ..kept };
+                spare
+            }
+            None => Box::new(kept),
         }
-        self.bytes.extend_from_slice(message);
-        Some(self)
+    }
+
+    fn put(&mut self, mut kept: Box<Kept>) {
+        kept.bytes.clear();
+        if self.0.len() < MAX_SPARE {
+            self.0.push(kept);
+        }
     }
 }
 
+/// "cached plan must not change result type".
+pub(super) fn is_outdated(fields: &Fields<'_>) -> bool {
+    fields.text(b'R') == Some(b"RevalidateCachedQuery")
+}
+
 /// Looks ahead to the message that decides.
-fn omen(input: &[u8]) -> Omen {
+fn omen(input: &[u8], role: Role) -> Omen {
     let mut scanner = Scanner::<BackendTag>::default();
     let mut at = 0;
     while let Ok(step @ Step::Message(span)) = scanner.step(&input[at..]) {
         match span.tag() {
             _ if !span.is_whole() && span.tag() != BackendTag::DATA_ROW => return Omen::Undecided,
             BackendTag::ERROR_RESPONSE => {
-                return Rescue::of(&Fields::new(span.body(&input[at..]))).map_or(Omen::Good, Omen::Bad);
+                let fields = Fields::new(span.body(&input[at..]));
+                return Rescue::of(&fields, role).map_or(Omen::Good, Omen::Bad);
             }
-            BackendTag::PARSE_COMPLETE
-            | BackendTag::BIND_COMPLETE
-            | BackendTag::CLOSE_COMPLETE
-            | BackendTag::PARAMETER_DESCRIPTION
+            BackendTag::PARSE_COMPLETE | BackendTag::CLOSE_COMPLETE | BackendTag::PARAMETER_DESCRIPTION => {}
+            BackendTag::BIND_COMPLETE
             | BackendTag::ROW_DESCRIPTION
             | BackendTag::NO_DATA
             | BackendTag::NOTICE_RESPONSE
-            | BackendTag::PARAMETER_STATUS => {}
+            | BackendTag::PARAMETER_STATUS
+                if role == Role::Replica => {}
             _ => return Omen::Good,
         }
         at += span.len();

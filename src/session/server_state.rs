@@ -15,6 +15,8 @@ pub struct ServerState {
     pub sql_statements: SqlStatements,
     /// Who may have drawn from sequences on it: `currval` and `lastval` are that client's alone.
     pub sequences_of: Option<u64>,
+    /// Whether a plain BEGIN begins a transaction under READ COMMITTED; `None`: it was not asked.
+    pub is_read_committed: Option<bool>,
     /// What it has reported by ParameterStatus, latest value by name.
     pub parameters: Vec<(Box<str>, Box<str>)>,
 }
@@ -27,6 +29,7 @@ impl ServerState {
             settings: Settings::default(),
             sql_statements: SqlStatements::default(),
             sequences_of: None,
+            is_read_committed: None,
             parameters: Vec::new(),
         }
     }

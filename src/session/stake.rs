@@ -22,6 +22,8 @@ impl Stake {
     pub const ROLLS_BACK: Stake = Stake(1 << 3);
     /// Nobody knows what it does.
     pub const UNCLEAR: Stake = Stake(1 << 4);
+    /// A transaction block ends in which nothing can have been written.
+    pub const CLOSES: Stake = Stake(1 << 5);
 
     /// What running a statement puts at stake, besides work.
     pub fn of(statement: &Statement) -> Stake {
@@ -33,6 +35,12 @@ impl Stake {
         let verbs = verbs.into_iter().filter(|(effect, _)| statement.effects.any(*effect));
         let known = verbs.fold(Stake::NOTHING, |all, (_, stake)| all.with(stake));
         if statement.reason == Reason::Unrecognised { known.with(Stake::UNCLEAR) } else { known }
+    }
+
+    /// The same on a replica, which writes nothing.
+    pub fn on_replica(self) -> Stake {
+        let closes = if self.any(Stake::COMMITS) { Stake::CLOSES } else { Stake::NOTHING };
+        self.without(Stake::WORK.with(Stake::COMMITS).with(Stake::UNCLEAR)).with(closes)
     }
 
     pub const fn with(self, other: Stake) -> Stake {
@@ -80,7 +88,7 @@ impl Stake {
     }
 
     fn ends(self) -> bool {
-        self.any(Stake::COMMITS.with(Stake::ROLLS_BACK))
+        self.any(Stake::COMMITS.with(Stake::ROLLS_BACK).with(Stake::CLOSES))
     }
 
     /// Where the client stands behind it, if it was sent at `status`, as far as the client can know.
@@ -195,6 +203,15 @@ mod tests {
     #[test]
     fn what_is_not_understood_may_have_committed() {
         assert_eq!(told(&[Stake::UNCLEAR], InTransaction), [(Fate::Unknown, Failed)]);
+    }
+
+    #[test]
+    fn a_replica_commits_nothing() {
+        let commit = Stake::COMMITS.on_replica();
+        assert_eq!(
+            told(&[commit, Stake::NOTHING], InTransaction),
+            [(Fate::Undone, Idle), (Fate::Undone, Idle)]
+        );
     }
 
     #[test]

@@ -66,8 +66,10 @@ pub fn setting_changes(text: &[u8]) -> Option<Vec<SettingChange>> {
 /// What a transaction says of itself when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionMode {
-    /// It may write.
+    /// It may write, under the session's isolation level or READ COMMITTED.
     Plain,
+    /// It may write and says so, or all of it sees one snapshot.
+    Whole,
     /// READ ONLY, under READ COMMITTED or REPEATABLE READ.
     ReadOnly,
 }
@@ -90,14 +92,17 @@ pub fn begin(text: &[u8]) -> Option<Begin> {
         ["start", "transaction", ref rest @ ..] => ("START TRANSACTION", rest),
         _ => return None,
     };
-    let (mut is_read_only, mut is_serializable) = (None, false);
+    let (mut is_read_only, mut is_serializable, mut has_snapshot) = (None, false, false);
     while !rest.is_empty() {
         let length = match *rest {
             ["isolation", "level", "serializable", ..] => {
-                is_serializable = true;
+                (is_serializable, has_snapshot) = (true, true);
                 3
             }
-            ["isolation", "level", "repeatable", "read", ..] => 4,
+            ["isolation", "level", "repeatable", "read", ..] => {
+                has_snapshot = true;
+                4
+            }
             ["isolation", "level", "read", "committed" | "uncommitted", ..] => 4,
             ["read", "only", ..] if is_read_only.is_none() => {
                 is_read_only = Some(true);
@@ -119,9 +124,28 @@ pub fn begin(text: &[u8]) -> Option<Begin> {
     }
     let mode = match is_read_only {
         Some(true) if !is_serializable => TransactionMode::ReadOnly,
-        _ => TransactionMode::Plain,
+        None if !has_snapshot => TransactionMode::Plain,
+        _ => TransactionMode::Whole,
     };
     Some(Begin { mode, tag })
+}
+
+/// Whether `text` is exactly one SET LOCAL of an ordinary setting, which says neither who runs what follows nor how the
+/// transaction is kept apart from others.
+pub fn is_plain_set_local(text: &[u8]) -> bool {
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let word = |at: usize| {
+        let token = tokens.get(at).filter(|token| token.kind == Kind::Word)?;
+        Some(String::from_utf8_lossy(&text[token.start..token.end]).to_ascii_lowercase())
+    };
+    let has_more = tokens.iter().rev().skip_while(|token| token.kind == Kind::Semicolon);
+    let is_one = !has_more.clone().any(|token| matches!(token.kind, Kind::Semicolon | Kind::Error));
+    let (Some("set"), Some("local"), Some(name)) = (word(0).as_deref(), word(1).as_deref(), word(2)) else {
+        return false;
+    };
+    let is_special = ["role", "session", "transaction", "xml"].contains(&name.as_str())
+        || name.starts_with("transaction_");
+    is_one && !is_special
 }
 
 /// Whether `text` is exactly one COMMIT, END, ROLLBACK or ABORT that ends its transaction and begins no other.
@@ -810,16 +834,41 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_set_local_is_of_an_ordinary_setting_alone() {
+        for text in [
+            "SET LOCAL work_mem = '1MB'",
+            "set local /* x */ search_path to a, b;",
+            "SET LOCAL TIME ZONE 'UTC'",
+        ] {
+            assert!(is_plain_set_local(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "SET work_mem = '1MB'",
+            "SET LOCAL ROLE bob",
+            "SET LOCAL SESSION AUTHORIZATION bob",
+            "SET LOCAL transaction_isolation = 'serializable'",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SET LOCAL work_mem = '1MB'; SELECT 1",
+            "SET LOCAL",
+        ] {
+            assert!(!is_plain_set_local(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
     fn a_begin_is_read_to_the_letter() {
         let mode = |text: &str| begin(text.as_bytes()).map(|begin| begin.mode);
+        for text in
+            ["BEGIN", "begin work;", "BEGIN ISOLATION LEVEL READ COMMITTED", "/* a */ BEGIN DEFERRABLE"]
+        {
+            assert_eq!(mode(text), Some(TransactionMode::Plain), "{text}");
+        }
         for text in [
-            "BEGIN",
-            "begin work;",
             "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE",
             "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
-            "/* a */ BEGIN DEFERRABLE",
+            "BEGIN READ WRITE",
         ] {
-            assert_eq!(mode(text), Some(TransactionMode::Plain), "{text}");
+            assert_eq!(mode(text), Some(TransactionMode::Whole), "{text}");
         }
         for text in [
             "BEGIN READ ONLY",

@@ -74,6 +74,20 @@ impl<'a> Bind<'a> {
     }
 }
 
+/// How many format codes for result columns a Bind has; one speaks for all columns.
+pub fn result_formats(body: &[u8]) -> Option<usize> {
+    let mut reader = Reader::new(body);
+    let (_portal, _statement) = (reader.string()?, reader.string()?);
+    let formats = usize::try_from(reader.int16()?).ok()?;
+    reader.bytes(2 * formats)?;
+    for _ in 0..reader.int16()? {
+        if let Ok(length) = usize::try_from(reader.int32()?) {
+            reader.bytes(length)?;
+        }
+    }
+    usize::try_from(reader.int16()?).ok()
+}
+
 /// What a Describe or a Close speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
@@ -184,6 +198,17 @@ mod tests {
         let mut out = Vec::new();
         assert!(!Bind::write_head(&mut out, b"", b"s", i32::MAX as usize));
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn the_formats_of_a_binds_results_stand_behind_its_parameters() {
+        let body = b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x01x\xff\xff\xff\xff\0\x02\0\0\0\x01";
+        assert_eq!(result_formats(body), Some(2));
+        assert_eq!(result_formats(b"\0\0\0\0\0\0\0\0"), Some(0));
+        for cut in 0..body.len() - 4 {
+            assert!(result_formats(&body[..cut]).is_none_or(|formats| formats <= 2));
+        }
+        assert_eq!(result_formats(b"\0\0\xff\xff"), None);
     }
 
     #[test]

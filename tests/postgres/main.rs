@@ -23,6 +23,7 @@ mod listen;
 mod playground;
 mod pooling;
 mod prepared;
+mod promote;
 mod protocol;
 mod prove;
 mod raw;

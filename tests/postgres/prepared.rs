@@ -4,7 +4,8 @@ use crate::harness::{
     Setup, Stand, assert_primary, assert_replicas, installations, join_all, quote, rows, sqlstate,
 };
 use crate::raw::{
-    Raw, bind, close_statement, describe_statement, execute, first_column, parse, query, sync, tags,
+    Raw, bind, close_statement, describe_portal, describe_statement, execute, first_column, parse, query,
+    sync, tags,
 };
 
 fn stand() -> Stand {
@@ -104,7 +105,7 @@ fn describe_answers_for_the_clients_own_statement() {
 }
 
 #[test]
-fn a_changed_table_gives_the_servers_own_answer() {
+fn a_changed_table_is_an_error_to_a_client_that_knows_its_columns_from_before() {
     let stand = Stand::new(|setup| trusting(setup).set("routing", "reads", quote("primary")));
     let mut client = Raw::login(stand.lagoon.port);
     client.query("CREATE TABLE changing AS SELECT 1 AS one");
@@ -119,6 +120,50 @@ fn a_changed_table_gives_the_servers_own_answer() {
     );
     client.exchange(&[close_statement("s"), parse("s", "SELECT * FROM changing"), sync()]);
     assert_eq!(first_column(&client.exchange(&run)), ["1"]);
+}
+
+/// DDL that no client of pglagoon's ran, and clients that are told the columns anew.
+#[test]
+fn a_table_that_was_changed_elsewhere_is_healed() {
+    for reads in ["primary", "replicas"] {
+        let stand = Stand::new(|setup| trusting(setup).set("routing", "reads", quote(reads)));
+        let direct = |sql: &str| {
+            stand.playground.primary().sql(sql).unwrap();
+            stand.playground.wait_caught_up().unwrap();
+        };
+        direct("CREATE TABLE changing AS SELECT 1 AS one; GRANT SELECT ON changing TO PUBLIC");
+        let text = "SELECT * FROM changing";
+        let mut clients: Vec<Raw> = (0..3).map(|_| Raw::login(stand.lagoon.port)).collect();
+        for client in &mut clients {
+            let prepared = client.exchange(&[parse("s", text), describe_statement("s"), sync()]);
+            assert_eq!(tags(&prepared), "1 t T Z");
+            client.query("PREPARE old AS SELECT * FROM changing");
+        }
+        let run = [bind("", "s", &[]), describe_portal(""), execute("", 0), sync()];
+        for round in ["two", "three", "four"] {
+            direct(&format!("ALTER TABLE changing ADD COLUMN {round} int"));
+            for client in &mut clients {
+                let bound = client.exchange(&run);
+                assert_eq!(tags(&bound), "2 T D C Z", "reads = {reads}, {round}: {bound:?}");
+                assert_eq!(tags(&client.query("EXECUTE old")), "T D C Z", "reads = {reads}, {round}");
+            }
+            // Somebody who comes after the change has never heard of what was before.
+            let mut late = Raw::login(stand.lagoon.port);
+            let prepared = late.exchange(&[parse("s", text), describe_statement("s"), sync()]);
+            assert_eq!(tags(&prepared), "1 t T Z", "reads = {reads}, {round}");
+            let bound = late.exchange(&[bind("", "s", &[]), execute("", 0), sync()]);
+            assert_eq!(tags(&bound), "2 D C Z", "reads = {reads}, {round}");
+        }
+        // In a transaction block nothing can be taken back.
+        direct("ALTER TABLE changing DROP COLUMN two");
+        let client = &mut clients[0];
+        client.query("BEGIN");
+        client.query("SELECT 1 FROM pg_class LIMIT 1");
+        let failed = client.exchange(&run);
+        assert_eq!(failed.iter().find(|message| message.tag == 'E').map(|e| e.code()), Some("0A000".into()));
+        client.query("ROLLBACK");
+        assert_eq!(tags(&client.exchange(&run)), "2 T D C Z");
+    }
 }
 
 #[test]

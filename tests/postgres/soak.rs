@@ -141,6 +141,13 @@ fn metric(stand: &Stand, name: &str) -> f64 {
     metrics.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
+/// The connections of one server, a line each, for people to read.
+fn connections(stand: &Stand, place: usize) -> String {
+    let all = "SELECT pid, usename, application_name, state, backend_start, state_change, query FROM pg_stat_activity \
+               WHERE backend_type = 'client backend'";
+    stand.playground.nodes()[place].sql(all).unwrap_or_else(|error| error.to_string())
+}
+
 #[test]
 fn everything_is_back_at_its_baseline_after_mixed_clients_and_random_kills() {
     let stand = Stand::new(setup);
@@ -186,7 +193,10 @@ fn everything_is_back_at_its_baseline_after_mixed_clients_and_random_kills() {
         eventually(&format!("{name} is 0"), || metric(&stand, name) == 0.0);
     }
     for place in 0..3 {
-        eventually("no server connection too many", || stand.backends(place, "true") <= 3);
+        eventually(
+            &format!("no server connection too many; there are {}", connections(&stand, place)),
+            || stand.backends(place, "true") <= 3,
+        );
         eventually("none is in the midst of something", || stand.backends(place, "state <> 'idle'") == 0);
     }
     let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";

@@ -80,13 +80,14 @@ pub struct Model {
 }
 
 const REPORTED: [(&str, &str); 2] = [("application_name", "application_name"), ("timezone", "TimeZone")];
-const KNOWN: [(&str, &str); 7] = [
+const KNOWN: [(&str, &str); 8] = [
     ("application_name", ""),
     ("role", "none"),
     ("search_path", "public"),
     ("session_authorization", "app"),
     ("statement_timeout", "0"),
     ("timezone", "UTC"),
+    ("transaction_isolation", "read committed"),
     ("work_mem", "4MB"),
 ];
 

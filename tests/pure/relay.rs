@@ -459,6 +459,7 @@ impl Relay {
                     self.give_back(client);
                 }
                 let it = &mut self.clients[client];
+                self.generation += u64::from(it.session.outdated() == Some(self.generation));
                 let request = it.session.again();
                 it.input.splice(..0, request);
             }

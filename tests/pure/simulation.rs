@@ -5,7 +5,7 @@
 use crate::notation::{frontend, messages, view};
 use crate::relay::{Random, Relay};
 use crate::script::{Item, Script, count, item, script};
-use pglagoon::config::{Consistency, PoolMode};
+use pglagoon::config::{Consistency, PoolMode, Transactions};
 use std::time::Duration;
 
 const SEEDS: u64 = 30;
@@ -40,6 +40,7 @@ fn play(seed: u64) {
     }
     relay.rules.consistency =
         [Consistency::Sticky, Consistency::Eventual, Consistency::Primary][random.below(3)];
+    relay.rules.transactions = [Transactions::Primary, Transactions::Promote][random.below(2)];
     let mut players: Vec<Player> = (0..CLIENTS).map(|_| join(&mut relay, &mut random)).collect();
     for _ in 0..STEPS {
         if random.one_in(50) {
@@ -149,6 +150,11 @@ fn check(relay: &Relay, player: &Player) {
     }
     if !player.is_disturbed && read == it.view.len() {
         let seen = view(&it.view);
+        // A block that has moved has left the portals behind that it had run to their end.
+        let moved = relay.rules.transactions == Transactions::Promote;
+        if moved && seen.iter().any(|message| message.starts_with("Error 34000")) {
+            return;
+        }
         let expected = &player.script.view[..seen.len().min(player.script.view.len())];
         assert_eq!(seen, expected, "{}{}", it.name, relay.told());
     }

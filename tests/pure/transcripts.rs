@@ -6,7 +6,7 @@
 
 use crate::notation::{bind, frontend, messages};
 use crate::relay::Relay;
-use pglagoon::config::{Consistency, PoolMode};
+use pglagoon::config::{Consistency, PoolMode, Transactions};
 use pglagoon::session::{Farewell, LOOKAHEAD};
 use std::fmt::Write;
 use std::time::Duration;
@@ -18,6 +18,7 @@ struct Stage {
     statements: usize,
     startup: &'static [(&'static str, &'static str)],
     consistency: Consistency,
+    transactions: Transactions,
 }
 
 const TRANSACTION: Stage = Stage {
@@ -27,6 +28,7 @@ const TRANSACTION: Stage = Stage {
     statements: 10,
     startup: &[],
     consistency: Consistency::Eventual,
+    transactions: Transactions::Primary,
 };
 const PRIMARY_ONLY: Stage = Stage { replicas: 0, ..TRANSACTION };
 const SESSION: Stage = Stage { mode: PoolMode::Session, primaries: 2, ..PRIMARY_ONLY };
@@ -42,6 +44,7 @@ impl Stage {
         let expected: Vec<&str> = expected.into_iter().map(|line| &line[indent..]).collect();
         let mut relay = Relay::new(self.mode, self.primaries, self.replicas, self.statements);
         relay.rules.consistency = self.consistency;
+        relay.rules.transactions = self.transactions;
         relay.trace = Some(Default::default());
         let startup: Vec<_> =
             self.startup.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -656,6 +659,132 @@ fn stale_plan_is_the_clients_to_prepare_anew() {
         a> Parse t: select * from changing | Bind :t | Execute | Sync
           p1> Parse @2: select * from changing | Bind :@2 | Execute | Sync
           a< ParseComplete | BindComplete | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn stale_plan_is_made_anew_where_the_client_is_told_its_columns() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse s: select * from changing | DescribeS s | Sync
+          p1> Parse @1: select * from changing | DescribeS @1 | Sync
+          a< ParseComplete | ParameterDescription 0 | RowDescription c0 | ReadyForQuery I
+        b> Query alter table changing add c int
+          p1> Query alter table changing add c int
+          b< CommandComplete ALTER TABLE | ReadyForQuery I
+        a> Bind :s | DescribeP | Execute | Sync
+          p1> Bind :@1 | DescribeP | Execute | Sync | Parse @2: select * from changing | Bind :@2 | DescribeP | Execute | Sync
+          a< BindComplete | RowDescription c0,c1 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind :s | Execute | Sync
+          p1> Bind :@2 | Execute | Sync
+          a< BindComplete | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select * from changing | Sync
+          p1> Parse : select * from changing | Sync
+          a< ParseComplete | ReadyForQuery I
+        b> Query alter table changing add d int
+          p1> Query alter table changing add d int
+          b< CommandComplete ALTER TABLE | ReadyForQuery I
+        a> Bind : | DescribeP | Execute | Sync
+          p1> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          a< BindComplete | RowDescription c0,c1,c2 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+// --- Transactions that read on a replica first ----------------------------------------------------------------------------
+
+const PROMOTE: Stage = Stage { transactions: Transactions::Promote, ..TRANSACTION };
+
+#[test]
+fn block_moves_to_the_primary_with_its_first_write() {
+    PROMOTE.plays(
+        "
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query select 1
+          r1> Query begin | Query SHOW transaction_isolation | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query savepoint s
+          r1> Query savepoint s
+          a< CommandComplete SAVEPOINT | ReadyForQuery T
+        a> Query select 1/0
+          r1> Query select 1/0
+          a< RowDescription c | Error 22012 division by zero | ReadyForQuery E
+        a> Query rollback to s
+          r1> Query rollback to s
+          a< CommandComplete ROLLBACK | ReadyForQuery T
+        a> Query insert
+          r1> Query ROLLBACK
+          p1> Query begin | Query savepoint s | Query rollback to s | Query insert
+          a< CommandComplete INSERT 0 1 | ReadyForQuery T
+        a> Query select 1
+          p1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query commit
+          p1> Query commit
+          a< CommandComplete COMMIT | ReadyForQuery I
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query select 1 | Query insert | Query commit
+          r1> Query begin | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+          r1> Query ROLLBACK
+          p1> Query begin | Query insert | Query commit
+          a< CommandComplete INSERT 0 1 | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query select 1 | Query commit
+          r1> Query begin | Query select 1 | Query commit
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn what_fails_after_the_move_is_not_taken_for_rolled_back() {
+    PROMOTE.plays(
+        "
+        b> Parse x: insert | Bind :x | Execute | Sync
+          p1> Parse @1: insert | Bind :@1 | Execute | Sync
+          b< ParseComplete | BindComplete | CommandComplete INSERT 0 1 | ReadyForQuery I
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Query select 1
+          r1> Query begin | Query SHOW transaction_isolation | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query discard all
+          r1> Query ROLLBACK
+          p1> Query begin | Query discard all
+          a< Error 25001 DISCARD ALL cannot run inside a transaction block | ReadyForQuery E
+        a> Sync
+          p1> Sync
+          a< ReadyForQuery E
+        a> Query rollback
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn block_that_moves_keeps_its_prepared_statements() {
+    PROMOTE.plays(
+        "
+        a> Parse s: select $1 | Parse w: insert | Sync
+          p1> Parse @1: select $1 | Parse @2: insert | Sync
+          a< ParseComplete | ParseComplete | ReadyForQuery I
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Bind :s one | Execute | Sync | Bind :w | Execute | Sync | Bind :s two | Execute | Sync
+          r1> Query begin | Query SHOW transaction_isolation | Parse @1: select $1 | Bind :@1 one | Execute | Sync
+          a< BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery T
+          r1> Query ROLLBACK
+          p1> Query begin | Bind :@2 | Execute | Sync | Bind :@1 two | Execute | Sync
+          a< BindComplete | CommandComplete INSERT 0 1 | ReadyForQuery T | BindComplete | DataRow two | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query rollback
+          p1> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
         ",
     );
 }
@@ -1439,6 +1568,46 @@ fn a_transaction_that_no_server_has_seen_was_lost_with_one() {
         ! go p1
           p1> Query begin | Query insert into t values (1)
           a< CommandComplete INSERT 0 1 | ReadyForQuery T
+        a> Query commit
+          p1> Query commit
+          a< CommandComplete COMMIT | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn a_transaction_that_has_only_read_was_lost_with_its_replica() {
+    PROMOTE.plays(
+        "
+        ! stop r1
+        a> Query begin | Query select 1
+          a< CommandComplete BEGIN | ReadyForQuery T
+          r1> Query begin | Query SHOW transaction_isolation
+        ! kill r1
+          r1> Query begin | Query SHOW transaction_isolation
+        ! go r1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        ! stop r1
+        a> Query commit
+          r1> Query commit
+        ! kill r1
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery I
+        ",
+    );
+    Stage { consistency: Consistency::Session, ..PROMOTE }.plays(
+        "
+        a> Query begin | Query select 1
+          a< CommandComplete BEGIN | ReadyForQuery T
+          r1> Query begin | Query SHOW transaction_isolation | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query savepoint s
+          r1> Query savepoint s
+          a< CommandComplete SAVEPOINT | ReadyForQuery T
+        ! kill r1
+        a> Query select 2
+          p1> Query begin | Query savepoint s | Query select 2
+          a< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Query commit
           p1> Query commit
           a< CommandComplete COMMIT | ReadyForQuery I

@@ -95,6 +95,18 @@ async fn last_words_are_kept() {
     let (failed, ()) = tokio::join!(run(&mut backend, "x", SOON), script);
     let Err(CommandError::Io(_, Some(report))) = failed else { panic!() };
     assert_eq!(report.code, SqlState::ADMIN_SHUTDOWN);
+    // Behind an answer, too.
+    let (mut backend, mut server, _listener) = pair().await;
+    let script = async move {
+        let answer = |out: &mut Vec<u8>| {
+            idle(out);
+            error(out, SqlState::ADMIN_SHUTDOWN, Severity::Fatal);
+        };
+        expect(&mut server, "x", answer).await;
+    };
+    let (failed, ()) = tokio::join!(run(&mut backend, "x", SOON), script);
+    let Err(CommandError::Io(_, Some(report))) = failed else { panic!() };
+    assert_eq!(report.code, SqlState::ADMIN_SHUTDOWN);
 }
 
 #[tokio::test]

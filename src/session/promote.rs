@@ -1,0 +1,191 @@
+//! `transactions = "promote"`: a transaction block that has only read so far runs on a replica, and moves to the primary with
+//! its first statement that is not a proven read.
+//!
+//! ```text
+//!   BEGIN (deferred) ---- a proven read ----> Asking ---- READ COMMITTED ----> Reading ---- COMMIT, ROLLBACK ----> over
+//!                                                \                                |
+//!                                                 \---- another level ----> Leaving <---- anything else
+//!   Leaving ---- the replica has rolled back ----> a deferred BEGIN again, with what it must repeat, on the primary
+//! ```
+//!
+//! Under READ COMMITTED each statement sees what is committed when it begins, so that nothing ties the statements of a
+//! block that has not written to one server. What does (savepoints, SET LOCAL) is repeated on the primary; what cannot be
+//! (cursors, portals that stay open) is not begun on a replica; a portal that was run to its end is gone after the move. The barrier keeps the primary from showing less than the
+//! replica did. `now()` is the time of the primary's BEGIN from then on.
+
+use super::begin::Deferred;
+use super::replies::{Action, Request, Then};
+use super::*;
+use crate::config::Transactions;
+use crate::sql::effect::TransactionMode;
+
+/// A transaction block on a replica that may have to move.
+#[derive(Debug)]
+pub(super) struct Promotable {
+    deferred: Box<Deferred>,
+    stage: Stage,
+    /// What was sent last is to be repeated, if it succeeds.
+    is_repeatable: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The server was asked for its isolation level, which decides.
+    Asking,
+    Reading,
+    /// ROLLBACK was sent.
+    Leaving,
+}
+
+/// The most that a block may have to repeat, in bytes; then it moves while it can.
+const MAX_REPEATED: usize = 4 * 1024;
+
+impl Session {
+    /// Whether the block whose first request is at the head of `bytes` may begin on a replica.
+    pub(super) fn is_promotable(&self, span: Span<FrontendTag>, bytes: &[u8], rules: &Routing) -> bool {
+        rules.transactions == Transactions::Promote
+            && (span.tag() == FrontendTag::QUERY || !opens_portals(bytes))
+            && self.deferred.as_ref().is_some_and(|deferred| deferred.mode == TransactionMode::Plain)
+            && self.settings.value("default_transaction_isolation").is_none()
+    }
+
+    /// BEGIN has been sent to a replica: what is to be known before anything follows.
+    pub(super) fn begin_on_replica(&mut self, deferred: Box<Deferred>, held: &Held<'_>, edits: &mut Edits) {
+        let stage = match held.state.is_read_committed {
+            Some(true) => Stage::Reading,
+            _ => {
+                let question = Question::Isolation;
+                edits.insert(|out| frontend::write_query(out, question.sql().as_bytes()));
+                self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(question)));
+                Stage::Asking
+            }
+        };
+        self.promotable = Some(Box::new(Promotable { deferred, stage, is_repeatable: false }));
+    }
+
+    /// Whether nothing may follow before the server has told its isolation level.
+    pub(super) fn is_asking_isolation(&self) -> bool {
+        self.promotable.as_ref().is_some_and(|promotable| promotable.stage == Stage::Asking)
+    }
+
+    /// Lets a request of a block that runs on a replica pass, or has the block leave. `None`: it passes.
+    pub(super) fn promote(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        held: &mut Held<'_>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Option<Flow> {
+        let stage = self.promotable.as_ref()?.stage;
+        if self.batch != Batch::Idle {
+            return None;
+        }
+        match stage {
+            Stage::Leaving => return Some(Flow::Stop(Want::Input)),
+            Stage::Asking if !self.replies.is_empty() => return Some(Flow::Stop(Want::Input)),
+            Stage::Asking if held.state.is_read_committed == Some(true) => {
+                self.promotable.as_mut()?.stage = Stage::Reading;
+            }
+            Stage::Asking => return Some(self.leave_replica(held, edits)),
+            Stage::Reading => {}
+        }
+        match self.may_stay(span, bytes, world) {
+            Some(true) => None,
+            // Whether the block is still good, only the answers tell.
+            Some(false) if !self.replies.is_empty() => Some(Flow::Stop(Want::Input)),
+            Some(false) => Some(self.leave_replica(held, edits)),
+            None => Some(Flow::Stop(Want::Input)),
+        }
+    }
+
+    /// Whether the replica may serve the request at the head of `bytes`; `None`: that cannot be told yet.
+    fn may_stay(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<bool> {
+        if span.tag() != FrontendTag::QUERY {
+            let is_failed = self.transaction.status() == TransactionStatus::Failed;
+            let (access, _) = self.judge_batch(bytes, world)?;
+            return Some(is_failed || (access == Access::Read && !opens_portals(bytes)));
+        }
+        let text = frontend::query(span.body(bytes)).unwrap_or_default();
+        let head = self.head(text, world);
+        let (verb, access) = (head.transaction, head.routable());
+        let is_repeated = head.statements == 1
+            && (verb == Some(TransactionVerb::Savepoint) || effect::is_plain_set_local(text));
+        let is_end = matches!(verb, Some(TransactionVerb::Commit | TransactionVerb::Rollback))
+            && effect::is_plain_end(text);
+        let is_failed = self.transaction.status() == TransactionStatus::Failed;
+        if is_repeated && !self.replies.is_empty() {
+            return None;
+        }
+        if is_repeated && let Some(promotable) = &mut self.promotable {
+            promotable.is_repeatable = promotable.deferred.repeat(text, MAX_REPEATED);
+            return Some(promotable.is_repeatable);
+        }
+        Some(is_end || is_failed || access == Access::Read)
+    }
+
+    fn leave_replica(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Flow {
+        if let Some(promotable) = &mut self.promotable {
+            promotable.stage = Stage::Leaving;
+        }
+        self.routed = false;
+        held.state.statements.set_unnamed(None);
+        edits.insert(|out| frontend::write_query(out, b"ROLLBACK"));
+        self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));
+        Flow::Stop(Want::Input)
+    }
+
+    /// The replica is lost. A block of which nothing is owed goes on elsewhere, where it shows no less.
+    pub(super) fn go_on_elsewhere(&mut self) {
+        if self.batch != Batch::Idle || self.transaction.status() == TransactionStatus::Failed {
+            return;
+        }
+        let shown = self.history.shown();
+        self.deferred = self.promotable.take().and_then(|promotable| match (promotable.stage, shown) {
+            (Stage::Asking, _) => Some(promotable.deferred),
+            (Stage::Reading | Stage::Leaving, Some(shown)) => Some(promotable.deferred.promoted(shown)),
+            (Stage::Reading | Stage::Leaving, None) => None,
+        });
+    }
+
+    /// A request of the block's was answered.
+    pub(super) fn answered_on_replica(&mut self, outcome: Outcome) {
+        if let Some(promotable) = &mut self.promotable
+            && std::mem::take(&mut promotable.is_repeatable)
+            && outcome == Outcome::Failed
+        {
+            promotable.deferred.forget_last();
+        }
+    }
+
+    /// Nothing is outstanding any more.
+    pub(super) fn leave_at_last(&mut self, held: &Held<'_>, now: Instant) {
+        if let Some(promotable) = self.promotable.take_if(|promotable| promotable.stage == Stage::Leaving) {
+            let shown = Shown { node: held.node, until: now };
+            self.deferred = Some(promotable.deferred.promoted(shown));
+            self.may_be_in_block = false;
+        }
+    }
+}
+
+/// Whether a batch leaves a portal behind that later ones may go on with.
+fn opens_portals(bytes: &[u8]) -> bool {
+    let mut scanner = Scanner::<FrontendTag>::default();
+    let mut at = 0;
+    while let Ok(step @ Step::Message(span)) = scanner.step(&bytes[at..]) {
+        let body = span.body(&bytes[at..]);
+        let opens = match span.tag() {
+            _ if !span.is_whole() => return true,
+            FrontendTag::SYNC => return false,
+            FrontendTag::BIND => Bind::new(body).is_none_or(|bind| !bind.portal.is_empty()),
+            FrontendTag::EXECUTE => !body.ends_with(&[0; 4]),
+            _ => false,
+        };
+        if opens {
+            return true;
+        }
+        at += span.len();
+        scanner.pass(&step);
+    }
+    true
+}
