@@ -308,7 +308,7 @@ fn a_terminated_backend_is_no_end_of_its_client() {
     let mut client = Raw::login(stand.lagoon.port);
     client.query("BEGIN");
     client.query("INSERT INTO notes (word) VALUES ('idle')");
-    terminate("state = 'idle in transaction'");
+    terminate("state = 'idle in transaction' AND query LIKE 'INSERT INTO notes%'");
     assert_eq!(told_once(&client.query("SELECT 1")), ("40001".into(), 'E'));
     assert_eq!(told(&client.query("ROLLBACK")), (vec![], 'I'));
 
@@ -326,8 +326,10 @@ fn a_terminated_backend_is_no_end_of_its_client() {
 
     // What only that server connection had is lost: this is said, as on a direct connection.
     client.query("CREATE TEMP TABLE kept (i int)");
-    eventually("it is pinned", || stand.backends(0, "query LIKE '%pg_my_temp_schema%'") == 1);
-    terminate("query LIKE '%pg_my_temp_schema%'");
+    eventually("it is pinned", || {
+        stand.backends(0, "query LIKE 'SELECT %pg_my_temp_schema%' AND state = 'idle'") == 1
+    });
+    terminate("query LIKE 'SELECT %pg_my_temp_schema%' AND state = 'idle'");
     let end = client.until_end();
     let fatal = end.last().expect("a last word");
     assert_eq!((fatal.field('V').as_str(), fatal.code().as_str()), ("FATAL", "57P01"));
@@ -336,8 +338,10 @@ fn a_terminated_backend_is_no_end_of_its_client() {
 
 #[test]
 fn reads_whose_server_goes_away_in_any_way_run_again() {
-    let mut stand = Stand::new(|setup| trusting(setup).set("routing", "consistency", quote("eventual")));
-    let slow = "SELECT pg_sleep(1), 'seen'";
+    let mut stand = Stand::new(|setup| {
+        trusting(setup).set("routing", "consistency", quote("eventual")).set("pool", "size", "10")
+    });
+    let slow = "SELECT pg_sleep(3), 'seen'";
     let second_column = |row: &Message| row.columns().remove(1).unwrap_or_default();
     let ways: [&dyn Fn(&mut Stand); 3] = [
         &|stand| {
@@ -361,6 +365,10 @@ fn reads_whose_server_goes_away_in_any_way_run_again() {
         let requests =
             [query(&marked), [run(&marked), sync()].concat(), [run(&marked), second, sync()].concat()];
         let mut clients: Vec<Raw> = (0..8).map(|_| Raw::login(stand.lagoon.port)).collect();
+        eventually("both replicas are used", || {
+            clients[0].query(&format!("SELECT 1 /* used{turn} */"));
+            stand.ran_on(&format!("used{turn}"))[1..].iter().all(|count| *count > 0)
+        });
         for (place, client) in clients.iter_mut().enumerate() {
             client.send(&requests[place % 3]);
         }
