@@ -323,6 +323,7 @@ impl Client {
             rules: &self.rules,
             level: self.rules.consistency,
             lineage: None,
+            servers: &(),
             scopes: &self.scopes,
             secret: b"secret",
             catalog: &self.tables,

@@ -6,6 +6,7 @@
 use crate::error::ErrorSource;
 use crate::routing::{Role, Why};
 use crate::session::Rescue;
+use crate::sql::Reason;
 use crate::wire::SqlState;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -107,6 +108,7 @@ pub struct Stats {
     /// Time from a transaction's first message to its end.
     pub transaction: Histogram,
     query: [[Option<Box<Histogram>>; Why::ALL.len()]; 2],
+    statements: [[u64; Reason::ALL.len()]; 2],
     errors: BTreeMap<(ErrorSource, Box<str>), u64>,
 }
 
@@ -124,6 +126,21 @@ impl Stats {
                 self.query[role as usize][why as usize].as_deref().map(|times| (role, why, times))
             })
         })
+    }
+
+    /// Counts statements by what the classifier made of them: in the order of [`Reason::ALL`].
+    pub fn ran(&mut self, role: Role, statements: &[u16; Reason::ALL.len()]) {
+        let counts = &mut self.statements[role as usize];
+        counts.iter_mut().zip(statements).for_each(|(count, more)| *count += u64::from(*more));
+    }
+
+    /// Statements by where they ran and what the classifier made of them, where there are any.
+    pub fn statements(&self) -> impl Iterator<Item = (Role, Reason, u64)> {
+        let counts = Role::ALL.into_iter().zip(self.statements);
+        let all = counts.flat_map(|(role, counts)| {
+            Reason::ALL.into_iter().zip(counts).map(move |(reason, count)| (role, reason, count))
+        });
+        all.filter(|(_, _, count)| *count > 0)
     }
 
     /// Counts one request that runs again.
@@ -167,6 +184,9 @@ impl Stats {
         for (role, why, times) in other.query_times() {
             self.query[role as usize][why as usize].get_or_insert_default().merge(times);
         }
+        for (mine, theirs) in self.statements.iter_mut().flatten().zip(other.statements.iter().flatten()) {
+            *mine += theirs;
+        }
         for (key, count) in &other.errors {
             *self.errors.entry(key.clone()).or_default() += count;
         }
@@ -197,10 +217,14 @@ mod tests {
         let mut one = Stats::default();
         one.query(Role::Replica, Why::Read, Duration::from_micros(5));
         one.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
+        let mut statements = [0; Reason::ALL.len()];
+        statements[Reason::UnknownFunction as usize] = 3;
+        one.ran(Role::Primary, &statements);
         let mut sum = one.clone();
         sum.merge(&one);
         assert_eq!(sum.queries, 2);
         assert_eq!(sum.all_queries().count(), 2);
+        assert_eq!(sum.statements().collect::<Vec<_>>(), [(Role::Primary, Reason::UnknownFunction, 6)]);
         assert_eq!(sum.errors().collect::<Vec<_>>(), vec![(ErrorSource::Pooler, "53300", 2)]);
     }
 }

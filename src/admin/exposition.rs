@@ -81,6 +81,7 @@ families! {
     TRANSACTION = "pglagoon_transaction_seconds", HISTOGRAM, &["database"], "Transactions, first message to end.";
     QUERY = "pglagoon_query_seconds", HISTOGRAM, ROUTE, "Queries, by where they ran and why there.";
     ROUTED = "pglagoon_routed_queries_total", COUNTER, ROUTE, "Queries, by where they ran and why there.";
+    STATEMENTS = "pglagoon_statements_total", COUNTER, ROUTE, "Statements, by where they ran and what the classifier made of them.";
     QUERIES = "pglagoon_queries_total", COUNTER, POOL, "Queries.";
     TRANSACTIONS = "pglagoon_transactions_total", COUNTER, POOL, "Transactions.";
     ASSIGNMENTS = "pglagoon_server_assignments_total", COUNTER, POOL, "Server connections handed to clients.";
@@ -97,6 +98,7 @@ families! {
     QUESTIONS = "pglagoon_position_questions_total", COUNTER, NODE, "How often a server was asked how far it is, for reads that hang on it.";
     LAG_BYTES = "pglagoon_replica_lag_bytes", GAUGE, NODE, "WAL between the primary and a replica's replay.";
     LAG_SECONDS = "pglagoon_replica_lag_seconds", GAUGE, NODE, "Age of a replica's newest replayed commit.";
+    PACE = "pglagoon_replica_response_seconds", GAUGE, NODE, "How long a replica takes to answer: an average that rises at once and sinks slowly.";
 }
 
 /// What can be seen, as Prometheus text.
@@ -223,6 +225,9 @@ impl Sheet {
             self.add(ROUTED, route.clone(), times.count());
             self.merge(QUERY, route, times);
         }
+        for (role, reason, count) in stats.statements() {
+            self.add(STATEMENTS, vec![database.clone(), role.as_str().into(), reason.as_str().into()], count);
+        }
     }
 
     fn errors(&mut self, stats: &[StatsRow], labels: &Labels) {
@@ -254,7 +259,10 @@ impl Sheet {
             self.max(LAG_BYTES, node.clone(), bytes as f64);
         }
         if let Some(lag) = row.lag {
-            self.max(LAG_SECONDS, node, lag.as_secs_f64());
+            self.max(LAG_SECONDS, node.clone(), lag.as_secs_f64());
+        }
+        if let Some(pace) = row.pace {
+            self.max(PACE, node, pace.as_secs_f64());
         }
     }
 
@@ -414,6 +422,7 @@ mod tests {
             ("pglagoon_query_seconds_count{database=\"app\",role=\"primary\",reason=\"write\"}", 2.0),
             ("pglagoon_query_seconds_sum{database=\"app\",role=\"replica\",reason=\"read\"}", 0.0001),
             ("pglagoon_routed_queries_total{database=\"app\",role=\"replica\",reason=\"read\"}", 4.0),
+            ("pglagoon_statements_total{database=\"app\",role=\"replica\",reason=\"proven_read\"}", 10.0),
             ("pglagoon_queries_total{database=\"app\",user=\"web\"}", 3.0),
             ("pglagoon_errors_total{source=\"pooler\",sqlstate=\"53300\",database=\"app\"}", 2.0),
             ("pglagoon_server_up{database=\"app\",server=\"127.0.0.1:5432\",role=\"primary\"}", 1.0),

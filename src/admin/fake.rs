@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{self, ServerTls, TlsMode};
 use crate::error::ErrorSource;
 use crate::routing::Why;
+use crate::sql::Reason;
 use crate::wire::SqlState;
 use std::sync::Mutex;
 use std::time::UNIX_EPOCH;
@@ -78,6 +79,7 @@ pub fn stats() -> Stats {
     stats.query(Role::Primary, Why::Write, Duration::from_micros(100));
     stats.query(Role::Replica, Why::Read, Duration::from_micros(20));
     stats.query(Role::Replica, Why::Read, Duration::from_micros(30));
+    stats.ran(Role::Replica, &[5; Reason::ALL.len()]);
     stats.wait.observe(Duration::from_micros(90));
     stats.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
     stats.rescue(crate::session::Rescue::Behind);
@@ -150,6 +152,7 @@ impl Observed for Fake {
             why: String::new(),
             lag_bytes: (role == Role::Replica).then_some(16),
             lag: (role == Role::Replica).then(|| Duration::from_micros(2500)),
+            pace: (role == Role::Replica).then(|| Duration::from_micros(750)),
             position: Lsn::parse("16/B374D848"),
             timeline: Some(1),
             questions: 3,

@@ -342,6 +342,8 @@ pub struct NodeRow {
     pub lag_bytes: Option<u64>,
     /// How old a replica's newest replayed commit is, or 0 if it has replayed everything.
     pub lag: Option<Duration>,
+    /// How long it takes to answer a read; `None` before it has answered one.
+    pub pace: Option<Duration>,
     /// The primary's write position, or what a replica has replayed.
     pub position: Option<Lsn>,
     /// The timeline of that position.

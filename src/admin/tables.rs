@@ -9,7 +9,7 @@ use super::{
     ClientRow, ConfigRow, Connection, DatabaseRow, NodeRow, Observed, PoolRow, PoolShare, Process, ServerRow,
     State, StatsRow, UserRow,
 };
-use crate::config::{Balance, Reads};
+use crate::config::Reads;
 use crate::metrics::Stats;
 use crate::routing::Role;
 use crate::wire::backend::{Column, ColumnType};
@@ -405,7 +405,7 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .int(0)
         .int(rules.pool.lifetime.unwrap_or_default().as_secs())
         .text(rules.pool.mode.as_str())
-        .maybe((servers.len() > 1).then(|| balance(rules.routing.balance)))
+        .maybe((servers.len() > 1).then(|| rules.routing.balance.as_str()))
         .int(0)
         .int(row.servers)
         .int(0)
@@ -418,14 +418,6 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .text(rules.routing.consistency.as_str())
         .int(row.listeners)
         .0
-}
-
-fn balance(balance: Balance) -> &'static str {
-    match balance {
-        Balance::LeastConnections => "least_connections",
-        Balance::RoundRobin => "round_robin",
-        Balance::Weighted => "weighted",
-    }
 }
 
 fn reads(reads: Reads) -> &'static str {

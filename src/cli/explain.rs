@@ -8,7 +8,7 @@ use crate::auth::ServerCredential;
 use crate::catalog::Builtin;
 use crate::cluster::{Database, Directory, failover::Standing};
 use crate::config::{self, Config};
-use crate::routing::explain::{self, Line, Server};
+use crate::routing::explain::{self, Case, Fitness, Line, Server, Servers, Way};
 use crate::routing::{self, History, Terms};
 use crate::runtime;
 use crate::sql::{Cache, Catalog, Statement, Verdict};
@@ -22,9 +22,6 @@ use std::time::{Duration, Instant};
 
 /// How long the servers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The session that is asked about has done nothing yet.
-const NEW_SESSION: &str = "none: a new session has neither read nor written";
 
 /// What to explain.
 #[derive(Debug, Args)]
@@ -65,11 +62,10 @@ fn explained(args: &ExplainArgs) -> Result<Vec<Line>, String> {
     if args.live {
         return live(&config, &name, &args.sql);
     }
-    let servers: Vec<_> = rules.servers.iter().map(|address| unknown(address.to_string())).collect();
     let offline = Offline::default();
     let statement = Cache::new(1, [0; 16]).look_up(args.sql.as_bytes(), &offline);
     let mut lines = vec![("catalog".to_owned(), offline.assumption())];
-    lines.extend(answer(&statement, &rules, &servers));
+    lines.extend(answer(&statement, &rules, &Unasked(&rules)));
     Ok(lines)
 }
 
@@ -85,19 +81,30 @@ fn database(config: &Config, wanted: Option<&str>) -> Result<(String, Arc<config
     Ok((name.to_owned(), rules.clone()))
 }
 
-fn answer(statement: &Statement, rules: &config::Database, servers: &[Server]) -> Vec<Line> {
-    let route = routing::route(
-        statement.routable(),
-        &History::default(),
-        &Terms::of(&rules.routing),
-        rules.routing.reads,
-        Instant::now(),
-    );
-    explain::lines(statement, route, &rules.routing, NEW_SESSION, servers)
+/// A session that is asked about here has done nothing yet.
+fn answer(statement: &Statement, rules: &config::Database, servers: &dyn Servers) -> Vec<Line> {
+    let (history, terms) = (History::default(), Terms::of(&rules.routing));
+    let now = Instant::now();
+    let way = Way::Free(routing::route(statement.routable(), &history, &terms, rules.routing.reads, now));
+    let mark = explain::mark(&history, now, |_| String::new());
+    let servers = servers.explained(way);
+    Case { statement, way, rules: &rules.routing, terms, wish: None, mark, servers }.lines()
 }
 
-fn unknown(address: String) -> Server {
-    Server { address, role: None, age: None, unfit: None }
+/// Servers that nobody has asked what they are.
+struct Unasked<'a>(&'a config::Database);
+
+impl Servers for Unasked<'_> {
+    fn explained(&self, _: Way) -> Vec<Server> {
+        let unknown = |address: String| Server {
+            address,
+            role: None,
+            age: None,
+            fitness: Fitness::Fit,
+            remarks: String::new(),
+        };
+        self.0.servers.iter().map(|address| unknown(address.to_string())).collect()
+    }
 }
 
 /// Looks after the servers for as long as it takes to know them.
@@ -112,7 +119,6 @@ fn live(config: &Config, name: &str, sql: &str) -> Result<Vec<Line>, String> {
     let user = database.user("", &ServerCredential::Nothing);
     user.enter();
     let is_known = process.block_on(async { tokio::time::timeout(PATIENCE, known(&database)).await.is_ok() });
-    let servers: Vec<_> = database.cluster.nodes().iter().map(|node| node.explained()).collect();
     let catalog = database.catalog();
     let source = match (catalog.version(), is_known) {
         (0, _) => "could not be read: every name is unknown".to_owned(),
@@ -120,7 +126,7 @@ fn live(config: &Config, name: &str, sql: &str) -> Result<Vec<Line>, String> {
     };
     let statement = database.classifier(0).look_up(sql.as_bytes(), &***catalog);
     let mut lines = vec![("catalog".to_owned(), source)];
-    lines.extend(answer(&statement, &database.rules(), &servers));
+    lines.extend(answer(&statement, &database.rules(), &*user));
     process.shutdown_background();
     Ok(lines)
 }

@@ -6,9 +6,9 @@
 use super::barrier::Shut;
 use super::failover::Standing;
 use super::{Cluster, UserPools, lock};
-use crate::config::{self, OnStale};
+use crate::config::{self, Balance, OnStale, Routing};
 use crate::error::{ErrorSource, Report};
-use crate::routing::balance::{self, Candidate};
+use crate::routing::balance::{self, Candidate, Rank};
 use crate::routing::{Lineage, Lsn, Need, Role, Route, Shown, Token, Why};
 use crate::wire::SqlState;
 use smallvec::SmallVec;
@@ -16,6 +16,12 @@ use std::time::{Duration, Instant};
 
 /// How soon a read that may not fall back yet looks again.
 const BUCKET_PAUSE: Duration = Duration::from_millis(20);
+
+/// Of so many reads of a session that stays with its replica, one looks for another.
+const RESTLESS: u64 = 256;
+
+/// How long that one waits for what it must know of the others.
+const WANDERING: Duration = Duration::from_millis(5);
 
 /// A server that may serve a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,8 @@ pub(super) struct Search {
     max_wait: Duration,
     /// Readings of replicas that were asked for earlier do not count.
     not_before: Option<Instant>,
+    /// Whether another replica was looked for than the one that could be stayed with.
+    has_wandered: bool,
     /// How long it was waited: for a replica, and at the barrier.
     pub waited: Waited,
 }
@@ -59,6 +67,7 @@ impl Search {
             patience: (now + max_wait).min(deadline),
             max_wait,
             not_before: None,
+            has_wandered: false,
             waited: Waited::default(),
         }
     }
@@ -75,6 +84,12 @@ impl Search {
         // Logging in took its own time.
         self.patience = (now + self.max_wait).min(self.deadline);
         self.leave(now);
+    }
+
+    /// Whether this is not the replica that could be stayed with.
+    pub fn has_strayed(&self, choice: Choice) -> bool {
+        let stays = |shown: Shown| usize::from(shown.node) == choice.node;
+        matches!(self.route, Route::Replica { need: Need::Stay, shown: Some(shown), .. } if !stays(shown))
     }
 
     /// The replica that was to be stayed on is none any more: another shall show as much as any could by now.
@@ -128,6 +143,9 @@ impl UserPools {
     /// 40001 when no replica is fresh enough and the primary is not allowed, or does not show yet what a replica did.
     pub(super) async fn find(&self, search: &mut Search) -> Result<Option<Choice>, Report> {
         let cluster = &self.database.cluster;
+        if let Some(choice) = self.wander(search).await {
+            return Ok(Some(choice));
+        }
         let mut readings = cluster.readings.subscribe();
         loop {
             readings.mark_unchanged();
@@ -160,6 +178,45 @@ impl UserPools {
                         search.waited.freshness += now.elapsed();
                     }
                 }
+            }
+        }
+    }
+
+    /// Whether a session that stays with its replica shall look for another: else one that only reads would stay for ever,
+    /// whatever becomes of the others. The instant of its last read is as good as a die.
+    pub(super) fn is_restless(&self, route: Route) -> bool {
+        let Route::Replica { need: Need::Stay, shown: Some(shown), .. } = route else { return false };
+        let nodes = self.database.cluster.nodes();
+        let home = usize::from(shown.node);
+        let throw = || nodes.get(home).map_or(0, |node| node.nanos(shown.until));
+        balance::mixed(throw()).is_multiple_of(RESTLESS)
+            && (0..nodes.len()).any(|node| node != home && self.is_usable(node))
+    }
+
+    /// The replica that balancing would choose, for a session that could as well stay with its own; if that shows what the
+    /// session has seen, and it can be known within a moment.
+    ///
+    /// # Cancel safety
+    /// Nothing is held while it waits.
+    async fn wander(&self, search: &mut Search) -> Option<Choice> {
+        if !self.is_restless(search.route) || std::mem::replace(&mut search.has_wandered, true) {
+            return None;
+        }
+        let cluster = &self.database.cluster;
+        let mut readings = cluster.readings.subscribe();
+        let now = Instant::now();
+        let elsewhere = Route::Replica { need: Need::Since(now), shown: None, why: search.route.why() };
+        loop {
+            readings.mark_unchanged();
+            if let Some(choice) = self.choose(elsewhere, None) {
+                return Some(choice);
+            }
+            cluster.want_readings(now);
+            let is_late =
+                tokio::time::timeout_at((now + WANDERING).into(), readings.changed()).await.is_err();
+            search.waited.freshness = now.elapsed();
+            if is_late {
+                return None;
             }
         }
     }
@@ -242,16 +299,31 @@ impl UserPools {
         let rules = cluster.rules.load();
         let candidates: SmallVec<[Candidate; 8]> = (0..cluster.nodes().len())
             .filter(|&node| self.is_usable(node) && suits(node))
-            .map(|node| Candidate {
-                node,
-                load: self.pools()[node].load(),
-                weight: rules.routing.weights.get(node).copied().unwrap_or(1),
-            })
+            .map(|node| self.candidate(node, &rules.routing))
             .collect();
-        balance::choose(&candidates, rules.routing.balance, cluster.turn())
+        // A draw need not surprise anybody here.
+        let turn = cluster.turn();
+        balance::choose(&candidates, rules.routing.balance, turn, balance::mixed(turn as u64))
     }
 
-    fn is_usable(&self, node: usize) -> bool {
+    /// What a choice looks at. The clock is asked only where it matters.
+    pub(super) fn candidate(&self, node: usize, rules: &Routing) -> Candidate {
+        let server = &self.database.cluster.nodes()[node];
+        let pace = match rules.balance {
+            Balance::ResponseTime => server.pace(Instant::now()),
+            Balance::LeastConnections | Balance::RoundRobin | Balance::Weighted => None,
+        };
+        Candidate {
+            node,
+            load: self.pools()[node].load(),
+            weight: rules.weights.get(node).copied().unwrap_or(1),
+            rank: if rules.prefer.contains(&node) { Rank::Preferred } else { Rank::Other },
+            warmth: server.warmth(rules.slow_start),
+            pace,
+        }
+    }
+
+    pub(super) fn is_usable(&self, node: usize) -> bool {
         let standing = self.database.cluster.nodes().get(node).map(|node| node.standing());
         standing == Some(Standing::Replica) && !self.pools()[node].is_struggling()
     }
@@ -265,7 +337,7 @@ impl UserPools {
 
 impl Cluster {
     /// A position that bounds from above whatever was acknowledged before `since`: the earliest that is known.
-    fn target(&self, since: Instant) -> Option<Lsn> {
+    pub(super) fn target(&self, since: Instant) -> Option<Lsn> {
         if let Some(position) = lock(&self.clock).first_since(since) {
             return Some(position);
         }
@@ -284,7 +356,7 @@ impl Cluster {
     }
 
     /// When this replica was asked and had replayed `target`.
-    fn reached(&self, node: usize, target: Lsn, not_before: Option<Instant>) -> Option<Instant> {
+    pub(super) fn reached(&self, node: usize, target: Lsn, not_before: Option<Instant>) -> Option<Instant> {
         let node = &self.nodes()[node];
         let reading = node.oracle.latest()?;
         let holds = node.is_traced() && reading.role == Role::Replica && reading.position >= target;

@@ -8,6 +8,7 @@ mod barrier;
 mod choice;
 mod database;
 mod directory;
+mod explained;
 pub mod failover;
 mod hold;
 mod listener;
@@ -29,9 +30,10 @@ use crate::config::{self, Consistency, Reads, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
 use crate::net::Connector;
 use crate::pool::Upstream;
+use crate::routing::balance::{self, Pace};
 use crate::routing::bucket::Bucket;
 use crate::routing::clock::Clock;
-use crate::routing::{Lineage, Lsn, Role, explain};
+use crate::routing::{Lineage, Lsn, Role};
 use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -39,7 +41,7 @@ use barrier::Barrier;
 use failover::{Observation, Standing};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -78,6 +80,11 @@ pub struct Node {
     barrier: Barrier,
     /// Whether its timeline is known, so that its position says something.
     is_traced: AtomicBool,
+    /// How long it takes to answer: a [`Pace`].
+    pace: AtomicU64,
+    /// When it came back into service, in milliseconds since `epoch`; zero once it has its full share again.
+    returned: AtomicU64,
+    epoch: Instant,
 }
 
 /// What is known of a server.
@@ -346,6 +353,7 @@ impl Cluster {
 
     /// Puts it back into service.
     pub fn attach(&self, index: usize) {
+        self.nodes[index].comes_back(Instant::now());
         self.nodes[index].detached.store(false, Ordering::Release);
         self.note_primary(Instant::now());
         self.nodes[index].poke();
@@ -374,6 +382,11 @@ impl Cluster {
             let mut state = lock(&node.state);
             let (changed, was_primary) = (state.standing != standing, state.standing == Standing::Primary);
             if changed {
+                // Who is known for the first time, at the start of the process, has been there all along.
+                let is_new = state.standing == Standing::Unknown && state.role.is_none();
+                if standing == Standing::Replica && !is_new {
+                    node.comes_back(now);
+                }
                 tracing::info!(
                     section = %self.section, server = %node.address, from = ?state.standing, to = ?standing, %why,
                     "server standing changed"
@@ -433,7 +446,51 @@ impl Node {
             oracle: Oracle::default(),
             barrier: Barrier::default(),
             is_traced: AtomicBool::new(false),
+            pace: AtomicU64::new(Pace::default().bits()),
+            returned: AtomicU64::new(0),
+            epoch: now,
         }
+    }
+
+    /// A request to it was answered after `time`.
+    pub fn answered(&self, time: Duration, now: Instant) {
+        let before = self.pace.load(Ordering::Relaxed);
+        let after = Pace::of(before).answered(time, self.millis(now) as u32).bits();
+        // Of two answers at the same time one may be lost: it is an average.
+        if after != before {
+            self.pace.store(after, Ordering::Relaxed);
+        }
+    }
+
+    /// How long it may take to answer; `None` before anybody has asked it anything.
+    pub fn pace(&self, now: Instant) -> Option<Duration> {
+        Pace::of(self.pace.load(Ordering::Relaxed)).expected(self.millis(now) as u32)
+    }
+
+    /// It is used again, after it was not.
+    fn comes_back(&self, now: Instant) {
+        self.returned.store(self.millis(now).max(1), Ordering::Relaxed);
+    }
+
+    /// How much of its share it gets, of [`balance::WARM`].
+    fn warmth(&self, slow_start: Option<Duration>) -> u32 {
+        let returned = self.returned.load(Ordering::Relaxed);
+        let Some(slow_start) = slow_start.filter(|_| returned > 0) else { return balance::WARM };
+        let age = self.millis(Instant::now()).saturating_sub(returned);
+        let warmth = balance::warmth(Duration::from_millis(age), slow_start);
+        if warmth >= balance::WARM {
+            // It may have come back once more in between: then this changes nothing.
+            let _ = self.returned.compare_exchange(returned, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        warmth
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
     /// What it may be used for.
@@ -462,18 +519,6 @@ impl Node {
     /// How often it was asked for a position because reads hung on it.
     pub fn questions(&self) -> u64 {
         self.oracle.fetches.load(Ordering::Relaxed)
-    }
-
-    /// The same for an explanation.
-    pub fn explained(&self) -> explain::Server {
-        let state = self.state();
-        let is_used = matches!(state.standing, Standing::Primary | Standing::Replica);
-        explain::Server {
-            address: self.address.to_string(),
-            role: state.role,
-            age: state.age,
-            unfit: (!is_used).then_some(state.why),
-        }
     }
 
     /// Has it probed now.

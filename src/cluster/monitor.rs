@@ -80,6 +80,10 @@ impl Probe {
             let login = cluster.login(self.attempt)?;
             match Box::pin(backend::connect(&target(cluster, node, login), settings.timeout)).await {
                 Ok(connection) => {
+                    if self.failures > 0 {
+                        // Started anew so soon that it never counted as down; its caches are as cold.
+                        node.comes_back(Instant::now());
+                    }
                     self.refusals = 0;
                     self.sql = PROBE;
                     self.connection = Some(connection);

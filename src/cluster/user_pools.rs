@@ -95,7 +95,7 @@ impl UserPools {
 
     /// A connection for `route`, if one can be had without waiting.
     pub fn try_lease(&self, route: Route, home: usize) -> Option<Granted> {
-        if !self.line.is_empty() {
+        if !self.line.is_empty() || self.is_restless(route) {
             return None;
         }
         let choice = self.choose(route, None)?;
@@ -135,6 +135,8 @@ impl UserPools {
                 match self.lease_from(choice, home, search.deadline, place.take()).await {
                     Ok(lease) => match self.trusted(lease, choice) {
                         Some(lease) => return Ok(self.granted(lease, choice, route)),
+                        // The connection is there the next time; this time the client stays.
+                        None if search.has_strayed(choice) => continue,
                         None => {
                             search.mistrust(Instant::now());
                             continue;
@@ -215,7 +217,12 @@ impl UserPools {
 
     /// The next turn comes with a lease, not with a choice: who was chosen and had nothing idle is chosen again for the queue.
     fn granted(&self, lease: Lease, choice: Choice, route: Route) -> Granted {
-        let stays = matches!(route, Route::Replica { need: Need::Stay, .. });
+        let stays = match route {
+            Route::Replica { need: Need::Stay, shown, .. } => {
+                shown.is_some_and(|shown| usize::from(shown.node) == choice.node)
+            }
+            _ => false,
+        };
         if choice.role == Role::Replica && !stays {
             self.database.cluster.turn.fetch_add(1, Ordering::Relaxed);
         }

@@ -294,6 +294,8 @@ const DEFAULT_ROUTING: Routing = Routing {
     balance: Balance::LeastConnections,
     safe_functions: Vec::new(),
     weights: Vec::new(),
+    prefer: Vec::new(),
+    slow_start: Some(seconds(10)),
 };
 
 impl Default for Routing {
@@ -324,11 +326,7 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
     ];
     let transactions = [("primary", Transactions::Primary), ("promote", Transactions::Promote)];
     let on_lost_write = [("error", OnLostWrite::Error), ("reset", OnLostWrite::Reset)];
-    let balance = [
-        ("least_connections", Balance::LeastConnections),
-        ("round_robin", Balance::RoundRobin),
-        ("weighted", Balance::Weighted),
-    ];
+    let balance = Balance::ALL.map(|policy| (policy.as_str(), policy));
     let is_shadow = |reads| reads == Reads::Shadow;
     let preset = if is_shadow(default.reads) { Reads::Replicas } else { default.reads };
     let reads = match section.word("reads", &reads, preset) {
@@ -358,6 +356,8 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
         balance: section.word("balance", &balance, default.balance),
         safe_functions: safe_functions.unwrap_or_else(|| default.safe_functions.clone()),
         weights: Vec::new(),
+        prefer: Vec::new(),
+        slow_start: section.limit("slow_start", default.slow_start),
     }
 }
 
@@ -392,7 +392,8 @@ fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) 
     let routing = section.within("routing", |section| {
         let routing = routing(section, &defaults.routing);
         let weights = weights(section, routing.balance, servers.len());
-        Routing { weights, ..routing }
+        let prefer = preferred(section, &servers);
+        Routing { weights, prefer, ..routing }
     });
     Database {
         name: name.to_owned(),
@@ -442,12 +443,21 @@ fn weights(section: &mut Section<'_, '_>, balance: Balance, servers: usize) -> V
         (None, Balance::Weighted) if !section.has("weights") => {
             section.refuse("weights", "missing; balance = \"weighted\" needs one weight for each server");
         }
-        (Some(_), Balance::LeastConnections | Balance::RoundRobin) => {
+        (Some(_), Balance::LeastConnections | Balance::RoundRobin | Balance::ResponseTime) => {
             section.refuse("weights", "only allowed with balance = \"weighted\"");
         }
         _ => (),
     }
     weights.unwrap_or_default()
+}
+
+fn preferred(section: &mut Section<'_, '_>, servers: &[ServerAddress]) -> Vec<usize> {
+    let wanted = section.list("prefer", values::SERVER_ADDRESS, values::server_address).unwrap_or_default();
+    let place = |address: &ServerAddress| servers.iter().position(|server| server == address);
+    for stranger in wanted.iter().filter(|address| place(address).is_none()) {
+        section.refuse("prefer", &format!("\"{stranger}\" is none of servers; allowed: some of them"));
+    }
+    wanted.iter().filter_map(place).collect()
 }
 
 fn name_text(text: &str) -> Option<String> {

@@ -238,7 +238,15 @@ pub const KEYS: &[Key] = &[
     key(
         "routing.balance",
         Value("\"least_connections\""),
-        "How a replica is chosen: the one with the fewest connections in use, each in turn, or in turn by weight.",
+        "How a replica is chosen: the one with the fewest connections in use, each in turn, in turn by weight, or of two \
+         that are drawn the one that answers sooner (an average that rises at once and sinks slowly, times what waits \
+         there already).",
+    ),
+    key(
+        "routing.slow_start",
+        Value("\"10s\""),
+        "A replica that was down, behind or detached, and comes back, begins with a twentieth of its share, which grows \
+         evenly for so long. Alone, it serves all the same.",
     ),
     key(
         "routing.shadow",
@@ -311,6 +319,12 @@ pub const KEYS: &[Key] = &[
         Unset("[1]"),
         "One weight per server, in the order of servers. Only with routing.balance = \"weighted\", which needs it.",
     ),
+    key(
+        "databases.NAME.routing.prefer",
+        Unset("[\"127.0.0.1:5432\"]"),
+        "Some of servers, those nearby for example: as long as one of them is a replica that can serve a read, no other \
+         replica does.",
+    ),
 ];
 
 const fn key(path: &'static str, preset: Preset, doc: &'static str) -> Key {
@@ -380,6 +394,7 @@ pub fn reference() -> String {
     for key in KEYS {
         let (parent, name) = match key.path {
             "databases.NAME.routing.weights" => ("databases.NAME", "routing.weights"),
+            "databases.NAME.routing.prefer" => ("databases.NAME", "routing.prefer"),
             path => path.rsplit_once('.').unwrap_or(("", path)),
         };
         if parent != section {

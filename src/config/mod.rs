@@ -394,6 +394,10 @@ pub struct Routing {
     pub safe_functions: Vec<String>,
     /// Weights of servers by their place in `servers`; only for `Balance::Weighted`; same length as `servers`.
     pub weights: Vec<u32>,
+    /// Servers whose replicas are used as long as there is one, by their place in `servers`.
+    pub prefer: Vec<usize>,
+    /// For how long the share of a replica that has come back grows; `None`: it has it at once.
+    pub slow_start: Option<Duration>,
 }
 
 /// Where transaction blocks that may write run.
@@ -512,6 +516,24 @@ pub enum Balance {
     RoundRobin,
     /// In turn, in proportion to the weights.
     Weighted,
+    /// Of two that are drawn, the one that answers sooner.
+    ResponseTime,
+}
+
+impl Balance {
+    /// Every policy.
+    pub const ALL: [Balance; 4] =
+        [Balance::LeastConnections, Balance::RoundRobin, Balance::Weighted, Balance::ResponseTime];
+
+    /// The word in the configuration and in SHOW.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Balance::LeastConnections => "least_connections",
+            Balance::RoundRobin => "round_robin",
+            Balance::Weighted => "weighted",
+            Balance::ResponseTime => "response_time",
+        }
+    }
 }
 
 /// How pglagoon looks after its servers.

@@ -352,6 +352,7 @@ impl Relay {
                 rules: &rules.routing,
                 level: self.pools.level().unwrap_or(rules.routing.consistency),
                 lineage: lineage.as_deref(),
+                servers: &*self.pools,
                 scopes: &self.pools.database.scopes,
                 secret: secret.0.as_bytes(),
                 catalog: &***catalog,
@@ -650,9 +651,15 @@ impl Relay {
         stats.received += std::mem::take(&mut self.received);
         stats.sent += std::mem::take(&mut self.sent);
         stats.queries += u64::from(events.answered);
+        if let Some(granted) = &self.lease {
+            stats.ran(granted.role, &events.statements);
+        }
         if let (Some(time), Some(granted)) = (events.query_time, &self.lease) {
             stats.query(granted.role, granted.why, time);
             stats.queries -= 1;
+            if granted.role == Role::Replica {
+                self.pools.database.cluster.nodes()[granted.node].answered(time, now);
+            }
         }
         if let Some(time) = events.transaction_time {
             stats.assignments += 1;

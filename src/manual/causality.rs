@@ -21,8 +21,8 @@
 //! 4. Who comes to the primary from a replica passes the barrier: the primary shows what the replica has shown.
 //! 5. A promotion begins another history ([`crate::routing::lineage`]): replicas of another timeline serve nothing, and a
 //!    client whose last write may be lost is told so once.
-//! 6. Connections share a history by `routing.scope` or `SET pglagoon.causality_key` ([`crate::routing::scope`]), or hand it
-//!    on by a token ([`crate::routing::token`]).
+//! 6. Connections share a history by `routing.scope` or `SET pglagoon.causality_key` ([`crate::routing::scope`]), statements by a
+//!    key in their comments ([`crate::sql::comment`]); or they hand it on by a token ([`crate::routing::token`]).
 //!
 //! Positions are the *insert* position of the primary, without the page header that it may stand behind, and what a replica
 //! has *replayed*, with its role in the same statement. `tests/postgres/prove.rs` holds all of this against servers that lag,

@@ -7,6 +7,19 @@
 //! **2026-11-22, one line for each user.** Held clients wait in the order of arrival, but not behind those of other users,
 //! whose login at the server may be what is wrong. `hold_limit` counts all of a database.
 //!
+//! **2026-11-22, nearby servers are listed, not labelled.** `routing.prefer` is a list of servers. The alternative, a zone for
+//! each server and one for each pglagoon, needs a second name for what the addresses say already, and a table where `servers`
+//! is a list. A pglagoon of another zone differs in one line either way.
+//!
+//! **2026-11-22, slow start is a lot drawn for each read.** A replica that has come back is passed over by chance, most of the
+//! time at first, before anything else is asked of it. So it is the same under every policy, and a preferred replica is not
+//! overrun. Response times alone would not do it: the first quick answer from a cold server would bring it everybody.
+//!
+//! **2026-11-22, a session that only reads wanders.** It stays with its replica for as long as that serves, so one that has come
+//! back, or is preferred or quicker, would get those sessions alone that are new or have written. One of 256 of its reads asks,
+//! as after a write, and goes where balancing would send it if that is known to be fresh enough within 5 ms; else it stays. It
+//! never goes to the primary for it. Which read that is, is told by the instant of the one before: nothing is counted.
+//!
 //! **2026-11-22, `session` is the default level.** It was `sticky`. The checker in `tests/postgres/prove.rs` finds no
 //! violation of it under any of its faults, and 99.5 % of reads on replicas under replay pauses of 20 to 250 ms (8 sessions,
 //! 5 % writes, 10 ms think time), where a window of half a second leaves a tenth.

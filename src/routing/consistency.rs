@@ -150,9 +150,9 @@ impl History {
         }
     }
 
-    /// Whether it has seen nothing for so long.
-    pub fn is_older(&self, now: Instant, age: Duration) -> bool {
-        self.until.is_none_or(|until| now.saturating_duration_since(until) > age)
+    /// Until when it is known to have seen something, and on which replica; `None`: on the primary.
+    pub fn last(&self) -> Option<(Option<u16>, Instant)> {
+        self.until.map(|until| (self.replica, until))
     }
 
     fn seen(&self) -> Seen {

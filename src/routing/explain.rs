@@ -2,10 +2,10 @@
 //!
 //! The same lines answer `pglagoon explain` and, inside a session, `SHOW pglagoon.route FOR ...`.
 
-use super::{Need, Role, Route, Why};
+use super::{History, Need, Role, Route, Terms, Why};
 use crate::config::{Consistency, Reads, Routing};
-use crate::sql::Statement;
-use std::time::Duration;
+use crate::sql::{Hint, Statement};
+use std::time::{Duration, Instant};
 
 /// What is explained, and what of it.
 pub type Line = (String, String);
@@ -19,78 +19,159 @@ pub struct Server {
     pub role: Option<Role>,
     /// How old its data may be.
     pub age: Option<Duration>,
-    /// Why it cannot be used at the moment, if so.
-    pub unfit: Option<String>,
+    /// Whether it can serve the statement.
+    pub fitness: Fitness,
+    /// What else a choice among those that can looks at.
+    pub remarks: String,
 }
 
-/// The lines for one statement. `mark` says what its session must see.
-pub fn lines(
-    statement: &Statement,
-    route: Route,
-    rules: &Routing,
-    mark: &str,
-    servers: &[Server],
-) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut line = |item: &str, value: String| lines.push((item.to_owned(), value));
-    line("verdict", statement.access.to_string());
-    line("reason", format!("{}: {}", statement.reason, statement.reason.sentence()));
-    if !statement.token.is_empty() {
-        line("decided by", statement.token.to_string());
-    }
-    if !statement.effects.is_none() {
-        line("leaves behind", format!("{:?}", statement.effects));
-    }
-    line("level", level(rules));
-    line("mark", mark.to_owned());
-    line("route", destination(route));
-    lines.extend(servers.iter().map(|server| (server.address.clone(), fate(server, route, servers))));
-    lines
+/// Whether a server can serve a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fitness {
+    /// It would be taken now.
+    Chosen,
+    /// It may be.
+    Fit,
+    /// It cannot, and why.
+    Unfit(String),
 }
 
-fn level(rules: &Routing) -> String {
-    match (rules.reads, rules.consistency) {
-        (Reads::Primary, _) => "primary: reads are not split".to_owned(),
-        (Reads::Shadow, _) => "shadow: reads are not split, only counted".to_owned(),
-        (_, Consistency::Primary) => "primary".to_owned(),
-        (_, Consistency::Session) => format!("session, waiting for at most {:?}", rules.max_wait),
-        (_, Consistency::Strong) => format!("strong, waiting for at most {:?}", rules.max_wait),
-        (_, Consistency::Bounded) => format!("bounded, at most {:?} old", rules.max_staleness),
-        (_, Consistency::Sticky) => format!("sticky, for {:?} after a write", rules.sticky_window),
-        (_, Consistency::Eventual) => format!("eventual, at most {:?} behind", rules.max_lag),
+/// Which way a statement goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To a server that is still to be chosen.
+    Free(Route),
+    /// To the one that its client holds.
+    Held(usize, Why),
+}
+
+/// Whoever knows the servers.
+pub trait Servers {
+    /// All of them, in the order of the configuration, for a statement that goes this way.
+    fn explained(&self, way: Way) -> Vec<Server>;
+}
+
+/// Nobody knows any.
+impl Servers for () {
+    fn explained(&self, _: Way) -> Vec<Server> {
+        Vec::new()
     }
 }
 
-fn destination(route: Route) -> String {
-    match route {
-        Route::Primary { why, .. } => format!("primary: {}", sentence(why)),
-        Route::Replica { need: Need::Nothing, .. } => "a replica".to_owned(),
-        Route::Replica { need: Need::Stay, .. } => "the replica that the client has read from".to_owned(),
-        Route::Replica { need: Need::Since(_), .. } => {
-            "a replica that has replayed a position of the primary that is asked for first".to_owned()
+/// All that explains where a statement goes.
+#[derive(Debug)]
+pub struct Case<'a> {
+    /// What it does.
+    pub statement: &'a Statement,
+    /// Where it goes.
+    pub way: Way,
+    /// What the configuration says.
+    pub rules: &'a Routing,
+    /// What was promised to its client.
+    pub terms: Terms,
+    /// What its client wishes.
+    pub wish: Option<Hint>,
+    /// What its client must see.
+    pub mark: String,
+    /// The servers.
+    pub servers: Vec<Server>,
+}
+
+impl Case<'_> {
+    /// The same in lines.
+    pub fn lines(&self) -> Vec<Line> {
+        let statement = self.statement;
+        let mut lines: Vec<Line> = Vec::new();
+        let mut line = |item: &str, value: String| lines.push((item.to_owned(), value));
+        line("verdict", statement.access.to_string());
+        line("reason", format!("{}: {}", statement.reason, statement.reason.sentence()));
+        if !statement.token.is_empty() {
+            line("decided by", statement.token.to_string());
+        }
+        if !statement.effects.is_none() {
+            line("leaves behind", format!("{:?}", statement.effects));
+        }
+        if let Some(wish) = self.wish {
+            line("wish", format!("pglagoon.route is {}", wish.as_str()));
+        }
+        line("level", self.level());
+        line("mark", self.mark.clone());
+        line("route", self.destination());
+        let servers = self.servers.iter().enumerate();
+        lines.extend(servers.map(|(place, server)| (server.address.clone(), self.fate(place, server))));
+        lines
+    }
+
+    fn level(&self) -> String {
+        let Case { rules, terms, .. } = self;
+        match (rules.reads, terms.level) {
+            (Reads::Primary, _) => "primary: reads are not split".to_owned(),
+            (Reads::Shadow, _) => "shadow: reads are not split, only counted".to_owned(),
+            (_, Consistency::Primary) => "primary".to_owned(),
+            (_, Consistency::Session) => format!("session, waiting for at most {:?}", rules.max_wait),
+            (_, Consistency::Strong) => format!("strong, waiting for at most {:?}", rules.max_wait),
+            (_, Consistency::Bounded) => format!("bounded, at most {:?} old", terms.max_staleness),
+            (_, Consistency::Sticky) => format!("sticky, for {:?} after a write", terms.sticky_window),
+            (_, Consistency::Eventual) => format!("eventual, at most {:?} behind", rules.max_lag),
+        }
+    }
+
+    fn destination(&self) -> String {
+        match self.way {
+            Way::Held(_, why) => format!("the server that the client holds: {}", sentence(why)),
+            Way::Free(Route::Primary { why, .. }) => format!("primary: {}", sentence(why)),
+            Way::Free(Route::Replica { need: Need::Nothing, .. }) => "a replica".to_owned(),
+            Way::Free(Route::Replica { need: Need::Stay, .. }) => {
+                "the replica that the client has read from".to_owned()
+            }
+            Way::Free(Route::Replica { need: Need::Since(_), .. }) => {
+                "a replica that has replayed a position of the primary that is asked for first".to_owned()
+            }
+        }
+    }
+
+    /// What becomes of one server, and why.
+    fn fate(&self, place: usize, server: &Server) -> String {
+        let state = state(server);
+        let is_fit_replica = |server: &Server| {
+            server.role == Some(Role::Replica) && !matches!(server.fitness, Fitness::Unfit(_))
+        };
+        let fate = match (self.way, server.role, &server.fitness) {
+            (Way::Held(node, _), ..) if node == place => "taken".to_owned(),
+            (Way::Held(..), ..) => "not taken, the client holds another".to_owned(),
+            (_, _, Fitness::Unfit(why)) => format!("not taken, {why}"),
+            (_, None, _) => "cannot be told".to_owned(),
+            (_, _, Fitness::Chosen) if server.role == Some(Role::Replica) => "taken".to_owned(),
+            (Way::Free(Route::Primary { .. }), Some(Role::Primary), _) => "taken".to_owned(),
+            (Way::Free(Route::Primary { why, .. }), Some(Role::Replica), _) => {
+                return format!("{state}: not taken, {}", sentence(why));
+            }
+            (Way::Free(Route::Replica { .. }), Some(Role::Replica), _) => "may be taken".to_owned(),
+            (Way::Free(Route::Replica { .. }), Some(Role::Primary), _)
+                if self.servers.iter().any(is_fit_replica) =>
+            {
+                "not taken, a replica can serve".to_owned()
+            }
+            (Way::Free(Route::Replica { .. }), Some(Role::Primary), _) => {
+                format!("taken, {}", sentence(Why::NoReplica))
+            }
+        };
+        match server.remarks.as_str() {
+            "" => format!("{state}: {fate}"),
+            remarks => format!("{state}: {fate} ({remarks})"),
         }
     }
 }
 
-/// What becomes of one server, and why.
-fn fate(server: &Server, route: Route, all: &[Server]) -> String {
-    let is = |role| move |server: &Server| server.role == Some(role) && server.unfit.is_none();
-    let is_replica_fit = all.iter().any(is(Role::Replica));
-    let state = state(server);
-    if let Some(why) = &server.unfit {
-        return format!("{state}: not taken, {why}");
-    }
-    match (route, server.role) {
-        (_, None) => format!("{state}: cannot be told"),
-        (Route::Primary { .. }, Some(Role::Primary)) => format!("{state}: taken"),
-        (Route::Primary { why, .. }, Some(Role::Replica)) => format!("{state}: not taken, {}", sentence(why)),
-        (Route::Replica { .. }, Some(Role::Replica)) => format!("{state}: may be taken"),
-        (Route::Replica { .. }, Some(Role::Primary)) if is_replica_fit => {
-            format!("{state}: not taken, a replica can serve")
-        }
-        (Route::Replica { .. }, Some(Role::Primary)) => {
-            format!("{state}: taken, {}", sentence(Why::NoReplica))
-        }
+/// What a client must see, by what it did before.
+pub fn mark(history: &History, now: Instant, address: impl Fn(usize) -> String) -> String {
+    let Some((replica, until)) = history.last() else {
+        return "none: the session has neither read nor written".to_owned();
+    };
+    let ago = now.saturating_duration_since(until);
+    match replica {
+        Some(node) => format!("what {} has shown, {ago:.1?} ago", address(usize::from(node))),
+        None => format!("what the primary has shown or was given, {ago:.1?} ago"),
     }
 }
 
@@ -114,6 +195,7 @@ fn sentence(why: Why) -> &'static str {
         Why::Promoted => "its transaction has read on a replica, and moves to the primary now",
         Why::Held => "its client holds that server",
         Why::Configured => "the configuration keeps reads there",
+        Why::Chosen => "its client has asked for the primary",
         Why::Rescued => "a replica could not serve it",
         Why::Shadow => "a replica would have served it, but this is shadow mode",
     }
@@ -126,10 +208,15 @@ mod tests {
     use crate::sql::{Access, Effects, Reason};
 
     fn server(role: Option<Role>, unfit: Option<&str>) -> Server {
-        Server { address: "h:1".to_owned(), role, age: None, unfit: unfit.map(str::to_owned) }
+        let fitness = unfit.map_or(Fitness::Fit, |why| Fitness::Unfit(why.to_owned()));
+        Server { address: "h:1".to_owned(), role, age: None, fitness, remarks: String::new() }
     }
 
     fn explained(access: Access, route: Route, servers: &[Server]) -> Vec<Line> {
+        along(access, Way::Free(route), servers)
+    }
+
+    fn along(access: Access, way: Way, servers: &[Server]) -> Vec<Line> {
         let statement = Statement {
             access,
             reason: Reason::UnknownFunction,
@@ -137,10 +224,21 @@ mod tests {
             transaction: None,
             effects: Effects::NONE,
             statements: 1,
+            keyed: false,
         };
         let text = include_str!("../../config/minimal.toml");
         let config = config::parse(text, &|_| Ok(String::new()), 1).expect("good");
-        lines(&statement, route, &config.databases["app"].routing, "none", servers)
+        let rules = &config.databases["app"].routing;
+        let case = Case {
+            statement: &statement,
+            way,
+            rules,
+            terms: Terms::of(rules),
+            wish: None,
+            mark: "none".to_owned(),
+            servers: servers.to_vec(),
+        };
+        case.lines()
     }
 
     #[test]
@@ -181,5 +279,36 @@ mod tests {
             ]
         );
         assert_eq!(fates(&[primary, lagging])[0], "primary: taken, no replica can serve");
+        let mut chosen = server(Some(Role::Replica), None);
+        (chosen.fitness, chosen.remarks) = (Fitness::Chosen, "2 in use".to_owned());
+        assert_eq!(fates(&[chosen])[0], "replica: taken (2 in use)");
+    }
+
+    #[test]
+    fn what_is_held_is_taken() {
+        let servers = [server(Some(Role::Primary), None), server(Some(Role::Replica), None)];
+        let lines = along(Access::Read, Way::Held(1, Why::Transaction), &servers);
+        let values: Vec<_> = lines[lines.len() - 3..].iter().map(|(_, value)| value.as_str()).collect();
+        assert_eq!(
+            values,
+            [
+                "the server that the client holds: it is part of a transaction there",
+                "primary: not taken, the client holds another",
+                "replica: taken"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_mark_says_where_and_how_long_ago() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let later = start + Duration::from_millis(1500);
+        let mark = |history: &History| mark(history, later, |place| format!("h:{place}"));
+        assert!(mark(&history).starts_with("none"));
+        history.agree(Consistency::Session, start);
+        history.used(Role::Replica, 2, start);
+        assert_eq!(mark(&history), "what h:2 has shown, 1.5s ago");
+        history.wrote(start);
+        assert_eq!(mark(&history), "what the primary has shown or was given, 1.5s ago");
     }
 }

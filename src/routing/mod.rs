@@ -22,7 +22,7 @@ pub use lsn::Lsn;
 pub use token::Token;
 
 use crate::config::Reads;
-use crate::sql::Access;
+use crate::sql::{Access, Hint};
 use consistency::Verdict;
 use std::time::Instant;
 
@@ -78,6 +78,14 @@ impl Route {
     /// On any replica within the lag limit.
     pub fn any_replica(why: Why) -> Route {
         Route::Replica { need: Need::Nothing, shown: None, why }
+    }
+
+    /// The same for a client that has asked for the primary: it gets no replica.
+    pub fn as_wished(self, wish: Option<Hint>) -> Route {
+        match (wish, self) {
+            (Some(Hint::Primary), Route::Replica { shown, .. }) => Route::Primary { why: Why::Chosen, shown },
+            (_, route) => route,
+        }
     }
 
     /// The same for a transaction as a whole: on the primary, because it may write.
@@ -139,6 +147,8 @@ pub enum Why {
     Held,
     /// The configuration sends everything to the primary.
     Configured,
+    /// Its client has asked for the primary.
+    Chosen,
     /// A replica could not serve it.
     Rescued,
     /// A replica would have served it: shadow mode.
@@ -147,7 +157,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason.
-    pub const ALL: [Why; 12] = [
+    pub const ALL: [Why; 13] = [
         Why::Read,
         Why::Write,
         Why::Unsure,
@@ -158,6 +168,7 @@ impl Why {
         Why::Promoted,
         Why::Held,
         Why::Configured,
+        Why::Chosen,
         Why::Rescued,
         Why::Shadow,
     ];
@@ -175,6 +186,7 @@ impl Why {
             Why::Promoted => "promoted",
             Why::Held => "held",
             Why::Configured => "configured",
+            Why::Chosen => "chosen",
             Why::Rescued => "rescued",
             Why::Shadow => "shadow",
         }

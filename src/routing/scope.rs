@@ -16,35 +16,68 @@ pub type Shared = Arc<Mutex<History>>;
 /// How many are kept before those that nobody uses are looked for.
 const SOFT_LIMIT: usize = 1_000;
 
-/// How long one that nobody uses is kept.
+/// How many are kept at most, beside those that are in use: every statement may name another key.
+const HARD_LIMIT: usize = 100_000;
+
+/// How long one that nobody uses is kept at least, as far as the limit allows.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The shared histories of one database, by their keys.
 #[derive(Debug, Default)]
-pub struct Scopes(Mutex<HashMap<Box<str>, Shared>>);
+pub struct Scopes(Mutex<Generations>);
+
+/// When the young are many, they become the old, and of those that were old they stay who are in use. So each is looked at
+/// once or twice before it goes, however many there are.
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<Box<str>, Shared>,
+    old: HashMap<Box<str>, Shared>,
+    turned: Option<Instant>,
+}
+
+impl Generations {
+    fn find(&mut self, key: &str) -> Option<Shared> {
+        if let Some(shared) = self.young.get(key) {
+            return Some(shared.clone());
+        }
+        let (key, shared) = self.old.remove_entry(key)?;
+        self.young.insert(key, shared.clone());
+        Some(shared)
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        let is_due = self.turned.is_none_or(|turned| now.saturating_duration_since(turned) > IDLE);
+        let limit = if is_due { SOFT_LIMIT / 2 } else { HARD_LIMIT / 2 };
+        if self.young.len() < limit {
+            return;
+        }
+        self.turned = Some(now);
+        let before = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        self.old.extend(before.into_iter().filter(|(_, shared)| Arc::strong_count(shared) > 1));
+    }
+}
 
 impl Scopes {
     /// The history of this key. One that is not there any more, or never was, begins as if it had seen all that there was:
     /// so nothing is lost with one that was thrown away.
     pub fn join(&self, key: &str, level: crate::config::Consistency, now: Instant) -> Shared {
         let mut scopes = lock(&self.0);
-        if let Some(shared) = scopes.get(key) {
-            return shared.clone();
+        if let Some(shared) = scopes.find(key) {
+            return shared;
         }
-        if scopes.len() >= SOFT_LIMIT {
-            scopes.retain(|_, shared| Arc::strong_count(shared) > 1 || !lock(shared).is_older(now, IDLE));
-        }
+        scopes.make_room(now);
         let mut history = History::default();
         history.agree(level, now);
         history.lost_track(now);
         let shared = Shared::new(Mutex::new(history));
-        scopes.insert(key.into(), shared.clone());
+        scopes.young.insert(key.into(), shared.clone());
         shared
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        lock(&self.0).len()
+        let scopes = lock(&self.0);
+        scopes.young.len() + scopes.old.len()
     }
 
     /// Whether there is none.
@@ -115,5 +148,16 @@ mod tests {
             assert_eq!(read(&shared).on_primary(), Some(now));
         }
         assert!(scopes.len() <= SOFT_LIMIT + 1, "{}", scopes.len());
+    }
+
+    #[test]
+    fn no_flood_of_keys_takes_away_one_that_is_in_use() {
+        let (scopes, now) = (Scopes::default(), Instant::now());
+        let kept = scopes.join("kept", Consistency::Session, now);
+        for number in 0..2 * HARD_LIMIT {
+            scopes.join(&number.to_string(), Consistency::Session, now);
+        }
+        assert!(scopes.len() <= HARD_LIMIT + 1, "{}", scopes.len());
+        assert!(Arc::ptr_eq(&kept, &scopes.join("kept", Consistency::Session, now)));
     }
 }

@@ -281,6 +281,7 @@ fn node_rows(cluster: &Cluster, now: Instant) -> Vec<NodeRow> {
             why: if node.is_detached() { "detached by an operator".into() } else { state.why },
             lag_bytes: state.position.filter(|_| is_replica).and_then(|replay| cluster.lag_bytes(replay)),
             lag: state.age,
+            pace: node.pace(now),
             position: state.position,
             timeline: state.timeline,
             questions: node.questions(),

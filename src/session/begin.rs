@@ -11,8 +11,10 @@
 //! the transaction may run: one that is READ ONLY and starts with a proven read runs on a replica as a whole, any other on
 //! the primary. `now()` is the time at which the server sees the BEGIN.
 
+use super::own::End;
 use super::replies::{Action, Request, Then};
 use super::*;
+use crate::config::Transactions;
 use crate::sql::effect::TransactionMode;
 
 /// A transaction that no server knows of yet.
@@ -132,12 +134,13 @@ impl Session {
             return None;
         }
         let text = frontend::query(span.body(bytes))?;
-        let tag = match self.head(text, world).transaction? {
-            TransactionVerb::Commit if effect::is_plain_end(text) => "COMMIT",
-            TransactionVerb::Rollback if effect::is_plain_end(text) => "ROLLBACK",
+        let (tag, end) = match self.head(text, world).transaction? {
+            TransactionVerb::Commit if effect::is_plain_end(text) => ("COMMIT", End::Committed),
+            TransactionVerb::Rollback if effect::is_plain_end(text) => ("ROLLBACK", End::RolledBack),
             _ => return None,
         };
         self.deferred = None;
+        self.own.ended(end);
         self.answer_simple(tag, TransactionStatus::Idle, edits);
         Some(self.skip(span, edits))
     }
@@ -223,6 +226,7 @@ impl Session {
         match span.tag() {
             FrontendTag::QUERY => {
                 self.deferred = None;
+                self.own.ended(End::RolledBack);
                 self.answer_simple("ROLLBACK", TransactionStatus::Idle, edits);
             }
             FrontendTag::PARSE => {
@@ -241,6 +245,7 @@ impl Session {
             // Whatever was bound is the end of the transaction: nothing else was taken.
             _ => {
                 self.deferred = None;
+                self.own.ended(End::RolledBack);
                 self.transaction.ready(TransactionStatus::Idle);
                 backend::write_command_complete(&mut edits.reply, "ROLLBACK");
             }
@@ -284,6 +289,15 @@ impl Session {
             TransactionMode::Plain if self.is_promotable(span, bytes, rules) => first,
             TransactionMode::Plain | TransactionMode::Whole => first.max(Access::Unsure),
         })
+    }
+
+    /// The same for a request that is not there: of a transaction that has begun, or of none, it is what it is.
+    pub(super) fn first_access(&self, first: Access, rules: &Routing) -> Access {
+        match self.deferred.as_ref().map(|deferred| deferred.mode) {
+            None | Some(TransactionMode::ReadOnly) => first,
+            Some(TransactionMode::Plain) if rules.transactions == Transactions::Promote => first,
+            Some(TransactionMode::Plain | TransactionMode::Whole) => first.max(Access::Unsure),
+        }
     }
 
     /// Ahead of the first request of a transaction: its BEGIN.

@@ -1,6 +1,7 @@
 //! What a session wants done to a stream: data for the relay to carry out.
 
 use super::replay::Spares;
+use crate::sql::Reason;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -58,6 +59,17 @@ pub struct Events {
     pub sequence_state: bool,
     /// What was taken for the primary refused to write: it may be none any more.
     pub read_only_primary: bool,
+    /// Statements that a server has run, by what the classifier made of them: in the order of [`Reason::ALL`].
+    pub statements: [u16; Reason::ALL.len()],
+}
+
+impl Events {
+    pub(super) fn ran(&mut self, reason: Option<Reason>) {
+        if let Some(reason) = reason {
+            let count = &mut self.statements[reason as usize];
+            *count = count.saturating_add(1);
+        }
+    }
 }
 
 impl Edits {

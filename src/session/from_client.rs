@@ -1,7 +1,9 @@
 //! What a client's messages mean: where they may run, what goes to the server for them, and what is owed for it.
 
+use super::own::End;
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
+use crate::sql::effect::TransactionMode;
 
 impl Session {
     pub(super) fn client_message(
@@ -75,9 +77,12 @@ impl Session {
         if held.is_some() && (self.replies.has_deallocations() || !self.has_room(edits)) {
             return Flow::Stop(Want::Input);
         }
-        self.batch = Batch::Idle;
+        let batch = std::mem::replace(&mut self.batch, Batch::Idle);
         if held.is_none() {
             edits.skip(span.have());
+            if !self.transaction.is_open() {
+                self.own.ended(if batch == Batch::Failed { End::RolledBack } else { End::Committed });
+            }
             backend::write_ready(&mut edits.reply, self.transaction.status());
             return Flow::Done;
         }
@@ -118,6 +123,9 @@ impl Session {
         }
         if let Some(flow) = self.own_request(span, bytes, held.as_deref_mut(), world, edits) {
             return flow;
+        }
+        if let Some(want) = self.take_key(span, bytes, world) {
+            return Flow::Stop(want);
         }
         self.agree(world);
         if held.is_none()
@@ -197,8 +205,14 @@ impl Session {
         self.head.get_or_insert_with(|| world.classify(text))
     }
 
+    /// The same, for who has not looked for the end of its text.
+    pub(super) fn head_of(&mut self, body: &[u8], world: &mut World<'_>) -> &Statement {
+        let classify = || world.classify(frontend::query(body).unwrap_or_default());
+        self.head.get_or_insert_with(classify)
+    }
+
     /// Classifies the statement of a Query or Parse, if that has not been done to route it.
-    fn look_ahead(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) {
+    pub(super) fn look_ahead(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) {
         let body = span.body(bytes);
         let text = match span.tag() {
             _ if self.head.is_some() => return,
@@ -251,9 +265,9 @@ impl Session {
     }
 
     /// Takes note of the level that holds from here on.
-    fn agree(&mut self, world: &World<'_>) {
+    pub(super) fn agree(&mut self, world: &World<'_>) {
         let level = self.own.consistency().unwrap_or(world.level);
-        self.own.join(world.scopes, level, world.now);
+        self.own.join(world.scopes, level, world.now, &mut self.history);
         self.recall(|history| history.agree(level, world.now));
         if let Some(shared) = self.own.shared() {
             // A request goes by the history as it is when it is routed, whatever others do meanwhile.
@@ -270,7 +284,7 @@ impl Session {
         world.rules.on_lost_write == OnLostWrite::Error
     }
 
-    fn terms(&self, world: &World<'_>) -> Terms {
+    pub(super) fn terms(&self, world: &World<'_>) -> Terms {
         Terms {
             level: self.own.consistency().unwrap_or(world.level),
             max_staleness: self.own.max_staleness().unwrap_or(world.rules.max_staleness),
@@ -302,12 +316,18 @@ impl Session {
         }
         let (access, effects) = match span.tag() {
             FrontendTag::QUERY => {
-                routable(self.head(frontend::query(span.body(bytes)).unwrap_or_default(), world))
+                let wish = self.wish();
+                routable(self.head_of(span.body(bytes), world), wish)
             }
             FrontendTag::FUNCTION_CALL => UNSURE,
             _ => self.judge_batch(bytes, world)?,
         };
         let access = self.deferred_access(access, span, bytes, world.rules).unwrap_or(access);
+        Some(Judged { route: self.route(access, world), effects })
+    }
+
+    /// Where a request may run that does this.
+    pub(super) fn route(&self, access: Access, world: &World<'_>) -> Route {
         let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
         let terms = self.terms(world);
         let route = routing::route(access, &self.history, &terms, world.rules.reads, world.now);
@@ -318,7 +338,20 @@ impl Session {
             Some(_) => route.in_transaction(),
             None => route,
         };
-        Some(Judged { route, effects })
+        route.as_wished(self.wish())
+    }
+
+    /// What the client wishes for its statements. Within a block that may write, nothing that fails on a replica could be
+    /// sent again: no wish for one counts there.
+    pub(super) fn wish(&self) -> Option<Hint> {
+        let is_plain =
+            self.deferred.as_ref().is_some_and(|deferred| deferred.mode != TransactionMode::ReadOnly);
+        let may_write = is_plain || self.promotable.is_some();
+        self.own.wish().filter(|wish| *wish == Hint::Primary || !may_write)
+    }
+
+    pub(super) fn routable(&self, statement: &Statement) -> Judgement {
+        routable(statement, self.wish())
     }
 
     /// A batch may leave the primary if all of it, up to its Sync, is here and reads only: it is one implicit
@@ -327,7 +360,7 @@ impl Session {
         let mut parsed: SmallVec<[(&[u8], Judgement); 4]> = SmallVec::new();
         let mut scanner = Scanner::<FrontendTag>::default();
         let mut at = 0;
-        self.head = None;
+        let mut head = self.head.take();
         loop {
             let step = match scanner.step(&bytes[at..]) {
                 Ok(step) => step,
@@ -342,8 +375,8 @@ impl Session {
                 FrontendTag::SYNC => return Some(HARMLESS),
                 FrontendTag::PARSE => {
                     let Some(parse) = Parse::new(body) else { return Some(UNSURE) };
-                    let statement = world.classify(parse.text);
-                    let judged = routable(&statement);
+                    let statement = head.take().unwrap_or_else(|| world.classify(parse.text));
+                    let judged = self.routable(&statement);
                     parsed.push((parse.name, judged));
                     if at == 0 {
                         self.head = Some(statement);
@@ -371,7 +404,8 @@ impl Session {
     }
 
     fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Judgement {
-        self.find(name, world).map_or(UNSURE, |named| routable(&named.statement))
+        let wish = self.wish();
+        self.find(name, world).map_or(UNSURE, |named| routable(&named.statement, wish))
     }
 
     /// The statement of this name, looked at anew if the catalog has changed since.
@@ -457,7 +491,7 @@ impl Session {
         let is_unbegun = self.fail_deferred();
         if !is_unbegun && (self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block) {
             // The error has to undo what the server has already done, so it must be the server's.
-            return match held.filter(|_| span.tag() == FrontendTag::QUERY && span.is_whole()) {
+            return match held.filter(|_| span.tag() != FrontendTag::FUNCTION_CALL) {
                 Some(held) => self.fail_on_server(span, &report, held, edits),
                 None => Flow::Stop(fatal(report)),
             };
@@ -479,7 +513,7 @@ impl Session {
         self.skip(span, edits)
     }
 
-    /// Has the server raise the error in place of a Query.
+    /// Has the server raise the error in place of a request.
     fn fail_on_server(
         &mut self,
         span: Span<FrontendTag>,
@@ -495,10 +529,21 @@ impl Session {
             quote(&report.hint)
         );
         held.state.statements.set_unnamed(None);
-        self.batch = Batch::Idle;
         self.routed = false;
-        edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
-        self.replies.push(Request::Query, Action::Forward, None);
+        if span.tag() == FrontendTag::QUERY {
+            self.batch = Batch::Idle;
+            edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+            self.replies.push(Request::Query, Action::Forward, None);
+        } else {
+            self.batch = Batch::Open;
+            edits.insert(|out| {
+                Parse::write(out, b"", sql.as_bytes(), b"\0\0");
+                frontend::write_bind_and_execute(out);
+            });
+            self.replies.push(Request::Parse, Action::Swallow, None);
+            self.replies.push(Request::Bind, Action::Swallow, None);
+            self.replies.push(Request::Execute, Action::Forward, None);
+        }
         self.skip(span, edits)
     }
 
@@ -611,6 +656,7 @@ impl Session {
         self.batch = Batch::Idle;
         self.sent(&statement, text, held, world, edits);
         self.replies.push(Request::Query, Action::Forward, then);
+        self.replies.note(statement.reason);
         edits.forward(span.have());
         Flow::Done
     }
@@ -736,6 +782,9 @@ impl Session {
             portals.remove(bind.portal);
         }
         self.replies.push(Request::Bind, Action::Forward, None);
+        if let Some(named) = &named {
+            self.replies.note(named.statement.reason);
+        }
         match named.filter(|_| !is_own && !bind.statement.is_empty()) {
             None => edits.forward(span.have()),
             Some(named) => {
@@ -1097,14 +1146,14 @@ impl Judged {
 }
 
 /// By what a statement is routed, and what it leaves behind.
-type Judgement = (Access, Effects);
+pub(super) type Judgement = (Access, Effects);
 
 const UNSURE: Judgement = (Access::Unsure, Effects::NONE);
 const HARMLESS: Judgement = (Access::Read, Effects::NONE);
 
 /// The access by which a statement is routed, and what it leaves behind.
-fn routable(statement: &Statement) -> Judgement {
-    (statement.routable(), statement.effects)
+fn routable(statement: &Statement, wish: Option<Hint>) -> Judgement {
+    (statement.routable_as(wish), statement.effects)
 }
 
 /// Whether running the statement changes what the session knows.

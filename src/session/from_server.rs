@@ -1,5 +1,6 @@
 //! What a server's messages mean: which answer they belong to, and what comes of it for the client's state.
 
+use super::own::End;
 use super::*;
 
 impl Session {
@@ -53,14 +54,14 @@ impl Session {
                 let is_heard = backend::channel(body).is_some_and(|channel| self.channels.has(channel));
                 self.server_part = if is_heard { Passing::Skip } else { Passing::Forward };
             }
-            _ => self.answered(tag, body, held),
+            _ => self.answered(tag, body, held, edits),
         }
         pass(edits, self.server_part, span.have());
         Flow::Done
     }
 
     /// A message that may end an answer.
-    fn answered(&mut self, tag: BackendTag, body: &[u8], held: &mut Held<'_>) {
+    fn answered(&mut self, tag: BackendTag, body: &[u8], held: &mut Held<'_>, edits: &mut Edits) {
         // What we asked for ourselves changes nothing that the client did.
         if tag == BackendTag::COMMAND_COMPLETE && self.server_part == Passing::Forward {
             match backend::command_tag(body) {
@@ -69,10 +70,9 @@ impl Session {
                 _ => {}
             }
         }
-        let Some(Reply { then: Some(then), request: Request::Execute, .. }) = self.replies.pop_ended_by(tag)
-        else {
-            return;
-        };
+        let Some(Reply { request, reason, then, .. }) = self.replies.pop_ended_by(tag) else { return };
+        edits.events.ran(reason);
+        let (Request::Execute, Some(then)) = (request, then) else { return };
         match *then {
             // No ROLLBACK brings a name back.
             then if then.outlives_rollback() => self.succeed(then, held),
@@ -115,11 +115,13 @@ impl Session {
         }
         self.settle(reply.then, status, held);
         edits.events.answered += 1;
+        edits.events.ran(reply.reason);
         edits.events.unknown_name |= std::mem::take(&mut self.unknown_name);
         if self.wrote {
             self.recall(|history| history.wrote(now));
         }
         self.follow(held, now);
+        self.own.tell_others(now, status == TransactionStatus::Idle && self.replies.is_empty());
         if self.replies.is_empty()
             && let Some(asked) = self.asked.take()
         {
@@ -195,6 +197,14 @@ impl Session {
         let has_settings = completed.iter().any(|then| matches!(then, Then::Settings(_)));
         if has_settings && !is_over {
             self.transaction.settings_change(&self.settings, &held.state.settings);
+        }
+        match outcome {
+            Outcome::Failed | Outcome::RolledBack if is_over => self.own.ended(End::RolledBack),
+            // AND CHAIN, if it is not over.
+            Outcome::Committed => self.own.ended(End::Committed),
+            Outcome::Fine | Outcome::Mixed if is_over => self.own.ended(End::Committed),
+            _ if has_settings => self.own.may_be_undone(),
+            _ => {}
         }
         let is_unknown = match outcome {
             Outcome::Fine => false,

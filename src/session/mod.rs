@@ -33,6 +33,7 @@ mod begin;
 mod edits;
 mod from_client;
 mod from_server;
+mod keys;
 mod listening;
 mod loss;
 pub mod own;
@@ -57,16 +58,18 @@ pub use settings::{Settings, Value};
 use crate::config::{Consistency, OnLostWrite, PoolMode, Routing};
 use crate::error::{ErrorSource, Report};
 use crate::prepared::{ClientStatements, Named, Prepared, Registry};
+use crate::routing::explain::Servers;
 use crate::routing::scope::{self, Scopes};
 use crate::routing::{self, History, Lineage, Role, Route, Shown, Terms, Token, Why};
 use crate::sql::effect::{self, Deallocated, SettingChange};
-use crate::sql::{Access, Cache, Catalog, Effects, Reason, Statement, TransactionVerb};
+use crate::sql::{Access, Cache, Catalog, Effects, Hint, Reason, Statement, TransactionVerb};
 use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
 use begin::Deferred;
 use listening::{Hearing, Verb};
+use own::End;
 use pin::{PinReason, PinRoom, Pins};
 use promote::Promotable;
 use questions::Question;
@@ -110,6 +113,8 @@ pub struct World<'a> {
     pub level: Consistency,
     /// The primary's place in history, once there has been a primary.
     pub lineage: Option<&'a Lineage>,
+    /// Who knows the servers, for explanations.
+    pub servers: &'a dyn Servers,
     /// The histories that connections to the database share.
     pub scopes: &'a Scopes,
     /// What causality tokens are signed with.
@@ -671,6 +676,7 @@ impl Session {
     fn forget_server(&mut self) {
         self.promotable = None;
         if self.deferred.is_none() {
+            self.own.ended(End::RolledBack);
             self.transaction = Transaction::default();
         }
         (self.pins, self.fresh_pins, self.kept_pins) = Default::default();

@@ -1,8 +1,9 @@
 //! What pglagoon answers itself: `SET`, `RESET` and `SHOW` of names that begin with `pglagoon.`. No server sees them.
 //!
 //! [`command`] reads a text; the session carries a [`Command`] out. A new name is an entry of [`Setting`]; a new kind of
-//! statement is a variant of [`Command`]. Such a statement counts at once: a ROLLBACK does not take it back, and `SET
-//! LOCAL` changes nothing, because a transaction stays on the server that it began on.
+//! statement is a variant of [`Command`]. Transactions hold as for any setting: ROLLBACK takes back what was set, SET LOCAL
+//! ends with its transaction ([`Undo`]); a ROLLBACK TO a savepoint alone takes nothing back. A transaction stays on the server
+//! that it began on, whatever is set in it.
 //!
 //! Texts of several statements are not taken apart: their server runs them, and takes these settings for an extension's;
 //! what they set counts here when it has succeeded there.
@@ -10,12 +11,18 @@
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
 use crate::config::{Consistency, values};
+use crate::routing::explain::{self, Case, Line, Way};
 use crate::routing::lineage::Fate;
 use crate::routing::scope::Shared;
+use crate::sql::Hint;
 use crate::sql::effect::SettingChange;
 use crate::sql::lexer::{Kind, Lexer, Token as Lexeme};
 use crate::wire::backend::{Column, ColumnType, Formats};
 use std::time::Duration;
+
+/// The columns of an explanation.
+const EXPLANATION: [Column; 2] =
+    [Column { name: "item", kind: ColumnType::Text }, Column { name: "value", kind: ColumnType::Text }];
 
 /// What all names here begin with.
 pub const PREFIX: &str = "pglagoon.";
@@ -23,8 +30,11 @@ pub const PREFIX: &str = "pglagoon.";
 /// The most portals of such statements that are kept until they are bound anew.
 const MAX_OWN_PORTALS: usize = 100;
 
+/// The most keys that the statements of one transaction may name, beyond the first.
+const MAX_FURTHER_KEYS: usize = 1_000;
+
 /// The longest key, in bytes.
-const MAX_KEY: usize = 200;
+pub(super) const MAX_KEY: usize = 200;
 
 /// A setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,17 +47,35 @@ pub enum Setting {
     CausalityToken,
     /// A name by which the client shares its history with other connections.
     CausalityKey,
+    /// Where its statements go, as far as they may: as if each had such a hint.
+    Route,
 }
 
 /// A statement that is answered here.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// SET, or RESET: the value is `None`.
-    Set(Setting, Option<String>),
-    /// SET LOCAL, which has nothing to change.
-    SetLocal,
+    Set(Setting, Option<String>, Reach),
     /// SHOW.
     Show(Setting),
+    /// SHOW pglagoon.route FOR a text: where it would go, and why.
+    Explain(Box<[u8]>),
+}
+
+/// For how long a SET holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// For the session.
+    Session,
+    /// LOCAL: until its transaction ends.
+    Transaction,
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Committed,
+    RolledBack,
 }
 
 /// What a client has chosen; where it has not, its user's and its database's settings hold.
@@ -59,6 +87,8 @@ pub struct Choices {
     pub max_staleness: Option<Duration>,
     /// With whom it shares its history.
     pub causality_key: Option<Box<str>>,
+    /// Where its statements shall go.
+    pub route: Option<Hint>,
 }
 
 /// The choices of one client. Most make none, and pay for a pointer.
@@ -69,18 +99,54 @@ pub struct Own(Option<Box<Inner>>);
 struct Inner {
     startup: Choices,
     choices: Choices,
+    /// Within a transaction, or a batch, in which something is set.
+    undo: Option<Box<Undo>>,
     /// Whether a prepared statement of the client's may be one of these.
     has_statements: bool,
     portals: HashMap<Box<[u8]>, Command>,
     /// The answer to [`Want::Position`], until it is used.
     position: Option<Result<Token, Report>>,
     /// The history that it shares, and by which key.
-    shared: Option<(Box<str>, Shared)>,
+    shared: Option<Joined>,
+    /// The key that the comment of its request names.
+    comment: Option<Box<str>>,
+    /// Whether a prepared statement of the client's may have such a comment.
+    has_keyed_statements: bool,
+    /// The histories of further keys that a transaction's statements name: they learn of it when it is over.
+    also: Vec<Shared>,
+}
+
+#[derive(Debug)]
+struct Joined {
+    key: Box<str>,
+    shared: Shared,
+    by: By,
+}
+
+/// By what a client has joined others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// SET: what the connection has seen, the others have.
+    Setting,
+    /// The comment of one statement, which is the key's own.
+    Comment,
+}
+
+/// What the choices are when the transaction is over.
+#[derive(Debug)]
+struct Undo {
+    committed: Choices,
+    rolled_back: Choices,
 }
 
 impl Setting {
-    const ALL: [Setting; 4] =
-        [Setting::Consistency, Setting::MaxStaleness, Setting::CausalityToken, Setting::CausalityKey];
+    const ALL: [Setting; 5] = [
+        Setting::Consistency,
+        Setting::MaxStaleness,
+        Setting::CausalityToken,
+        Setting::CausalityKey,
+        Setting::Route,
+    ];
 
     /// Its name behind [`PREFIX`].
     fn name(self) -> &'static str {
@@ -89,6 +155,7 @@ impl Setting {
             Setting::MaxStaleness => "max_staleness",
             Setting::CausalityToken => "causality_token",
             Setting::CausalityKey => "causality_key",
+            Setting::Route => "route",
         }
     }
 
@@ -98,6 +165,7 @@ impl Setting {
             Setting::MaxStaleness => "pglagoon.max_staleness",
             Setting::CausalityToken => "pglagoon.causality_token",
             Setting::CausalityKey => "pglagoon.causality_key",
+            Setting::Route => "pglagoon.route",
         };
         Column { name, kind: ColumnType::Text }
     }
@@ -124,6 +192,7 @@ impl Choices {
             Setting::CausalityKey => {
                 (value.len() <= MAX_KEY).then(|| self.causality_key = Some(value.into()))
             }
+            Setting::Route => wish(value).map(|wish| self.route = wish),
         };
         taken.ok_or_else(|| {
             let text = format!("invalid value for parameter \"{PREFIX}{}\": \"{value}\"", setting.name());
@@ -132,6 +201,7 @@ impl Choices {
                 Setting::MaxStaleness => "a time such as 500ms, 5s or 1min".to_owned(),
                 Setting::CausalityToken => "what SHOW pglagoon.causality_token has answered".to_owned(),
                 Setting::CausalityKey => format!("any text of up to {MAX_KEY} bytes"),
+                Setting::Route => "auto, primary, replica".to_owned(),
             };
             Report::new(ErrorSource::Client, SqlState::INVALID_PARAMETER_VALUE, text)
                 .hint(format!("Available values: {allowed}."))
@@ -144,6 +214,17 @@ impl Choices {
             Setting::MaxStaleness => self.max_staleness = startup.max_staleness,
             Setting::CausalityToken => {}
             Setting::CausalityKey => self.causality_key = startup.causality_key.clone(),
+            Setting::Route => self.route = startup.route,
+        }
+    }
+
+    fn change(&mut self, setting: Setting, value: Option<&str>, startup: &Choices) -> Result<(), Report> {
+        match value {
+            Some(value) => self.set(setting, value),
+            None => {
+                self.reset(setting, startup);
+                Ok(())
+            }
         }
     }
 }
@@ -174,6 +255,11 @@ impl Own {
         self.0.as_ref()?.choices.max_staleness
     }
 
+    /// Where its statements shall go, if it has said so.
+    pub fn wish(&self) -> Option<Hint> {
+        self.0.as_ref()?.choices.route
+    }
+
     /// The key by which it shares its history.
     fn key(&self) -> Option<&str> {
         self.0.as_ref()?.choices.causality_key.as_deref()
@@ -181,23 +267,71 @@ impl Own {
 
     /// The history that it shares, if any.
     pub(super) fn shared(&self) -> Option<&Shared> {
-        self.0.as_ref()?.shared.as_ref().map(|(_, shared)| shared)
+        self.0.as_ref()?.shared.as_ref().map(|joined| &joined.shared)
     }
 
-    /// Shares the history of the key that it has chosen, if that is not the one that it shares already.
-    pub(super) fn join(&mut self, scopes: &Scopes, level: Consistency, now: Instant) {
+    /// Shares the history of the key that it has chosen or its request names, if that is not the one that it shares already.
+    /// `history`: what it has seen itself.
+    pub(super) fn join(&mut self, scopes: &Scopes, level: Consistency, now: Instant, history: &mut History) {
         let Some(inner) = &mut self.0 else { return };
-        let joined = inner.shared.as_ref().map(|(key, _)| &**key);
-        if joined == inner.choices.causality_key.as_deref() {
+        let (key, by) = match &inner.comment {
+            Some(key) => (Some(key), By::Comment),
+            None => (inner.choices.causality_key.as_ref(), By::Setting),
+        };
+        if inner.shared.as_ref().map(|joined| &joined.key) == key {
             return;
         }
-        let key = inner.choices.causality_key.clone();
-        inner.shared = key.map(|key| {
-            let shared = scopes.join(&key, level, now);
-            // What either has seen, both have.
+        let before = inner.shared.take();
+        let Some(key) = key else {
+            // What it has seen in company is not followed by itself.
+            history.lost_track(now);
+            return;
+        };
+        let shared = scopes.join(key, level, now);
+        // What either has seen, both have; but from one statement's key to the next one's nothing is carried.
+        let goes_from_key_to_key =
+            by == By::Comment && before.as_ref().is_some_and(|it| it.by == By::Comment);
+        if !goes_from_key_to_key && (before.is_some() || history.last().is_some()) {
             scope::change(&shared, |history| history.lost_track(now));
-            (key, shared)
-        });
+        }
+        inner.shared = Some(Joined { key: key.clone(), shared, by });
+    }
+
+    /// The key that the comment of its request names.
+    pub(super) fn comment(&self) -> Option<&str> {
+        self.0.as_ref()?.comment.as_deref()
+    }
+
+    /// Its request names this key, or none.
+    pub(super) fn set_comment(&mut self, key: Option<&str>) {
+        self.0.get_or_insert_default().comment = key.map(Into::into);
+    }
+
+    /// A statement within its transaction names another key than the first did.
+    pub(super) fn joins_also(&mut self, shared: Shared) {
+        let also = &mut self.0.get_or_insert_default().also;
+        if also.len() < MAX_FURTHER_KEYS && !also.iter().any(|known| Arc::ptr_eq(known, &shared)) {
+            also.push(shared);
+        }
+    }
+
+    /// An answer has come; `is_last`: the transaction is over, and nothing more is outstanding.
+    pub(super) fn tell_others(&mut self, now: Instant, is_last: bool) {
+        let Some(inner) = &mut self.0 else { return };
+        inner.also.iter().for_each(|shared| scope::change(shared, |history| history.lost_track(now)));
+        if is_last {
+            inner.also.clear();
+        }
+    }
+
+    /// A prepared statement of its names a key.
+    pub(super) fn note_keyed_statement(&mut self) {
+        self.0.get_or_insert_default().has_keyed_statements = true;
+    }
+
+    /// Whether one may.
+    pub(super) fn has_keyed_statements(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.has_keyed_statements)
     }
 
     /// The key of the configured scope, for a client that has named none. No client can name such a one.
@@ -215,7 +349,28 @@ impl Own {
     pub(super) fn reset_all(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.choices = inner.startup.clone();
+            if let Some(undo) = &mut inner.undo {
+                undo.committed = inner.startup.clone();
+            }
         }
+    }
+
+    /// Something may be set within a transaction, or a batch, which may be rolled back.
+    pub(super) fn may_be_undone(&mut self) {
+        let Inner { choices, undo, .. } = &mut **self.0.get_or_insert_default();
+        undo.get_or_insert_with(|| {
+            Box::new(Undo { committed: choices.clone(), rolled_back: choices.clone() })
+        });
+    }
+
+    /// The transaction is over, or the batch.
+    pub(super) fn ended(&mut self, end: End) {
+        let Some(inner) = &mut self.0 else { return };
+        let Some(undo) = inner.undo.take() else { return };
+        inner.choices = match end {
+            End::Committed => undo.committed,
+            End::RolledBack => undo.rolled_back,
+        };
     }
 
     /// What a text of several statements has changed; answers whether it is a setting of ours alone. The server took any
@@ -234,19 +389,21 @@ impl Own {
             return false;
         }
         if let Ok(setting) = Setting::named(name) {
-            let _ = self.set(setting, value.as_deref());
+            let _ = self.set(setting, value.as_deref(), Reach::Session);
         }
         true
     }
 
-    fn set(&mut self, setting: Setting, value: Option<&str>) -> Result<(), Report> {
-        let Inner { startup, choices, .. } = &mut **self.0.get_or_insert_default();
-        match value {
-            Some(value) => choices.set(setting, value),
-            None => {
-                choices.reset(setting, startup);
-                Ok(())
+    fn set(&mut self, setting: Setting, value: Option<&str>, reach: Reach) -> Result<(), Report> {
+        let Inner { startup, choices, undo, .. } = &mut **self.0.get_or_insert_default();
+        match (undo, reach) {
+            // Its transaction is this statement.
+            (None, Reach::Transaction) => Ok(()),
+            (Some(undo), Reach::Session) => {
+                undo.committed.change(setting, value, startup)?;
+                choices.change(setting, value, startup)
             }
+            (None, Reach::Session) | (Some(_), Reach::Transaction) => choices.change(setting, value, startup),
         }
     }
 
@@ -271,15 +428,15 @@ impl Own {
     /// Carries a command out. `out` gets the rows, if it has any, and CommandComplete.
     fn run(&mut self, command: &Command, world: &World<'_>, out: &mut Vec<u8>) -> Result<(), Report> {
         let tag = match command {
-            Command::Set(setting, value) => {
-                self.set(*setting, value.as_deref())?;
+            Command::Set(setting, value, reach) => {
+                self.set(*setting, value.as_deref(), *reach)?;
                 if value.is_some() { "SET" } else { "RESET" }
             }
-            Command::SetLocal => "SET",
             Command::Show(setting) => {
                 backend::write_data_row(out, [Some(self.shown(*setting, world)?)].into_iter());
                 "SHOW"
             }
+            Command::Explain(_) => "SHOW",
         };
         backend::write_command_complete(out, tag);
         Ok(())
@@ -295,6 +452,7 @@ impl Own {
             Setting::CausalityKey => {
                 self.key().filter(|key| !key.starts_with('\0')).unwrap_or_default().to_owned()
             }
+            Setting::Route => self.wish().map_or("auto", Hint::as_str).to_owned(),
             Setting::CausalityToken => {
                 self.take_position().unwrap_or_else(|| Err(no_position()))?.sign(world.secret)
             }
@@ -314,7 +472,8 @@ impl Command {
             Command::Show(setting) => {
                 backend::write_row_description(out, &[setting.column()], &Formats::TEXT);
             }
-            Command::Set(..) | Command::SetLocal => backend::write_bare(out, BackendTag::NO_DATA),
+            Command::Explain(_) => backend::write_row_description(out, &EXPLANATION, &Formats::TEXT),
+            Command::Set(..) => backend::write_bare(out, BackendTag::NO_DATA),
         }
     }
 }
@@ -330,8 +489,9 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
         Some(token.bytes(text).to_ascii_lowercase())
     };
     let verb = word(tokens.next())?;
-    let mut name = word(tokens.next())?;
-    let is_local = verb == b"set" && name == b"local";
+    let second = tokens.next();
+    let mut name = word(second)?;
+    let local = second.filter(|_| verb == b"set" && name == b"local");
     if verb == b"set" && matches!(name.as_slice(), b"local" | b"session") {
         name = word(tokens.next())?;
     }
@@ -339,13 +499,26 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
         return None;
     }
     let rest: Vec<Lexeme> = tokens.collect();
+    if let [name, r#for, _, ..] = rest[..]
+        && (verb.as_slice(), word(Some(name)).as_deref(), word(Some(r#for)).as_deref())
+            == (b"show", Some(b"route"), Some(b"for"))
+    {
+        return Some(Ok(Command::Explain(text[r#for.end..].into())));
+    }
     let end = rest.iter().position(|token| token.kind == Kind::Semicolon).unwrap_or(rest.len());
     if rest[end..].iter().any(|token| token.kind != Kind::Semicolon) {
         return None;
     }
     match verb.as_slice() {
-        b"set" if is_local => Some(Ok(Command::SetLocal)),
-        b"set" | b"reset" => Some(change(text)),
+        b"set" | b"reset" => Some(match local {
+            None => change(text, Reach::Session),
+            // For who reads the value it is as any other.
+            Some(local) => {
+                let mut text = text.to_vec();
+                text[local.start..local.end].fill(b' ');
+                change(&text, Reach::Transaction)
+            }
+        }),
         b"show" => {
             let [name] = rest[..end] else { return Some(Err(misspelt())) };
             let name = String::from_utf8_lossy(name.bytes(text)).to_ascii_lowercase();
@@ -355,15 +528,25 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
     }
 }
 
-fn change(text: &[u8]) -> Result<Command, Report> {
+fn change(text: &[u8], reach: Reach) -> Result<Command, Report> {
     match effect::setting_changes(text).as_deref() {
         Some([SettingChange::Set { name, value }]) => {
             let (setting, value) = (Setting::named(name)?, unquoted(value));
             Choices::default().set(setting, &value)?;
-            Ok(Command::Set(setting, Some(value)))
+            Ok(Command::Set(setting, Some(value), reach))
         }
-        Some([SettingChange::Reset { name }]) => Ok(Command::Set(Setting::named(name)?, None)),
+        Some([SettingChange::Reset { name }]) => Ok(Command::Set(Setting::named(name)?, None, reach)),
         _ => Err(misspelt()),
+    }
+}
+
+/// `Some(None)` is no wish at all.
+fn wish(word: &str) -> Option<Option<Hint>> {
+    match word {
+        "auto" => Some(None),
+        "primary" => Some(Some(Hint::Primary)),
+        "replica" => Some(Some(Hint::Replica)),
+        _ => None,
     }
 }
 
@@ -449,7 +632,7 @@ impl Session {
         span: Span<FrontendTag>,
         command: Result<Command, Report>,
         held: Option<&mut Held<'_>>,
-        world: &World<'_>,
+        world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Flow {
         // Its ReadyForQuery says how the transaction stands, which is known when all else is answered.
@@ -462,12 +645,15 @@ impl Session {
         if let Some(statements) = &mut self.statements {
             statements.remove(b"");
         }
+        if self.transaction.is_open() || self.may_be_in_block {
+            self.own.may_be_undone();
+        }
         let answer = command.and_then(|command| {
             let mut answer = Vec::new();
-            if let Command::Show(_) = command {
+            if let Command::Show(_) | Command::Explain(_) = command {
                 command.describe(&mut answer);
             }
-            self.run_own(&command, world, &mut answer).map(|()| answer)
+            self.run_own(&command, held.as_deref(), world, &mut answer).map(|()| answer)
         });
         match answer {
             Ok(answer) => {
@@ -505,7 +691,7 @@ impl Session {
         span: Span<FrontendTag>,
         body: &[u8],
         held: Option<&mut Held<'_>>,
-        world: &World<'_>,
+        world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Option<Flow> {
         let mut answer = Vec::new();
@@ -535,12 +721,21 @@ impl Session {
             }
             _ => {
                 let command = self.own_bound(frontend::executed_portal(body)?)?;
-                if command.needs_position() && !self.own.has_position() {
-                    let want =
-                        if self.is_next() { Want::Position(self.history.shown()) } else { Want::Input };
-                    return Some(Flow::Stop(want));
+                let is_set = matches!(command, Command::Set(..));
+                if (is_set || command.needs_position()) && !self.is_next() {
+                    // How what is before it ends matters: whether it fails, or ends a transaction.
+                    if self.batch == Batch::Open {
+                        edits.insert(frontend::write_flush);
+                    }
+                    return Some(Flow::Stop(Want::Input));
                 }
-                if let Err(report) = self.run_own(&command, world, &mut answer) {
+                if command.needs_position() && !self.own.has_position() {
+                    return Some(Flow::Stop(Want::Position(self.history.shown())));
+                }
+                if is_set {
+                    self.own.may_be_undone();
+                }
+                if let Err(report) = self.run_own(&command, held.as_deref(), world, &mut answer) {
                     return Some(self.refuse(span, report, held, edits));
                 }
                 Request::Execute
@@ -554,8 +749,19 @@ impl Session {
         Some(self.skip(span, edits))
     }
 
-    fn run_own(&mut self, command: &Command, world: &World<'_>, out: &mut Vec<u8>) -> Result<(), Report> {
-        if let Command::Set(Setting::CausalityToken, Some(text)) = command {
+    fn run_own(
+        &mut self,
+        command: &Command,
+        held: Option<&Held<'_>>,
+        world: &mut World<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Report> {
+        if let Command::Explain(text) = command {
+            for (item, value) in self.explained(text, held, world) {
+                backend::write_data_row(out, [Some(item), Some(value)].into_iter());
+            }
+        }
+        if let Command::Set(Setting::CausalityToken, Some(text), _) = command {
             self.take_token(text, world)?;
         }
         self.own.run(command, world, out)
@@ -597,6 +803,31 @@ impl Session {
         }
     }
 
+    /// Where a text would go if it were the client's next.
+    fn explained(&mut self, text: &[u8], held: Option<&Held<'_>>, world: &mut World<'_>) -> Vec<Line> {
+        self.agree(world);
+        let statement = world.classify(text);
+        let route = match self.mode {
+            PoolMode::Session => Route::primary(Why::Held),
+            PoolMode::Transaction | PoolMode::Statement => {
+                let access = self.routable(&statement).0;
+                self.route(self.first_access(access, world.rules), world)
+            }
+        };
+        let way = match held.filter(|_| self.is_bound()) {
+            Some(held) if self.transaction.is_open() => Way::Held(usize::from(held.node), Why::Transaction),
+            Some(held) => Way::Held(usize::from(held.node), Why::Held),
+            None => Way::Free(route),
+        };
+        let servers = world.servers.explained(way);
+        let address = |node: usize| {
+            servers.get(node).map_or_else(|| "a replica".to_owned(), |server| server.address.clone())
+        };
+        let mark = explain::mark(&self.history, world.now, address);
+        let (terms, wish) = (self.terms(world), self.own.wish());
+        Case { statement: &statement, way, rules: world.rules, terms, wish, mark, servers }.lines()
+    }
+
     fn own_statement(&self, name: &[u8]) -> Option<Command> {
         let named = self.statements.as_ref()?.find(name)?;
         command(&named.prepared.text)?.ok()
@@ -619,15 +850,18 @@ mod tests {
     #[test]
     fn only_these_statements_are_ours() {
         let ours = |text: &str| command(text.as_bytes()).map(|read| read.ok());
-        let set = |setting, value: &str| Some(Some(Command::Set(setting, Some(value.to_owned()))));
+        let set =
+            |setting, value: &str| Some(Some(Command::Set(setting, Some(value.to_owned()), Reach::Session)));
         assert_eq!(ours("SET pglagoon.consistency = 'strong'"), set(Setting::Consistency, "strong"));
         assert_eq!(
             ours(" /* x */ set session PgLagoon.Consistency to eventual;"),
             set(Setting::Consistency, "eventual")
         );
         assert_eq!(ours("SET pglagoon.max_staleness TO '500ms'"), set(Setting::MaxStaleness, "500ms"));
-        assert_eq!(ours("SET LOCAL pglagoon.consistency = 'strong'"), Some(Some(Command::SetLocal)));
-        assert_eq!(ours("RESET pglagoon.consistency"), Some(Some(Command::Set(Setting::Consistency, None))));
+        let local = Command::Set(Setting::Consistency, Some("strong".to_owned()), Reach::Transaction);
+        assert_eq!(ours("SET/**/local pglagoon.consistency = 'strong'"), Some(Some(local)));
+        let reset = Command::Set(Setting::Consistency, None, Reach::Session);
+        assert_eq!(ours("RESET pglagoon.consistency"), Some(Some(reset)));
         assert_eq!(ours("SET pglagoon.consistency TO DEFAULT"), ours("RESET pglagoon.consistency"));
         assert_eq!(ours("show pglagoon.consistency ;"), Some(Some(Command::Show(Setting::Consistency))));
         for bad in [
@@ -638,6 +872,12 @@ mod tests {
         ] {
             assert_eq!(ours(bad), Some(None), "{bad}");
         }
+        let explain = |text: &str| Some(Some(Command::Explain(text.as_bytes().into())));
+        assert_eq!(
+            ours("show pglagoon.route FOR/*a*/ TABLE t; SELECT 2"),
+            explain("/*a*/ TABLE t; SELECT 2")
+        );
+        assert_eq!(ours("SHOW pglagoon.route for"), Some(None));
         for theirs in [
             "SELECT 1",
             "SET work_mem = '1MB'",
@@ -655,12 +895,35 @@ mod tests {
     #[test]
     fn a_reset_goes_back_to_what_the_startup_packet_said() {
         let mut own = Own::from_startup([("pglagoon.consistency", "strong")]).unwrap();
-        own.set(Setting::Consistency, Some("eventual")).unwrap();
+        own.set(Setting::Consistency, Some("eventual"), Reach::Session).unwrap();
         assert_eq!(own.consistency(), Some(Consistency::Eventual));
-        own.set(Setting::Consistency, None).unwrap();
+        own.set(Setting::Consistency, None, Reach::Session).unwrap();
         assert_eq!(own.consistency(), Some(Consistency::Strong));
         assert!(Own::from_startup([("pglagoon.consistency", "x")]).is_err());
         assert!(Own::from_startup([("pglagoon.x", "1")]).is_err());
+    }
+
+    #[test]
+    fn what_is_set_in_a_transaction_ends_as_it_does() {
+        let after = |steps: &[(&str, Reach)], end| {
+            let mut own = Own::from_startup([("pglagoon.consistency", "strong")]).unwrap();
+            own.may_be_undone();
+            for (value, reach) in steps {
+                own.set(Setting::Consistency, Some(value), *reach).unwrap();
+                assert_eq!(own.consistency(), Consistency::parse(value));
+            }
+            own.ended(end);
+            own.consistency().unwrap().as_str()
+        };
+        let (session, local) = (("sticky", Reach::Session), ("eventual", Reach::Transaction));
+        assert_eq!(after(&[session], End::Committed), "sticky");
+        assert_eq!(after(&[session], End::RolledBack), "strong");
+        assert_eq!(after(&[local], End::Committed), "strong");
+        assert_eq!(after(&[session, local], End::Committed), "sticky");
+        assert_eq!(after(&[local, session], End::Committed), "sticky");
+        let mut own = Own::default();
+        own.set(Setting::Consistency, Some("strong"), Reach::Transaction).unwrap();
+        assert_eq!(own.consistency(), None, "there is no transaction");
     }
 
     #[test]

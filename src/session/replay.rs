@@ -234,6 +234,8 @@ impl Session {
         }
         if rescue.is_misjudged() {
             self.remember_unsafe(span, bytes, world);
+            // It was looked up for its comment already, as what it is not any more.
+            self.head = None;
         }
         let may_be_sent_away = rescue.is_of_one_server() && tries + 1 < MAX_TRIES;
         (!may_be_sent_away).then_some(Route::Primary { why: Why::Rescued, shown: self.history.shown() })

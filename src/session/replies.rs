@@ -9,6 +9,7 @@
 use super::questions::Question;
 use super::stake::Stake;
 use crate::prepared::{Named, Prepared, StatementId};
+use crate::sql::Reason;
 use crate::sql::effect::{Listening, SettingChange};
 use crate::wire::{BackendTag, backend};
 use std::collections::VecDeque;
@@ -151,6 +152,8 @@ pub(super) struct Reply {
     pub action: Action,
     /// Of all requests that its ReadyForQuery ends.
     pub stake: Stake,
+    /// What the classifier made of the statement that it runs, if it runs one of the client's.
+    pub reason: Option<Reason>,
     pub then: Option<Box<Then>>,
 }
 
@@ -202,7 +205,7 @@ impl ReplyQueue {
     pub fn push(&mut self, request: Request, action: Action, then: Option<Then>) {
         let is_end = request.ends_ready() && action == Action::Forward;
         let stake = if is_end { std::mem::take(&mut self.open) } else { Stake::NOTHING };
-        let reply = Reply { request, action, stake, then: then.map(Box::new) };
+        let reply = Reply { request, action, stake, reason: None, then: then.map(Box::new) };
         self.counts.add(&reply);
         self.entries.push_back(reply);
     }
@@ -221,6 +224,13 @@ impl ReplyQueue {
     /// Whether there is such an entry.
     pub fn any(&self, is_such: impl Fn(&Reply) -> bool) -> bool {
         self.entries.iter().any(is_such)
+    }
+
+    /// What the classifier made of the statement that the last entry runs.
+    pub fn note(&mut self, reason: Reason) {
+        if let Some(reply) = self.entries.back_mut() {
+            reply.reason = Some(reason);
+        }
     }
 
     /// Whether an entry makes or unmakes a name.

@@ -87,7 +87,7 @@ impl Cache {
 }
 
 fn refuse(statement: &mut Statement) {
-    if statement.access == Access::Read {
+    if statement.access != Access::Write {
         statement.access = Access::Unsure;
         statement.reason = Reason::Refused;
     }

@@ -41,6 +41,7 @@ pub fn classify(text: &[u8], catalog: &dyn Catalog) -> Statement {
             Access::Unsure | Access::Write => outline.effects,
         },
         statements: outline.statements,
+        keyed: outline.keyed,
     }
 }
 

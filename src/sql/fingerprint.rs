@@ -8,6 +8,7 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use super::comment::names_key;
 use super::lexer::{Kind, Lexer, Token};
 
 /// The hash of a text without its literals.
@@ -24,6 +25,8 @@ pub fn fingerprint(text: &[u8], key: &[u8; 16]) -> Fingerprint {
             Kind::Comment => {
                 if let Some(hint) = hint(token.bytes(text)) {
                     canonical.byte(hint as u8);
+                } else if names_key(token.bytes(text)) {
+                    canonical.byte(KEYED);
                 }
                 continue;
             }
@@ -36,6 +39,9 @@ pub fn fingerprint(text: &[u8], key: &[u8; 16]) -> Fingerprint {
     canonical.finish()
 }
 
+/// Stands for a comment that names a causality key, whichever that is.
+const KEYED: u8 = 0x82;
+
 /// A wish in a comment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
@@ -43,6 +49,16 @@ pub enum Hint {
     Primary = 0x80,
     /// `/* pglagoon: replica */`
     Replica = 0x81,
+}
+
+impl Hint {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hint::Primary => "primary",
+            Hint::Replica => "replica",
+        }
+    }
 }
 
 /// The hint that a comment is, if it is one.
@@ -179,6 +195,7 @@ mod tests {
             "SELECT * FROM t WHERE a <= 1 AND b = 'x'",
             "/* pglagoon: primary */ SELECT * FROM t WHERE a = 1 AND b = 'x'",
             "/*PGLAGOON:replica*/ SELECT * FROM t WHERE a = 1 AND b = 'x'",
+            "/*causality_key='a'*/ SELECT * FROM t WHERE a = 1 AND b = 'x'",
         ] {
             assert_ne!(of(other), base, "{other}");
         }
@@ -186,6 +203,7 @@ mod tests {
 
     #[test]
     fn names_do_not_run_into_each_other() {
+        assert_eq!(of("a /*causality_key='1'*/"), of("a /*causality_key='2'*/"));
         assert_ne!(of("a b"), of("ab"));
         assert_ne!(of("a . b"), of("a b"));
         assert_ne!(of(r#""a" "b""#), of(r#""a"" ""b""#));

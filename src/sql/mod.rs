@@ -7,6 +7,7 @@
 pub mod body;
 pub mod cache;
 pub mod classify;
+pub mod comment;
 pub mod effect;
 pub mod fingerprint;
 pub mod lexer;
@@ -17,6 +18,7 @@ pub mod words;
 
 pub use cache::Cache;
 pub use classify::classify;
+pub use fingerprint::Hint;
 
 use std::fmt;
 
@@ -36,6 +38,8 @@ pub struct Statement {
     pub effects: Effects,
     /// How many statements the text holds; 0 for an empty one.
     pub statements: u32,
+    /// Whether a comment names a causality key, which [`comment::causality_key`] reads.
+    pub keyed: bool,
 }
 
 impl Statement {
@@ -44,6 +48,25 @@ impl Statement {
         match self.access {
             Access::Read if !self.effects.is_none() => Access::Unsure,
             access => access,
+        }
+    }
+
+    /// The same in a session that wishes all its statements to go there. A wish for the primary is no matter of what may be
+    /// done; one for a replica counts as it does in a comment, where the name of something alone stands against it, and
+    /// nothing is left behind.
+    pub fn routable_as(&self, wish: Option<Hint>) -> Access {
+        let is_unproven = matches!(
+            self.reason,
+            Reason::HarmfulFunction
+                | Reason::UnknownFunction
+                | Reason::HarmfulRelation
+                | Reason::UnknownRelation
+                | Reason::UserDefined
+        );
+        let is_stateless = self.effects.without(Effects::UNKNOWN).is_none();
+        match (wish, self.routable()) {
+            (Some(Hint::Replica), Access::Unsure) if is_unproven && is_stateless => Access::Read,
+            (_, access) => access,
         }
     }
 }

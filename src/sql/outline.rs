@@ -5,6 +5,7 @@
 //! also for texts that cannot be proven or parsed. It takes a write for a write, never anything for a read: that is
 //! [`prove`](super::prove)'s work.
 
+use super::comment::names_key;
 use super::fingerprint::{Hint, hint};
 use super::lexer::{Kind, Lexer, Token};
 use super::{Access, Catalog, Effects, Reason, TransactionVerb, words};
@@ -24,6 +25,8 @@ pub struct Outline {
     pub hint: Option<Hint>,
     /// How deep parentheses and brackets nest.
     pub depth: u32,
+    /// Whether a comment names a causality key.
+    pub keyed: bool,
 }
 
 /// An access and why.
@@ -87,6 +90,7 @@ impl<'a> Scan<'a> {
             transaction: None,
             hint: None,
             depth: 0,
+            keyed: false,
         };
         Scan {
             text,
@@ -105,6 +109,7 @@ impl<'a> Scan<'a> {
     }
 
     fn comment(&mut self, token: Token) {
+        self.out.keyed |= names_key(token.bytes(self.text));
         match hint(token.bytes(self.text)) {
             Some(Hint::Primary) => self.out.hint = Some(Hint::Primary),
             Some(Hint::Replica) if self.out.hint.is_none() => self.out.hint = Some(Hint::Replica),

@@ -251,6 +251,7 @@ mod tests {
             transaction: None,
             effects: Effects::NONE,
             statements,
+            keyed: false,
         };
         confirm(text.as_bytes(), proven, &Plain).reason
     }

@@ -137,6 +137,12 @@ pub fn write_close_statement(out: &mut Vec<u8>, name: &[u8]) {
     });
 }
 
+/// Appends a Bind of the unnamed statement, which has no parameters, to the unnamed portal, and its Execute.
+pub fn write_bind_and_execute(out: &mut Vec<u8>) {
+    message(out, FrontendTag::BIND.0, |out| out.extend_from_slice(&[0; 2 + 3 * 2]));
+    message(out, FrontendTag::EXECUTE.0, |out| out.extend_from_slice(&[0; 1 + 4]));
+}
+
 /// Appends a Sync.
 pub fn write_sync(out: &mut Vec<u8>) {
     message(out, FrontendTag::SYNC.0, |_| {});

@@ -481,6 +481,50 @@ async fn connections_of_one_key_see_what_each_of_them_wrote() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn statements_of_one_key_in_their_comments_see_what_each_of_them_wrote() {
+    let stand = Stand::new(|setup| session(setup).set("routing", "max_wait", quote("50ms")));
+    let clients = [stand.client().await, stand.client().await];
+    let [one, two] = &clients;
+    let insert = |key: &str| {
+        format!("INSERT INTO notes (word) VALUES ('x') /*action='a',causality_key='user%3A{key}'*/")
+    };
+    let count = |key: &str| format!("/*causality_key='user%3A{key}'*/ SELECT count(*) FROM notes");
+    let seen = async |client: &Client, key: &str| {
+        let simple = value(client, &count(key)).await;
+        let extended: i64 = client.query_one(&count(key), &[]).await.unwrap().get(0);
+        assert_eq!(simple, extended.to_string());
+        extended
+    };
+    // A key begins with all that there was; then it stays with its replica.
+    assert_eq!(seen(two, "other").await, 0);
+    for replica in stand.playground.replicas() {
+        replica.pause_replay().unwrap();
+    }
+    one.simple_query(&insert("42")).await.unwrap();
+    assert_eq!((seen(two, "42").await, seen(two, "other").await), (1, 0));
+    one.execute(&insert("42"), &[]).await.unwrap();
+    assert_eq!((seen(two, "42").await, seen(two, "other").await), (2, 0));
+    // A transaction is of all keys that it names, and ends without one.
+    for sql in ["BEGIN", &insert("42"), "SELECT 1", &insert("43"), &insert("44"), "COMMIT"] {
+        one.simple_query(sql).await.unwrap();
+    }
+    for key in ["44", "43", "42"] {
+        assert_eq!((seen(two, key).await, seen(two, "other").await), (5, 0), "{key}");
+    }
+    // The same key, by SET.
+    let three = stand.client().await;
+    three.simple_query("SET pglagoon.causality_key = 'user:42'").await.unwrap();
+    write(&three, "y").await;
+    assert_eq!((seen(two, "42").await, seen(two, "other").await), (6, 0));
+    one.simple_query(&insert("42")).await.unwrap();
+    assert_eq!(value(&three, "SELECT count(*) FROM notes").await, "7");
+    // What a connection has seen for somebody, it has seen.
+    assert_eq!(value(two, "SELECT count(*) FROM notes").await, "7");
+    let stranger = stand.client().await;
+    assert_eq!(value(&stranger, "SELECT count(*) FROM notes").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scope_may_be_a_user_an_application_or_the_database() {
     for (scope, others) in [("connection", "0"), ("user", "1"), ("application_name", "1"), ("database", "1")]
     {

@@ -5,6 +5,7 @@
 
 mod auth;
 mod bad_input;
+mod balance;
 mod cancel;
 mod certificates;
 mod consistency;
@@ -20,6 +21,7 @@ mod http;
 mod isolation;
 mod lifecycle;
 mod listen;
+mod own;
 mod playground;
 mod pooling;
 mod prepared;

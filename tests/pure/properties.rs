@@ -183,6 +183,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                     rules: &rules,
                     level: rules.consistency,
                     lineage: None,
+                    servers: &(),
                     scopes: &Scopes::default(),
                     secret: b"secret",
                     catalog: &Harmless,

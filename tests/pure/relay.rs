@@ -396,6 +396,7 @@ impl Relay {
                 rules: &self.rules,
                 level: self.rules.consistency,
                 lineage: None,
+                servers: &(),
                 scopes: &self.scopes,
                 secret: b"secret",
                 catalog: &Harmless,

@@ -88,13 +88,15 @@ fn a_database_overrides_the_defaults_key_by_key() {
     let config = good(
         "[pool]\nsize = 7\nmode = 'session'\nlifetime = 'off'\n[routing]\nmax_lag = '1min'\n\
          [databases.app]\nservers = ['a', 'b:5433', '/run/postgresql']\npool = { size = 8, lifetime = '1d' }\n\
-         routing.balance = 'weighted'\nrouting.weights = [1, 2, 3]\n",
+         routing.balance = 'weighted'\nrouting.weights = [1, 2, 3]\n\
+         routing.prefer = ['/run/postgresql', 'a']\nrouting.slow_start = 'off'\n",
     );
     let (app, base) = (&config.databases["app"], &config.databases["base"]);
     assert_eq!((app.pool.size, app.pool.mode), (8, PoolMode::Session));
     assert_eq!((app.pool.lifetime, base.pool.lifetime), (Some(seconds(86_400)), None));
     assert_eq!((app.routing.max_lag, &app.routing.weights[..]), (seconds(60), &[1, 2, 3][..]));
     assert_eq!((base.pool.size, base.routing.balance), (7, Balance::LeastConnections));
+    assert_eq!((&app.routing.prefer[..], app.routing.slow_start), (&[2, 0][..], None));
 }
 
 #[test]
@@ -189,6 +191,10 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
         (
             "[databases.app]\nservers = ['a']\nrouting.weights = [1]",
             "databases.app.routing.weights (line 3): only allowed with balance = \"weighted\"",
+        ),
+        (
+            "[databases.app]\nservers = ['a']\nrouting.prefer = 'b'",
+            "databases.app.routing.prefer (line 3): \"b:5432\" is none of servers; allowed: some of them",
         ),
         (
             "[listen]\ntls_key = 'k'\ntls = 'require'",
