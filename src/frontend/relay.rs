@@ -39,6 +39,12 @@ const MAX_UNREAD: usize = 64 * 1024;
 /// have given up.
 const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
+/// How long a client is held before it is told.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Longer than any request is held.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How long a farewell may take to reach the client.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -270,7 +276,7 @@ impl Relay {
             let step = match self.step(cx) {
                 Ok(step) => step,
                 Err(Failure::Client) => return Poll::Ready(Next::Want(Want::Close(Farewell::Abrupt))),
-                Err(Failure::Server(why)) => return Poll::Ready(Next::ServerLost(why)),
+                Err(Failure::Server(why)) => return Poll::Ready(self.last_answers(why, cx)),
             };
             match step {
                 Poll::Ready(Want::Input) => {}
@@ -297,6 +303,18 @@ impl Relay {
         match self.upstream(cx)? {
             Poll::Pending => Ok(down),
             up => Ok(up),
+        }
+    }
+
+    /// The server takes nothing any more. What it had answered before may still be on its way to us.
+    fn last_answers(&mut self, why: String, cx: &mut Context<'_>) -> Next {
+        loop {
+            match self.downstream(cx) {
+                Ok(Poll::Ready(Want::Input)) => {}
+                Ok(Poll::Ready(want)) => return Next::Want(want),
+                Ok(Poll::Pending) | Err(Failure::Server(_)) => return Next::ServerLost(why),
+                Err(Failure::Client) => return Next::Want(Want::Close(Farewell::Abrupt)),
+            }
         }
     }
 
@@ -362,6 +380,13 @@ impl Relay {
             let rules = self.pools.database.cluster.rules();
             let catalog = self.pools.database.catalog();
             let lineage = self.pools.database.cluster.lineage();
+            if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage.as_deref())
+                && granted.role == Role::Primary
+                && granted.node != lineage.node
+            {
+                // What a primary of yesterday commits is lost, however well it answers.
+                return Err(Failure::Server("another server has become primary".into()));
+            }
             let secret = rules.routing.token_secret.as_ref().unwrap_or(&self.pools.database.token_secret);
             let mut classifier = self.pools.database.classifier(worker.index);
             let mut desk = worker.desk();
@@ -537,15 +562,31 @@ impl Relay {
         self.card().waits(asked);
         let pools = self.pools.clone();
         let home = self.worker.index;
-        // Both branches are cancel safe: a lease that was on its way goes back to its pool, and what was read stays in
+        let mut lease = std::pin::pin!(pools.lease(route, home));
+        let mut next_word = asked + SILENCE;
+        // All branches are cancel safe: a lease that was on its way goes back to its pool, and what was read stays in
         // `from_client`.
-        let answer = tokio::select! {
-            biased;
-            granted = pools.lease(route, home) => granted.map_err(Denied::Report),
-            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => Err(denied),
+        let answer = loop {
+            tokio::select! {
+                biased;
+                granted = &mut lease => break granted.map_err(Denied::Report),
+                denied = poll_fn(|cx| self.poll_while_waiting(cx)) => break Err(denied),
+                () = tokio::time::sleep_until(next_word.into()) => {
+                    next_word += if self.tell_why_held(route) { FOREVER } else { SILENCE };
+                }
+            }
         };
         self.pools.stats(home).wait.observe(asked.elapsed());
         answer
+    }
+
+    /// Tells a client that is held why. Answers whether there was something to tell: it is told once for each request.
+    fn tell_why_held(&mut self, route: Route) -> bool {
+        let reason = self.pools.hold_reason(route).filter(|_| self.session.takes_notices());
+        let mut notice = Vec::new();
+        reason.iter().for_each(|reason| reason.write(&mut notice, Severity::Notice));
+        self.to_client.extend(&notice);
+        reason.is_some()
     }
 
     fn poll_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Denied> {
@@ -669,7 +710,9 @@ impl Relay {
     fn server_lost(&mut self, why: &str) -> Want {
         tracing::debug!(client = self.card().id, why, "server connection lost");
         self.card().rests(self.session.prepared_statements());
-        drop(self.lease.take());
+        if let Some(granted) = self.lease.take() {
+            self.pools.database.cluster.nodes()[granted.node].poke();
+        }
         self.from_server.consume(self.from_server.len());
         self.to_server.consume(self.to_server.len());
         let mut desk = self.worker.desk();
@@ -739,6 +782,9 @@ impl Relay {
         }
         if events.unknown_name {
             self.pools.database.suspect_catalog(now);
+        }
+        if let Some(granted) = self.lease.as_ref().filter(|_| events.read_only_primary) {
+            self.pools.database.cluster.nodes()[granted.node].poke();
         }
         let mut stats = self.pools.stats(self.worker.index);
         stats.client_parses += u64::from(events.client_parses);
