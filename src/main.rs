@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use pglagoon::cli;
+use pglagoon::server::Beginning;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,11 +16,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves clients until SIGTERM.
+    /// Serves clients until SIGTERM; SIGUSR2 lets a new process take over.
     Serve {
         /// The configuration, TOML.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Said by the process that is to be taken over from.
+        #[arg(long, hide = true)]
+        take_over: bool,
     },
     /// Says whether a configuration is good; exit code 0 or 1.
     Check {
@@ -35,7 +39,8 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Serve { config } => cli::serve::run(&config),
+        Command::Serve { config, take_over: false } => cli::serve::run(&config, Beginning::Fresh),
+        Command::Serve { config, take_over: true } => cli::serve::run(&config, Beginning::TakeOver),
         Command::Check { config } => cli::check::run(&config),
         Command::Explain(args) => cli::explain::run(&args),
         Command::Demo(args) => cli::demo::run(&args),

@@ -44,6 +44,11 @@ impl Workers {
         let _ = thread.inbox.send(accepted);
     }
 
+    /// Connections that the workers have, or are about to have.
+    pub fn connections(&self) -> usize {
+        self.threads.iter().map(|thread| thread.load.load(Ordering::Relaxed)).sum()
+    }
+
     /// Ends every worker and whatever it still does, and waits for the threads.
     pub fn stop(self) {
         for Thread { inbox, handle, .. } in self.threads {

@@ -1,36 +1,43 @@
-//! Assembly: the only place that constructs the rooms and hands them to each other; signals and the drain.
+//! Assembly: the only place that constructs the rooms and hands them to each other; signals, the drain, and the succession.
 //!
 //! ```text
 //!   serve: rooms -> workers -> listeners, HTTP, housekeeping -> signals
 //!   SIGTERM, SIGINT: no new clients; idle ones are told goodbye, transactions end within drain_timeout; exit 0
 //!   the same again: at once          SIGHUP: the configuration is read again
+//!   SIGUSR2: another process takes over the sockets, and the clients as they come to rest; exit 0
 //! ```
 
 mod operate;
+mod sockets;
+mod succession;
+mod switchover;
+mod systemd;
 mod view;
 
 use crate::admin::{self, Console, Shutdown};
 use crate::auth::{KeyRing, Seed};
-use crate::cluster::Directory;
+use crate::cluster::failover::Standing;
+use crate::cluster::{Admission, Cluster, Directory};
 use crate::config::{self, Changes, Config, ConfigError};
 use crate::frontend::clients::{Clients, Order};
-use crate::frontend::listener::Listener;
-use crate::frontend::{Access, Frontend};
+use crate::frontend::listener::{Accepted, Listener};
+use crate::frontend::{Access, Frontend, cancel};
 use crate::net::Acceptor;
 use crate::runtime::{self, Workers};
+use crate::wire::ClientKey;
 use arc_swap::ArcSwap;
 use operate::Controls;
-use socket2::{Domain, Protocol, Socket, Type};
+use sockets::{Inherited, Sockets};
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::net::{TcpListener, UnixListener};
+use succession::{Predecessor, StandingOrders, Successor};
+use systemd::Systemd;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use view::View;
 
 /// How often pools are looked through for what has lasted too long.
@@ -42,8 +49,11 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long clients that outlast the drain have to take their goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Connections that the kernel holds for us before we accept them.
-const BACKLOG: i32 = 4096;
+/// How long a process that takes over looks for the primaries before it begins without them.
+const ACQUAINTANCE: Duration = Duration::from_secs(5);
+
+/// The process's secrets, in bytes: 32 from which stored keys are derived, 16 for hashing texts.
+const SECRETS: usize = 48;
 
 /// Why pglagoon does not start, or not again.
 #[derive(Debug)]
@@ -70,47 +80,127 @@ impl fmt::Display for ServeError {
 struct Shared {
     frontend: Arc<Frontend>,
     file: PathBuf,
-    seed: [u8; 32],
+    secrets: [u8; SECRETS],
     started: SystemTime,
-    draining: watch::Sender<Option<Shutdown>>,
+    phase: watch::Sender<Phase>,
+    systemd: Systemd,
 }
 
-/// Serves until told to stop.
+/// What becomes of those who connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// They are taken.
+    Serving,
+    /// Another process takes them.
+    Succession,
+    /// Nobody does.
+    Draining,
+}
+
+/// How a process begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// By itself.
+    Fresh,
+    /// In the place of the process that has started it.
+    TakeOver,
+}
+
+/// How it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopped,
+    Succeeded,
+}
+
+/// What the process is told.
+enum Told {
+    Stop(Shutdown),
+    /// To let another process take its place; who asked hears whether that came about.
+    Upgrade(Option<oneshot::Sender<Result<String, String>>>),
+}
+
+/// Serves until told to stop, or succeeded by another process.
 ///
 /// # Errors
 /// What keeps it from starting; once it serves, it ends by signal or console alone.
-pub fn serve(file: &Path, config: Config) -> Result<(), ServeError> {
+pub fn serve(file: &Path, config: Config, beginning: Beginning) -> Result<(), ServeError> {
     let config = Arc::new(config);
+    // Before there are other threads.
+    let given = Inherited::from_environment();
+    let systemd = Systemd::from_environment();
     raise_descriptor_limit(&config);
     let process = runtime::process().map_err(|error| setup("the runtime", &error))?;
-    let mut secrets = [0; 48];
-    getrandom::fill(&mut secrets).map_err(|error| setup("random bytes", &error))?;
-    let (seed, key) = secrets.split_first_chunk::<32>().expect("48 bytes are 32 and 16");
-    let key: [u8; 16] = key.try_into().expect("48 bytes are 32 and 16");
     let _guard = process.enter();
-    let (shared, controls) = assemble(file, &config, *seed, key, process.handle().clone())?;
-    let listeners = listeners(&config)?;
-    let http = config.http.as_ref().map(|http| bind(http.address)).transpose()?;
-    let workers = Workers::start(config.listen.workers, key, &shared.frontend)
+    let before = match beginning {
+        Beginning::Fresh => None,
+        Beginning::TakeOver => {
+            Some(process.block_on(Predecessor::meet()).map_err(|why| setup("the process before", &why))?)
+        }
+    };
+    let secrets = secrets(before.as_ref().map(|(_, hello, _)| hello))?;
+    let handle = process.handle().clone();
+    let (shared, controls) = assemble(file, &config, secrets, systemd, handle)?;
+    let (before, given) = match before {
+        None => (None, given),
+        Some((predecessor, hello, inherited)) => {
+            let (cancels, cancelled) = mpsc::unbounded_channel();
+            shared.frontend.clients.follow(hello.last_id, cancels);
+            shared.obey(&hello.standing);
+            (Some((predecessor, cancelled)), inherited)
+        }
+    };
+    let sockets = Sockets::open(&config, given)?;
+    let workers = Workers::start(config.listen.workers, hashing_key(&secrets), &shared.frontend)
         .map_err(|error| setup("worker threads", &error))?;
-    process.block_on(run(shared, controls, listeners, http, &workers));
+    if let Some((predecessor, _)) = &before {
+        let ready = async {
+            shared.get_acquainted().await;
+            predecessor.ready().await
+        };
+        process.block_on(ready).map_err(|why| setup("the process before", &why))?;
+    }
+    let file = sockets.file.clone();
+    let end = process.block_on(run(&shared, controls, sockets, before, &workers));
     drop(_guard);
     workers.stop();
-    remove_socket_file(&config);
+    if let (End::Stopped, Some(file)) = (end, file) {
+        let _ = std::fs::remove_file(file);
+    }
     process.shutdown_background();
     Ok(())
+}
+
+/// The predecessor's, or new ones.
+fn secrets(before: Option<&succession::Hello>) -> Result<[u8; SECRETS], ServeError> {
+    if let Some(hello) = before {
+        return hello
+            .secrets()
+            .ok_or_else(|| ServeError::Setup("the process before has other secrets".into()));
+    }
+    let mut secrets = [0; SECRETS];
+    getrandom::fill(&mut secrets).map_err(|error| setup("random bytes", &error))?;
+    Ok(secrets)
+}
+
+fn seed(secrets: &[u8; SECRETS]) -> [u8; 32] {
+    *secrets.first_chunk().expect("48 bytes begin with 32")
+}
+
+fn hashing_key(secrets: &[u8; SECRETS]) -> [u8; 16] {
+    *secrets.last_chunk().expect("48 bytes end with 16")
 }
 
 fn assemble(
     file: &Path,
     config: &Arc<Config>,
-    seed: [u8; 32],
-    key: [u8; 16],
+    secrets: [u8; SECRETS],
+    systemd: Systemd,
     handle: tokio::runtime::Handle,
-) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<Shutdown>), ServeError> {
-    let directory = Directory::new(config, config.listen.workers, key, handle)
+) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<Told>), ServeError> {
+    let directory = Directory::new(config, config.listen.workers, hashing_key(&secrets), handle)
         .map_err(|error| setup("TLS towards servers", &error))?;
-    let access = access(config, seed).map_err(|error| setup("TLS towards clients", &error))?;
+    let access = access(config, seed(&secrets)).map_err(|error| setup("TLS towards clients", &error))?;
     let (orders, controls) = mpsc::unbounded_channel();
     // The console shows and moves what it is itself a part of: the knot is tied by weak references.
     let shared = Arc::new_cyclic(|shared| {
@@ -127,9 +217,10 @@ fn assemble(
                 console: Arc::new(console),
             }),
             file: file.to_owned(),
-            seed,
+            secrets,
             started: SystemTime::now(),
-            draining: watch::Sender::new(None),
+            phase: watch::Sender::new(Phase::Serving),
+            systemd,
         }
     });
     Ok((shared, controls))
@@ -144,74 +235,252 @@ fn access(config: &Arc<Config>, seed: [u8; 32]) -> Result<Access, crate::net::tl
 }
 
 async fn run(
-    shared: Arc<Shared>,
-    mut orders: mpsc::UnboundedReceiver<Shutdown>,
-    listeners: Vec<Listener>,
-    http: Option<TcpListener>,
+    shared: &Arc<Shared>,
+    mut orders: mpsc::UnboundedReceiver<Told>,
+    sockets: Sockets,
+    before: Option<Before>,
     workers: &Workers,
-) {
-    let view: Arc<dyn admin::Observed> = Arc::new(View::new(Arc::downgrade(&shared)));
-    let (ended, over) = watch::channel(false);
-    let endpoints = async {
-        match http {
-            None => std::future::pending().await,
-            Some(listener) => {
-                let mut over = over.clone();
-                admin::http::serve(listener, view, async move { drop(over.wait_for(|over| *over).await) })
-                    .await;
-            }
-        }
-    };
+) -> End {
+    let view: Arc<dyn admin::Observed> = Arc::new(View::new(Arc::downgrade(shared)));
     let config = shared.frontend.access.load().config.clone();
     let addresses: Vec<_> = config.listen.addresses.iter().map(ToString::to_string).collect();
+    let accepting = accept(sockets.listeners.clone(), workers, shared.phase.subscribe());
+    let http = sockets.http.as_ref().map(|http| http.as_fd().try_clone_to_owned());
+    let endpoints = endpoints(http, view, shared.phase.subscribe());
+    let arriving = arrive(before, workers);
+    let ending = async {
+        let mut sockets = Some(sockets);
+        loop {
+            let told = tokio::select! {
+                told = signalled(shared) => told,
+                Some(told) = orders.recv() => told,
+            };
+            let shutdown = match (told, &sockets) {
+                (Told::Stop(shutdown), _) => shutdown,
+                (Told::Upgrade(asker), Some(open)) => match upgrade(shared, open, asker, workers).await {
+                    Upgraded::Done => return End::Succeeded,
+                    Upgraded::GoOn => continue,
+                    Upgraded::Stop(shutdown) => shutdown,
+                },
+                (Told::Upgrade(_), None) => continue,
+            };
+            drop(sockets.take());
+            stop(shared, shutdown).await;
+            return End::Stopped;
+        }
+    };
     tracing::info!(
         addresses = %addresses.join(", "), workers = config.listen.workers, version = env!("CARGO_PKG_VERSION"),
-        "pglagoon is ready for clients"
+        pid = std::process::id(), "pglagoon is ready for clients"
     );
-    let accepting = accept(listeners, workers, shared.draining.subscribe());
-    let stopping = async {
-        let shutdown = tokio::select! {
-            shutdown = signalled(&shared) => shutdown,
-            Some(shutdown) = orders.recv() => shutdown,
-        };
-        let patience = config.drain_timeout;
-        tokio::select! {
-            () = drain(&shared, shutdown, patience) => {}
-            _ = signalled(&shared) => tracing::warn!("told to stop a second time: ending at once"),
-        }
-        let _ = ended.send(true);
-    };
-    // Every branch but `stopping` lasts as long as the process; what it ends, it ends by being dropped.
+    shared.systemd.ready();
+    // Every branch but `ending` lasts as long as the process; what it ends, it ends by being dropped.
     tokio::select! {
-        () = stopping => {}
-        () = accepting => {}
-        () = endpoints => {}
-        () = sweep(&shared) => {}
+        end = ending => end,
+        () = accepting => End::Stopped,
+        () = endpoints => End::Stopped,
+        () = arriving => End::Stopped,
+        () = sweep(shared) => End::Stopped,
+        () = shared.systemd.live() => End::Stopped,
     }
 }
 
-/// Accepts until the drain begins; then the listening sockets are closed.
-async fn accept(
-    listeners: Vec<Listener>,
-    workers: &Workers,
-    mut draining: watch::Receiver<Option<Shutdown>>,
-) {
-    let mut accepting: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| Box::pin(listener.run(|accepted| workers.hand_over(accepted))))
-        .collect();
-    let all = std::future::poll_fn(|cx| {
-        for listener in &mut accepting {
-            let _ = listener.as_mut().poll(cx);
+/// Accepts while the process serves; when the drain begins, the listening sockets are closed.
+async fn accept(listeners: Arc<Vec<Listener>>, workers: &Workers, mut phase: watch::Receiver<Phase>) {
+    loop {
+        let mut accepting: Vec<_> = listeners
+            .iter()
+            .map(|listener| Box::pin(listener.run(|accepted| workers.hand_over(accepted))))
+            .collect();
+        let all = std::future::poll_fn(|cx| {
+            for listener in &mut accepting {
+                let _ = listener.as_mut().poll(cx);
+            }
+            std::task::Poll::<()>::Pending
+        });
+        tokio::select! {
+            () = all => {}
+            _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
         }
-        std::task::Poll::<()>::Pending
-    });
-    tokio::select! {
-        () = all => {}
-        _ = draining.wait_for(Option::is_some) => {}
+        drop(accepting);
+        let next = phase.wait_for(|phase| *phase != Phase::Succession).await.map(|phase| *phase);
+        if !matches!(next, Ok(Phase::Serving)) {
+            break;
+        }
     }
-    drop(accepting);
+    drop(listeners);
     std::future::pending().await
+}
+
+/// Answers HTTP, but for the time in which another process does.
+async fn endpoints(
+    http: Option<std::io::Result<OwnedFd>>,
+    view: Arc<dyn admin::Observed>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let Some(Ok(socket)) = http else { return std::future::pending().await };
+    let socket = std::net::TcpListener::from(socket);
+    loop {
+        let listener = socket.try_clone().and_then(TcpListener::from_std);
+        let Ok(listener) = listener else { return std::future::pending().await };
+        let mut ending = phase.clone();
+        let succession = async move { drop(ending.wait_for(|phase| *phase == Phase::Succession).await) };
+        admin::http::serve(listener, view.clone(), succession).await;
+        let _ = phase.wait_for(|phase| *phase != Phase::Succession).await;
+    }
+}
+
+/// The process before, and the cancel requests for its clients.
+type Before = (Predecessor, mpsc::UnboundedReceiver<ClientKey>);
+
+/// Takes on the clients of the process before, and asks it about those that are still there.
+async fn arrive(before: Option<Before>, workers: &Workers) {
+    let Some((predecessor, mut cancelled)) = before else { return std::future::pending().await };
+    let mut count = 0;
+    let coming = async {
+        while let Some(passenger) = predecessor.client().await {
+            count += 1;
+            workers.hand_over(Accepted::Passenger(passenger));
+        }
+    };
+    let asking = async {
+        while let Some(key) = cancelled.recv().await {
+            predecessor.cancel(&key).await;
+        }
+    };
+    tokio::select! {
+        () = coming => {}
+        () = asking => {}
+    }
+    tracing::info!(clients = count, "the process before has ended");
+    std::future::pending().await
+}
+
+/// What has become of an upgrade.
+enum Upgraded {
+    /// The other process has everything.
+    Done,
+    /// There is none: this one serves on.
+    GoOn,
+    /// It was told to stop meanwhile.
+    Stop(Shutdown),
+}
+
+/// Lets another process take this one's place.
+async fn upgrade(
+    shared: &Shared,
+    sockets: &Sockets,
+    asker: Option<oneshot::Sender<Result<String, String>>>,
+    workers: &Workers,
+) -> Upgraded {
+    tracing::info!("upgrade: starting the process that takes over");
+    let last_id = shared.frontend.clients.last_id();
+    let called = async {
+        let standing = shared.standing_orders()?;
+        let mut successor =
+            Successor::call(&shared.file, &shared.secrets, last_id, standing, sockets).await?;
+        successor.let_go().await.map_err(|error| error.to_string())?;
+        Ok(successor)
+    };
+    let called = tokio::select! {
+        called = called => called,
+        shutdown = told_to_stop(shared) => return Upgraded::Stop(shutdown),
+    };
+    let answer = |outcome: Result<String, String>| asker.map(|asker| asker.send(outcome));
+    match called {
+        Ok(successor) => {
+            let pid = successor.pid();
+            tracing::info!(pid, "upgrade: the new process serves; handing clients over");
+            shared.systemd.succeeded_by(pid);
+            let _ = answer(Ok(format!("process {pid} has taken over")));
+            tokio::select! {
+                upgraded = hand_over(shared, successor, workers) => upgraded,
+                _ = told_to_stop(shared) => {
+                    tracing::warn!("told to stop while handing over: ending at once");
+                    Upgraded::Done
+                }
+            }
+        }
+        Err(why) => {
+            tracing::error!(why, "upgrade: no process took over; serving on");
+            let _ = answer(Err(why));
+            Upgraded::GoOn
+        }
+    }
+}
+
+/// Hands clients over as they come to rest, for as long as `drain_timeout`.
+async fn hand_over(shared: &Shared, successor: Successor, workers: &Workers) -> Upgraded {
+    let clients = &shared.frontend.clients;
+    let (gangway, mut leaving) = mpsc::unbounded_channel();
+    clients.lead(successor.takes_clients.then_some(gangway));
+    shared.phase.send_replace(Phase::Succession);
+    // Server connections that nobody uses are the new process's to make.
+    shared.frontend.directory.databases().iter().for_each(|database| database.reconnect(usize::MAX));
+    let deadline = Instant::now() + shared.frontend.access.load().config.drain_timeout;
+    let order = if successor.takes_clients { Order::HandOver } else { Order::Drain };
+    let mut tick = tokio::time::interval(DRAIN_POLL);
+    let mut count = 0;
+    // Cancel requests are read by a future that lasts: half a letter cannot be read again.
+    let answering = async {
+        while let Some(key) = successor.cancel().await {
+            cancel::cancel(clients, &key).await;
+        }
+    };
+    let handing = async {
+        loop {
+            tokio::select! {
+                biased;
+                Some(passenger) = leaving.recv() => {
+                    if let Err(passenger) = successor.take(passenger).await {
+                        workers.hand_over(Accepted::Passenger(passenger));
+                        return Upgraded::GoOn;
+                    }
+                    count += 1;
+                }
+                _ = tick.tick() => {
+                    // Those who are logging in are let in first; what else is left is in the console.
+                    let is_over = clients.in_service() == 0 && workers.connections() <= clients.logged_in();
+                    if is_over && leaving.is_empty() {
+                        return Upgraded::Done;
+                    }
+                    clients.all().iter().for_each(|card| card.command(order));
+                    if Instant::now() >= deadline {
+                        tracing::warn!(clients = clients.in_service(), "drain_timeout is over: closing what is left");
+                        dismiss(clients).await;
+                        return Upgraded::Done;
+                    }
+                }
+            }
+        }
+    };
+    let upgraded = tokio::select! {
+        upgraded = handing => upgraded,
+        () = answering => Upgraded::GoOn,
+    };
+    clients.lead(None);
+    if matches!(upgraded, Upgraded::GoOn) {
+        tracing::error!("upgrade: the new process is gone; serving on");
+        while let Ok(passenger) = leaving.try_recv() {
+            workers.hand_over(Accepted::Passenger(passenger));
+        }
+        clients.all().iter().for_each(|card| card.obeyed(order));
+        shared.phase.send_replace(Phase::Serving);
+        shared.systemd.succeeded_by(std::process::id());
+    } else {
+        tracing::info!(clients = count, "upgrade: handed over");
+    }
+    upgraded
+}
+
+/// Drains, or ends at once if told to stop again.
+async fn stop(shared: &Shared, shutdown: Shutdown) {
+    shared.systemd.stopping();
+    let patience = shared.frontend.access.load().config.drain_timeout;
+    tokio::select! {
+        () = drain(shared, shutdown, patience) => {}
+        _ = told_to_stop(shared) => tracing::warn!("told to stop a second time: ending at once"),
+    }
 }
 
 async fn sweep(shared: &Shared) {
@@ -224,15 +493,29 @@ async fn sweep(shared: &Shared) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT; reloads at SIGHUP meanwhile.
-async fn signalled(shared: &Shared) -> Shutdown {
+/// Waits for a signal to stop, and passes over others but SIGHUP.
+async fn told_to_stop(shared: &Shared) -> Shutdown {
+    loop {
+        if let Told::Stop(shutdown) = signalled(shared).await {
+            return shutdown;
+        }
+    }
+}
+
+/// Waits for SIGTERM, SIGINT or SIGUSR2; reloads at SIGHUP meanwhile.
+async fn signalled(shared: &Shared) -> Told {
     let listen = |kind| signal(kind).expect("signals are enabled on this runtime");
-    let (mut term, mut interrupt, mut hangup) =
-        (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
+    let (mut term, mut interrupt, mut hangup, mut second) = (
+        listen(SignalKind::terminate()),
+        listen(SignalKind::interrupt()),
+        listen(SignalKind::hangup()),
+        listen(SignalKind::user_defined2()),
+    );
     loop {
         tokio::select! {
-            _ = term.recv() => return Shutdown::WaitForServers,
-            _ = interrupt.recv() => return Shutdown::WaitForServers,
+            _ = term.recv() => return Told::Stop(Shutdown::WaitForServers),
+            _ = interrupt.recv() => return Told::Stop(Shutdown::WaitForServers),
+            _ = second.recv() => return Told::Upgrade(None),
             _ = hangup.recv() => match shared.reload() {
                 Ok(what) => tracing::info!(%what, "configuration reloaded"),
                 Err(error) => tracing::error!(%error, "configuration not reloaded"),
@@ -248,7 +531,7 @@ async fn drain(shared: &Shared, shutdown: Shutdown, patience: Duration) {
     }
     let clients = &shared.frontend.clients;
     tracing::info!(clients = clients.connected(), "draining: no new clients are taken");
-    let _ = shared.draining.send(Some(shutdown));
+    shared.phase.send_replace(Phase::Draining);
     let deadline = Instant::now() + patience;
     // Who sits in the console watches, and who is still logging in has nothing to lose.
     while clients.in_service() > 0 {
@@ -274,16 +557,83 @@ async fn dismiss(clients: &Clients) {
 }
 
 impl Shared {
+    /// Waits until every section's primary is known, but not for long: clients that come before it is would have to wait.
+    async fn get_acquainted(&self) {
+        let is_known =
+            |cluster: &Arc<Cluster>| cluster.nodes().iter().any(|node| node.standing() == Standing::Primary);
+        let deadline = Instant::now() + ACQUAINTANCE;
+        while !self.frontend.directory.clusters().iter().all(is_known) && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+
+    /// What operators have said that the next process shall hold to.
+    ///
+    /// # Errors
+    /// A switchover is under way: whoever waits for it waits here.
+    fn standing_orders(&self) -> Result<StandingOrders, String> {
+        let mut standing = StandingOrders::default();
+        for database in self.frontend.directory.databases() {
+            let name = database.name.to_string();
+            if database.switchover().is_some() {
+                return Err(format!("a switchover of database \"{name}\" is under way"));
+            }
+            if database.admission() == Admission::Refused {
+                standing.disabled.push(name.clone());
+            }
+            if database.is_paused() {
+                standing.paused.push(name);
+            }
+        }
+        for cluster in self.frontend.directory.clusters() {
+            let detached = cluster.nodes().iter().filter(|node| node.is_detached());
+            let names = detached.map(|node| (cluster.section.clone(), node.address.to_string()));
+            standing.detached.extend(names);
+        }
+        Ok(standing)
+    }
+
+    /// Does what operators have said to the process before. What is not configured any more is passed over.
+    fn obey(&self, standing: &StandingOrders) {
+        let directory = &self.frontend.directory;
+        let find =
+            |names: &[String]| names.iter().filter_map(|name| directory.find(name)).collect::<Vec<_>>();
+        find(&standing.paused).iter().for_each(|database| database.pause());
+        find(&standing.disabled).iter().for_each(|database| database.admit(Admission::Refused));
+        for cluster in directory.clusters() {
+            for (index, node) in cluster.nodes().iter().enumerate() {
+                let name = (cluster.section.clone(), node.address.to_string());
+                if standing.detached.contains(&name) {
+                    cluster.detach(index);
+                }
+            }
+        }
+    }
+
     /// Reads the configuration again. Answers what changed.
     fn reload(&self) -> Result<String, String> {
+        self.systemd.reloading();
+        let reloaded = self.read_again();
+        self.systemd.ready();
+        reloaded
+    }
+
+    fn read_again(&self) -> Result<String, String> {
         let old = self.frontend.access.load().config.clone();
         let cores = old.listen.workers;
         let new = config::load(&self.file, cores).map_err(|errors| ServeError::Config(errors).to_string())?;
         let new = Arc::new(new);
         let changes = Changes::between(&old, &new);
-        let access = access(&new, self.seed).map_err(|error| error.to_string())?;
-        self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
+        let access = access(&new, seed(&self.secrets)).map_err(|error| error.to_string())?;
+        let moved = self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
         self.frontend.access.store(Arc::new(access));
+        for card in self.frontend.clients.all() {
+            if changes.users_removed.iter().any(|user| **user == *card.user) {
+                card.command(Order::Expel);
+            } else if moved.contains(&card.database) {
+                card.command(Order::Move);
+            }
+        }
         changes.restart.iter().for_each(|restart| tracing::warn!("{}", restart.sentence));
         Ok(summary(&changes))
     }
@@ -309,56 +659,6 @@ fn summary(changes: &Changes) -> String {
         parts.push(format!("settings: {}", changes.settings.join(", ")));
     }
     parts.join("; ")
-}
-
-fn listeners(config: &Config) -> Result<Vec<Listener>, ServeError> {
-    let mut listeners = Vec::new();
-    for address in &config.listen.addresses {
-        listeners.push(Listener::Tcp(bind(*address)?));
-    }
-    if let Some(unix) = &config.listen.unix {
-        listeners.push(Listener::Unix(bind_unix(unix)?));
-    }
-    Ok(listeners)
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let bound = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    bound().map_err(|error| ServeError::Setup(format!("cannot listen on {address}: {error}")))
-}
-
-fn bind_unix(unix: &config::UnixListen) -> Result<UnixListener, ServeError> {
-    let path = socket_path(unix);
-    let bound = || -> io::Result<UnixListener> {
-        // A file without a listener behind it is left over from a crash.
-        if std::os::unix::net::UnixStream::connect(&path).is_err() {
-            let _ = std::fs::remove_file(&path);
-        }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(unix.mode))?;
-        Ok(listener)
-    };
-    bound().map_err(|error| ServeError::Setup(format!("cannot listen on {}: {error}", path.display())))
-}
-
-fn socket_path(unix: &config::UnixListen) -> PathBuf {
-    unix.directory.join(config::values::socket_file(unix.port))
-}
-
-fn remove_socket_file(config: &Config) {
-    if let Some(unix) = &config.listen.unix {
-        let _ = std::fs::remove_file(socket_path(unix));
-    }
 }
 
 /// Each client and each server connection takes a descriptor: as many are asked for as the system allows.

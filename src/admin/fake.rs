@@ -40,6 +40,8 @@ fn rules() -> Database {
             mode: PoolMode::Transaction,
             size: 20,
             checkout_timeout: seconds(10),
+            hold_timeout: seconds(30),
+            hold_limit: 100,
             max_waiting: 100,
             max_replication: 10,
             idle_timeout: None,
@@ -161,10 +163,12 @@ impl Observed for Fake {
     fn databases(&self) -> Vec<DatabaseRow> {
         let row = |name: &str, paused| DatabaseRow {
             disabled: false,
+            switchover: None,
             name: name.into(),
             rules: Arc::new(rules()),
             clients: 10,
             servers: 14,
+            held: 2,
             listeners: 3,
             notifications: 17,
             paused,

@@ -84,8 +84,19 @@ pub enum Operation {
     Drain(String),
     /// Puts a server back into service.
     Attach(String),
+    /// Holds a database's clients until a server is its primary.
+    Switchover {
+        /// The database, by the name that clients ask for.
+        database: String,
+        /// The server, by its address.
+        server: String,
+        /// How long that may take altogether; without it `checkout_timeout`.
+        timeout: Option<Duration>,
+    },
     /// Disconnects the client with this [`Connection::id`].
     KillClient(u64),
+    /// Lets another process of the program as it is now take over; done when that serves.
+    Upgrade,
     /// Ends the process.
     Shutdown(Shutdown),
 }
@@ -388,6 +399,8 @@ pub struct DatabaseRow {
     pub clients: usize,
     /// Its server connections.
     pub servers: usize,
+    /// Those that are held while there is no server for their request.
+    pub held: usize,
     /// Clients that hear notifications by the shared listener.
     pub listeners: usize,
     /// Notifications that they were given.
@@ -396,6 +409,8 @@ pub struct DatabaseRow {
     pub paused: bool,
     /// Whether it takes no new clients.
     pub disabled: bool,
+    /// The server whose promotion is waited for.
+    pub switchover: Option<String>,
 }
 
 /// One user.

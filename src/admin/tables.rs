@@ -417,6 +417,7 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .text(reads(rules.routing.reads))
         .text(rules.routing.consistency.as_str())
         .int(row.listeners)
+        .maybe(row.switchover.as_ref())
         .0
 }
 
@@ -689,6 +690,7 @@ const DATABASES: &[Column] = &[
     text("reads"),
     text("consistency"),
     int("listeners"),
+    text("switchover"),
 ];
 
 const CLIENTS: &[Column] = &connection_columns::<2, 23>([text("server"), text("held")]);
@@ -815,7 +817,8 @@ mod tests {
              reserve_pool_size int4, server_lifetime int4, pool_mode text, load_balance_hosts text, \
              max_connections int4, current_connections int4, max_client_connections int4, \
              current_client_connections int4, paused int4, disabled int4 \
-             | reserve_pool int4, servers text, reads text, consistency text, listeners int4",
+             | reserve_pool int4, servers text, reads text, consistency text, listeners int4, \
+             switchover text",
         ),
         (Show::Lists, "list text, items int4"),
         (Show::Config, "key text, value text, default text, changeable text"),

@@ -1,11 +1,14 @@
 //! What pglagoon holds for logging in to a server in a client's name.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 use crate::config::Secret;
 
 /// What there is for logging in to a server. `Debug` shows the kind only.
-#[derive(Clone, PartialEq, Eq)]
+///
+/// It is written down for one purpose only: to go along with its client to the process that takes over.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServerCredential {
     /// The password: serves every method.
     Plain(String),
@@ -54,7 +57,7 @@ impl fmt::Debug for ServerCredential {
 
 /// Enough to log in by SCRAM to any server that holds the verifier with this salt and these iterations, without the
 /// password.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScramKeys {
     pub(super) client_key: [u8; 32],
     pub(super) server_key: [u8; 32],

@@ -2,14 +2,14 @@
 #![allow(clippy::print_stderr)]
 
 use crate::config::{self, Config, LogFormat};
-use crate::server::{self, ServeError};
+use crate::server::{self, Beginning, ServeError};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 /// Serves until told to stop; exits with 1 if it cannot start.
-pub fn run(path: &Path) -> ExitCode {
+pub fn run(path: &Path, beginning: Beginning) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = match config::load(path, cores) {
         Ok(config) => config,
@@ -20,7 +20,7 @@ pub fn run(path: &Path) -> ExitCode {
     };
     log(&config);
     config::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
-    match server::serve(path, config) {
+    match server::serve(path, config, beginning) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "pglagoon cannot start");

@@ -12,10 +12,11 @@ use crate::routing::scope::Scopes;
 use crate::sql::{Cache, Catalog};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Classified statements kept per worker.
 const CLASSIFIED: usize = 20_000;
@@ -54,15 +55,47 @@ pub struct Database {
     refresh: Notify,
     suspected: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
+    /// Clients that are held while there is no server for their request.
+    pub held: AtomicUsize,
     paused: AtomicBool,
     disabled: AtomicBool,
     closed: AtomicBool,
+    /// The server whose promotion is waited for: until then nobody is let to the pools.
+    switchover: watch::Sender<Option<Switchover>>,
     workers: usize,
     connection_ids: Arc<AtomicU64>,
     /// Histories that connections share.
     pub scopes: Scopes,
     /// What causality tokens are signed with, if the configuration does not say.
     pub token_secret: TokenSecret,
+}
+
+/// A switchover that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switchover {
+    /// The server that shall become primary.
+    pub server: Arc<str>,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a switchover is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Transactions end.
+    Draining,
+    /// Nothing runs: the server may be promoted.
+    Promoting,
+}
+
+impl fmt::Display for Switchover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match self.stage {
+            Stage::Draining => "transactions are ending",
+            Stage::Promoting => "waiting for its promotion",
+        };
+        write!(f, "{}: {stage}", self.server)
+    }
 }
 
 /// Whether a database takes new clients.
@@ -94,9 +127,11 @@ impl Database {
             refresh: Notify::new(),
             suspected: Mutex::default(),
             users: Mutex::default(),
+            held: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            switchover: watch::Sender::new(None),
             workers,
             connection_ids,
             scopes: Scopes::default(),
@@ -104,6 +139,14 @@ impl Database {
         });
         cluster.enter(&database);
         database
+    }
+
+    /// Takes the place of `before`, which a reload has closed: what an operator has said of it holds. What clients have
+    /// classified by its catalog is classified anew, because the generation is another.
+    pub(super) fn inherit(&self, before: &Database) {
+        self.generation.store(before.generation() + 1, Ordering::Relaxed);
+        self.admit(before.admission());
+        self.paused.store(before.is_paused() && before.switchover().is_none(), Ordering::Release);
     }
 
     /// The pools of `user`, made if there are none; `credential` is what its login is worth at the servers.
@@ -193,10 +236,57 @@ impl Database {
         self.users().iter().for_each(|pools| pools.pause());
     }
 
-    /// Serves again.
+    /// Serves again, whatever held the clients.
     pub fn resume(&self, home: usize) {
         self.paused.store(false, Ordering::Release);
         self.users().iter().for_each(|pools| pools.resume(home));
+        self.switchover.send_replace(None);
+    }
+
+    /// Holds every client as [`pause`](Self::pause) does until [`resume`](Self::resume), for a server that shall become primary. Those in the queues of the
+    /// pools come out of them: how long they wait does not count until they are served again. False: somebody else holds
+    /// them already.
+    pub fn hold_for(&self, server: &str) -> bool {
+        let is_free = !self.is_paused() && !self.is_closed();
+        let begins = is_free
+            && self.switchover.send_if_modified(|target| {
+                let begins = target.is_none();
+                target.get_or_insert_with(|| Switchover { server: server.into(), stage: Stage::Draining });
+                begins
+            });
+        if begins {
+            self.pause();
+            self.clear_queues();
+        }
+        begins
+    }
+
+    /// Takes out of the queues who has found his way into one before he could see that a switchover has begun.
+    pub fn clear_queues(&self) {
+        let why = super::unavailable("a switchover is under way");
+        (0..self.cluster.nodes().len()).for_each(|node| self.abandon(node, &why));
+    }
+
+    /// The switchover that is under way.
+    pub fn switchover(&self) -> Option<Switchover> {
+        self.switchover.borrow().clone()
+    }
+
+    /// Nothing runs any more, and all that was acknowledged is known to be below a position: the promotion may come.
+    pub fn await_promotion(&self) {
+        self.switchover.send_if_modified(|switchover| {
+            switchover.as_mut().map(|switchover| switchover.stage = Stage::Promoting).is_some()
+        });
+    }
+
+    /// Waits for the end of a switchover; answers whether there was one.
+    pub(super) async fn switched(&self) -> bool {
+        if self.switchover.borrow().is_none() {
+            return false;
+        }
+        // The sender is ours: it is there as long as we are.
+        let _ = self.switchover.subscribe().wait_for(Option::is_none).await;
+        true
     }
 
     /// Uses no server connection again that is there now.
@@ -234,6 +324,9 @@ impl Database {
         self.closed.store(true, Ordering::Release);
         // Users and their database know each other: one side has to let go.
         std::mem::take(&mut *lock(&self.users)).values().for_each(|pools| pools.close());
+        self.switchover.send_replace(None);
+        // Who waits for a server to become usable waits no longer.
+        self.cluster.changes.send_modify(|version| *version += 1);
     }
 
     /// Whether it has been closed.
@@ -249,6 +342,11 @@ impl Database {
 
     pub(super) fn abandon(&self, node: usize, why: &Report) {
         self.users().iter().for_each(|pools| pools.abandon(node, why));
+    }
+
+    /// A server is there (again): nobody waits any longer for what was feared of it.
+    pub(super) fn welcome(&self, node: usize) {
+        self.users().iter().for_each(|pools| pools.pools()[node].welcome());
     }
 
     /// A user's login has worked: the monitor may use it.

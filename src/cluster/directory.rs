@@ -29,6 +29,10 @@ pub struct Directory {
 struct Inner {
     sections: BTreeMap<String, Section>,
     databases: BTreeMap<String, Served>,
+    /// What a reload has replaced or removed, and has clients still.
+    leaving: Vec<Served>,
+    /// The sections of those.
+    retired: Vec<Section>,
 }
 
 struct Section {
@@ -54,7 +58,12 @@ impl Directory {
         runtime: Handle,
     ) -> Result<Arc<Self>, TlsSetupError> {
         let directory = Directory {
-            inner: Mutex::new(Inner { sections: BTreeMap::new(), databases: BTreeMap::new() }),
+            inner: Mutex::new(Inner {
+                sections: BTreeMap::new(),
+                databases: BTreeMap::new(),
+                leaving: Vec::new(),
+                retired: Vec::new(),
+            }),
             workers,
             key,
             connection_ids: Arc::default(),
@@ -64,11 +73,12 @@ impl Directory {
         Ok(Arc::new(directory))
     }
 
-    /// Makes the directory what `config` says: sections whose servers are reached as before keep their pools.
+    /// Makes the directory what `config` says: sections whose servers are reached as before keep their pools. Answers the
+    /// databases that are served otherwise from now on, or not at all: their clients shall look for themselves anew.
     ///
     /// # Errors
     /// TLS files of a section that cannot be used: nothing has changed then.
-    pub fn apply(&self, config: &Config) -> Result<(), TlsSetupError> {
+    pub fn apply(&self, config: &Config) -> Result<Vec<Arc<str>>, TlsSetupError> {
         let wanted: Vec<_> = config.databases.values().chain(&config.any_database).collect();
         let mut connectors = BTreeMap::new();
         for rules in &wanted {
@@ -81,7 +91,8 @@ impl Directory {
                 rules.name == name && is_reached_alike(&inner.sections[&name].cluster.rules(), rules)
             });
             if !keeps {
-                inner.retire(&name);
+                let section = inner.sections.remove(&name);
+                inner.retired.extend(section);
             }
         }
         for rules in wanted {
@@ -94,15 +105,40 @@ impl Directory {
                     logins(rules, config).into_iter().for_each(|login| section.cluster.offer_login(login));
                 }
                 None => {
-                    let section = self.open(rules, connector, config);
+                    let before = inner.retired.iter().rfind(|retired| retired.cluster.section == rules.name);
+                    let section = self.open(rules, connector, config, before.map(|before| &*before.cluster));
                     inner.sections.insert(rules.name.clone(), section);
                 }
             }
         }
+        let moved = self.resettle(&mut inner);
         drop(inner);
         // Their catalogs are read before the first client asks.
         config.databases.keys().for_each(|name| drop(self.find(name)));
-        Ok(())
+        Ok(moved)
+    }
+
+    /// Puts databases into the sections that they are served from now. Whoever leases from the old ones is told that they
+    /// are closed, and finds the new ones in their places.
+    fn resettle(&self, inner: &mut Inner) -> Vec<Arc<str>> {
+        let mut moved = Vec::new();
+        for (name, served) in std::mem::take(&mut inner.databases) {
+            let section = inner.section_of(&name);
+            if section.is_some_and(|section| Arc::ptr_eq(&section.cluster, &served.database.cluster)) {
+                inner.databases.insert(name, served);
+                continue;
+            }
+            let heir = section.map(|section| self.serve(&name, section));
+            if let Some(heir) = heir {
+                heir.database.inherit(&served.database);
+                inner.databases.insert(name, heir);
+            }
+            served.retire();
+            moved.push(served.database.name.clone());
+            inner.leaving.push(served);
+        }
+        inner.forget_left();
+        moved
     }
 
     /// The database that clients call `name`: from its own section, or from the wildcard.
@@ -118,13 +154,18 @@ impl Directory {
                 return None;
             }
         }
-        let section = inner.sections.get(name).or_else(|| inner.sections.get("*"))?;
+        let served = self.serve(name, inner.section_of(name)?);
+        let database = served.database.clone();
+        inner.databases.insert(name.to_owned(), served);
+        Some(database)
+    }
+
+    fn serve(&self, name: &str, section: &Section) -> Served {
         let database =
             Database::new(name, section.cluster.clone(), self.workers, self.key, self.connection_ids.clone());
         let catalog = self.runtime.spawn(database.clone().keep_catalog()).abort_handle();
         let listener = self.runtime.spawn(listener::keep(database.clone())).abort_handle();
-        inner.databases.insert(name.to_owned(), Served { database: database.clone(), catalog, listener });
-        Some(database)
+        Served { database, catalog, listener }
     }
 
     /// The database that physical replication of `name` is served from, which needs a server and no database: tools of
@@ -161,10 +202,17 @@ impl Directory {
         for database in self.databases() {
             database.users().iter().for_each(|pools| pools.sweep(NOWHERE, now));
         }
+        lock(&self.inner).forget_left();
     }
 
-    fn open(&self, rules: &Arc<config::Database>, connector: Connector, config: &Config) -> Section {
-        let cluster = Cluster::new(rules.clone(), connector, logins(rules, config), Instant::now());
+    fn open(
+        &self,
+        rules: &Arc<config::Database>,
+        connector: Connector,
+        config: &Config,
+        before: Option<&Cluster>,
+    ) -> Section {
+        let cluster = Cluster::new(rules.clone(), connector, logins(rules, config), before, Instant::now());
         let watch = |index| {
             let settings = || config.monitor.clone();
             [
@@ -179,32 +227,52 @@ impl Directory {
 }
 
 impl Served {
-    fn end(&self) {
+    /// Serves no request any more. Who listens goes on hearing until he has moved.
+    fn retire(&self) {
         self.catalog.abort();
-        self.listener.abort();
         self.database.close();
+    }
+
+    fn end(&self) {
+        self.retire();
+        self.listener.abort();
+    }
+
+    fn has_clients(&self) -> bool {
+        self.database.clients.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Inner {
-    fn retire(&mut self, section: &str) {
-        let Some(section) = self.sections.remove(section) else { return };
-        section.watchers.iter().for_each(AbortHandle::abort);
-        self.databases.retain(|_, served| {
-            let stays = !Arc::ptr_eq(&served.database.cluster, &section.cluster);
+    fn section_of(&self, name: &str) -> Option<&Section> {
+        self.sections.get(name).or_else(|| self.sections.get("*"))
+    }
+
+    /// Ends what has been left by the last of its clients. Until then somebody may have to learn from an old section's
+    /// servers whether the primary shows what he saw there.
+    fn forget_left(&mut self) {
+        let Inner { leaving, retired, .. } = self;
+        leaving.retain(|served| {
+            let stays = served.has_clients();
             if !stays {
-                served.end();
+                served.listener.abort();
             }
             stays
+        });
+        retired.retain(|section| {
+            let is_used =
+                leaving.iter().any(|served| Arc::ptr_eq(&served.database.cluster, &section.cluster));
+            if !is_used {
+                section.watchers.iter().for_each(AbortHandle::abort);
+            }
+            is_used
         });
     }
 
     fn forget_unused(&mut self, is_meant: impl Fn(&str) -> bool) {
-        let Inner { sections, databases } = self;
+        let Inner { sections, databases, .. } = self;
         databases.retain(|name, served| {
-            let is_used = served.database.clients.load(Ordering::Relaxed) > 0
-                || sections.contains_key(name)
-                || !is_meant(name);
+            let is_used = served.has_clients() || sections.contains_key(name) || !is_meant(name);
             if !is_used {
                 served.end();
             }

@@ -10,6 +10,7 @@ mod database;
 mod directory;
 mod explained;
 pub mod failover;
+mod hold;
 mod listener;
 pub mod monitor;
 pub mod oracle;
@@ -17,7 +18,7 @@ mod pinned;
 mod replication;
 mod user_pools;
 
-pub use database::{Admission, Database};
+pub use database::{Admission, Database, Stage, Switchover};
 pub use directory::Directory;
 pub use listener::{Declined, Subscription};
 pub use replication::Replication;
@@ -33,6 +34,7 @@ use crate::routing::balance::{self, Pace};
 use crate::routing::bucket::Bucket;
 use crate::routing::clock::Clock;
 use crate::routing::{Lineage, Lsn, Role};
+use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
@@ -52,6 +54,8 @@ pub struct Cluster {
     rules: ArcSwap<config::Database>,
     tls: Connector,
     clock: Mutex<Clock>,
+    /// Since when there has been no primary.
+    headless: Mutex<Option<Instant>>,
     /// Who is primary.
     lineage: ArcSwapOption<Lineage>,
     /// Tells when a server has said how far it is.
@@ -124,15 +128,28 @@ pub struct Login {
 const MAX_LOGINS: usize = 4;
 
 impl Cluster {
-    /// The servers of a section, none of them known yet. `logins` are tried in order.
-    pub fn new(rules: Arc<config::Database>, tls: Connector, logins: Vec<Login>, now: Instant) -> Arc<Self> {
-        let nodes = rules.servers.iter().map(|address| Arc::new(Node::new(address.clone(), now))).collect();
-        Arc::new(Cluster {
+    /// The servers of a section. What is known of them from `before`, the section as it was before a reload, holds until they
+    /// are probed; the others are not known yet. `logins` are tried in order.
+    pub fn new(
+        rules: Arc<config::Database>,
+        tls: Connector,
+        logins: Vec<Login>,
+        before: Option<&Cluster>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let place = |address: &ServerAddress| before?.nodes.iter().find(|node| node.address == *address);
+        let node = |address: &ServerAddress| match place(address) {
+            Some(known) => Node::known(known),
+            None => Node::new(address.clone(), now),
+        };
+        let nodes: Vec<_> = rules.servers.iter().map(|address| Arc::new(node(address))).collect();
+        let cluster = Arc::new(Cluster {
             section: rules.name.clone(),
             nodes,
             rules: ArcSwap::new(rules),
             tls,
             clock: Mutex::default(),
+            headless: Mutex::new(Some(now)),
             lineage: ArcSwapOption::empty(),
             readings: watch::Sender::new(()),
             fallbacks: Mutex::default(),
@@ -140,7 +157,24 @@ impl Cluster {
             turn: AtomicUsize::new(0),
             logins: Mutex::new(logins),
             databases: Mutex::default(),
-        })
+        });
+        if let Some(before) = before {
+            cluster.inherit_history(before);
+        }
+        cluster
+    }
+
+    /// A reload begins no other history: if another primary turns up, what it lost can be told.
+    fn inherit_history(&self, before: &Cluster) {
+        let lineage = before.lineage();
+        let Some(lineage) = lineage.as_deref() else { return };
+        let address = before.nodes.get(lineage.node).map(|node| &node.address);
+        let place = self.nodes.iter().position(|node| Some(&node.address) == address);
+        // A primary that is not of the section any more has no place in it; its positions count all the same.
+        let mut lineage = *lineage;
+        lineage.node = place.unwrap_or(usize::MAX);
+        self.lineage.store(Some(Arc::new(lineage)));
+        *lock(&self.clock) = lock(&before.clock).clone();
     }
 
     /// Its servers, in the order of the configuration.
@@ -183,12 +217,23 @@ impl Cluster {
                 logins.push(login);
             }
         }
-        self.nodes.iter().for_each(|node| node.poke());
+        self.poke();
     }
 
     /// The primary's newest position, and how far behind it a replica at `replay` is in bytes.
     pub fn lag_bytes(&self, replay: Lsn) -> Option<u64> {
         lock(&self.clock).newest().map(|newest| newest.since(replay))
+    }
+
+    /// Whether a position of the primary is kept that was asked for at `since` or later: if it is not beyond where another
+    /// timeline begins, nothing that was acknowledged before is lost.
+    pub fn has_sample_since(&self, since: Instant) -> bool {
+        lock(&self.clock).first_since(since).is_some()
+    }
+
+    /// Has every server probed now.
+    pub fn poke(&self) {
+        self.nodes.iter().for_each(|node| node.poke());
     }
 
     /// Tells when a server's standing has changed.
@@ -240,6 +285,7 @@ impl Cluster {
             any |= self.stand(index, &observations[index], standing, why, now);
         }
         if any {
+            self.note_primary(now);
             self.changes.send_modify(|version| *version += 1);
         }
     }
@@ -336,6 +382,7 @@ impl Cluster {
     /// when they come back.
     pub fn detach(&self, index: usize) {
         self.nodes[index].detached.store(true, Ordering::Release);
+        self.note_primary(Instant::now());
         let why = unavailable("detached by an operator");
         for database in self.databases() {
             database.abandon(index, &why);
@@ -348,6 +395,7 @@ impl Cluster {
     pub fn attach(&self, index: usize) {
         self.nodes[index].comes_back(Instant::now());
         self.nodes[index].detached.store(false, Ordering::Release);
+        self.note_primary(Instant::now());
         self.nodes[index].poke();
         self.changes.send_modify(|version| *version += 1);
     }
@@ -401,6 +449,9 @@ impl Cluster {
         if changed && matches!(standing, Standing::Primary | Standing::Replica) && self.follows_positions() {
             // Whoever hangs on it first shall not wait for a login.
             node.oracle.want();
+        }
+        if changed && matches!(standing, Standing::Primary | Standing::Replica) {
+            self.databases().iter().for_each(|database| database.welcome(index));
         }
         // Who waits for a primary must not be given a connection to what is none any more.
         if changed && (was_primary || matches!(standing, Standing::Down | Standing::Lagging)) {
@@ -482,6 +533,16 @@ impl Node {
         now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
+    /// A server by what is known of it already.
+    fn known(other: &Node) -> Node {
+        let node = Node::new(other.address.clone(), Instant::now());
+        *lock(&node.state) = other.state();
+        node.standing.store(other.standing.load(Ordering::Acquire), Ordering::Release);
+        node.detached.store(other.is_detached(), Ordering::Release);
+        node.is_traced.store(other.is_traced(), Ordering::Release);
+        node
+    }
+
     /// What it may be used for.
     pub fn standing(&self) -> Standing {
         match self.is_detached() {
@@ -521,6 +582,16 @@ impl Upstream for Node {
         if error.retry() == Retry::Safe {
             self.poke();
         }
+    }
+
+    /// A server that was primary and is a standby now, before the monitor has seen it. PostgreSQL says so since version 14.
+    fn refuses(&self, state: &ServerState) -> Option<ConnectError> {
+        let is_standby = state.parameter("in_hot_standby") == Some("on");
+        (is_standby && self.standing() == Standing::Primary).then(|| {
+            let text = "the server is no primary any more";
+            let report = Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text);
+            ConnectError::Refused { report, temporary: true }
+        })
     }
 }
 

@@ -11,7 +11,7 @@ pub struct Changes {
     pub restart: Vec<Restart>,
     /// Databases that are new.
     pub databases_added: Vec<String>,
-    /// Databases that are gone: their clients must go.
+    /// Databases that are gone: their clients go at the end of their transactions, unless the wildcard serves them.
     pub databases_removed: Vec<String>,
     /// Databases whose server connections are no longer the right ones: other servers, name, login or TLS.
     pub databases_reconnected: Vec<String>,
@@ -19,7 +19,7 @@ pub struct Changes {
     pub databases_resettled: Vec<String>,
     /// Users that are new.
     pub users_added: Vec<String>,
-    /// Users that are gone.
+    /// Users that are gone: their clients go at the end of their transactions.
     pub users_removed: Vec<String>,
     /// Users with another secret: the next login is checked against it.
     pub users_changed: Vec<String>,

@@ -11,8 +11,8 @@ use crate::wire::ClientKey;
 /// Passes a cancel request on, if its key is right and its client has a server.
 pub async fn cancel(clients: &Clients, key: &ClientKey) {
     let Some(card) = clients.find(key.pid).filter(|card| card.key.matches(key)) else {
-        tracing::debug!(pid = key.pid, "cancel request with a wrong key");
-        return;
+        tracing::debug!(pid = key.pid, "cancel request with a key that nobody here has");
+        return clients.ask_predecessor(key);
     };
     let Some(aim) = card.aim() else { return };
     deliver(aim, card.id).await;

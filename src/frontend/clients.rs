@@ -1,5 +1,6 @@
 //! Everybody who is logged in: for SHOW CLIENTS, cancel requests, KILL_CLIENT and the drain.
 
+use super::passage::{Gangway, Passenger};
 use crate::admin::DATABASE_NAMES;
 use crate::backend::{Backend, CancelTarget, Remote};
 use crate::net::Endpoint;
@@ -10,12 +11,17 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Instant, SystemTime};
+use tokio::sync::mpsc;
 
 /// The clients of the process.
 pub struct Clients {
     cards: Mutex<HashMap<i32, Arc<ClientCard>>>,
     ids: AtomicU64,
     connected: AtomicUsize,
+    /// Where clients go that are handed over.
+    gangway: Mutex<Option<Gangway>>,
+    /// The process before, which may have the client of a cancel request still.
+    predecessor: Mutex<Option<mpsc::UnboundedSender<ClientKey>>>,
 }
 
 /// What is known of one client.
@@ -49,6 +55,12 @@ pub struct ClientCard {
 pub enum Order {
     /// Nothing.
     None,
+    /// Look for the pools anew when no server connection is held: a reload has put others into the place of these.
+    Move,
+    /// Leave when nothing is under way: the user is not configured any more.
+    Expel,
+    /// Go to the next process when nothing is under way, or leave if that cannot be.
+    HandOver,
     /// Leave when nothing is under way: the process is ending.
     Drain,
     /// Leave now.
@@ -120,7 +132,47 @@ pub struct Admission(Arc<super::Frontend>);
 impl Clients {
     /// Nobody yet.
     pub fn new() -> Self {
-        Clients { cards: Mutex::default(), ids: AtomicU64::new(0), connected: AtomicUsize::new(0) }
+        Clients {
+            cards: Mutex::default(),
+            ids: AtomicU64::new(0),
+            connected: AtomicUsize::new(0),
+            gangway: Mutex::default(),
+            predecessor: Mutex::default(),
+        }
+    }
+
+    /// Clients that are handed over go there from now on; `None`: nowhere.
+    pub fn lead(&self, gangway: Option<Gangway>) {
+        *lock(&self.gangway) = gangway;
+    }
+
+    /// Hands a client over.
+    ///
+    /// # Errors
+    /// The client: there is nowhere to go.
+    pub fn hand_over(&self, passenger: Passenger) -> Result<(), Passenger> {
+        match &*lock(&self.gangway) {
+            Some(gangway) => gangway.send(passenger).map_err(|refused| refused.0),
+            None => Err(passenger),
+        }
+    }
+
+    /// The numbers of the process before: those that it has given, or gives still, are not given again.
+    pub fn follow(&self, last: u64, predecessor: mpsc::UnboundedSender<ClientKey>) {
+        self.ids.store(last + NUMBERS_LEFT, Ordering::Relaxed);
+        *lock(&self.predecessor) = Some(predecessor);
+    }
+
+    /// The number that was given last.
+    pub fn last_id(&self) -> u64 {
+        self.ids.load(Ordering::Relaxed)
+    }
+
+    /// A cancel request for a client that is not here.
+    pub fn ask_predecessor(&self, key: &ClientKey) {
+        if let Some(predecessor) = &*lock(&self.predecessor) {
+            let _ = predecessor.send(key.clone());
+        }
     }
 
     /// Connections, whether logged in or not.
@@ -159,8 +211,15 @@ impl Clients {
     }
 
     fn cards(&self) -> MutexGuard<'_, HashMap<i32, Arc<ClientCard>>> {
-        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.cards)
     }
+}
+
+/// How many numbers the process before may give to those who are logging in while it hands over.
+const NUMBERS_LEFT: u64 = 100_000;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Clients {
@@ -194,6 +253,11 @@ impl Registration {
     /// Its card.
     pub fn card(&self) -> &Arc<ClientCard> {
         &self.card
+    }
+
+    /// Where it is registered.
+    pub fn frontend(&self) -> &Arc<super::Frontend> {
+        &self.clients
     }
 }
 
@@ -262,7 +326,7 @@ impl ClientCard {
         }
     }
 
-    /// Tells it what to do; an order is never taken back, only topped.
+    /// Tells it what to do; an order is never taken back, only topped or obeyed.
     pub fn command(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.wake();
@@ -272,9 +336,18 @@ impl ClientCard {
     pub fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::None,
-            1 => Order::Drain,
+            1 => Order::Move,
+            2 => Order::Expel,
+            3 => Order::HandOver,
+            4 => Order::Drain,
             _ => Order::Kill,
         }
+    }
+
+    /// It has done what it was told, unless it was told more meanwhile.
+    pub fn obeyed(&self, order: Order) {
+        let _ =
+            self.order.compare_exchange(order as u8, Order::None as u8, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Waits until it is told to leave now.

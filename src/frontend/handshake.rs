@@ -178,14 +178,19 @@ async fn log_in(
         return replicate(line, newcomer, admitted, parameters, mode, frontend, worker).await;
     }
     let (base, own) = startup_settings(parameters)?;
-    let served = served(frontend.directory.find(database), database)?;
-    let pools = served.user(user, &admitted.credential);
-    pools.set_level(config.users.get(user).and_then(|user| user.consistency));
-    let (base, greeting) = match Box::pin(pools.greeting(base, worker.index)).await {
-        Ok(greeting) => greeting,
-        Err(report) => {
-            frontend.directory.forget(database);
-            return Err(report.into());
+    let level = config.users.get(user).and_then(|user| user.consistency);
+    let (pools, base, greeting) = loop {
+        let served = served(frontend.directory.find(database), database)?;
+        let pools = served.user(user, &admitted.credential);
+        pools.set_level(level);
+        match Box::pin(pools.greeting(base.clone(), worker.index)).await {
+            Ok((base, greeting)) => break (pools, base, greeting),
+            // A reload has put others into their place.
+            Err(_) if pools.is_closed() => {}
+            Err(report) => {
+                frontend.directory.forget(database);
+                return Err(report.into());
+            }
         }
     };
     let mut out = Vec::with_capacity(512);
@@ -260,7 +265,7 @@ async fn replicate(
 }
 
 /// What was found under a database's name, if it may be used.
-fn served(found: Option<Arc<Database>>, name: &str) -> Result<Arc<Database>, Report> {
+pub(super) fn served(found: Option<Arc<Database>>, name: &str) -> Result<Arc<Database>, Report> {
     let unknown = || {
         let text = format!("database \"{name}\" does not exist");
         Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
@@ -569,11 +574,16 @@ impl Line {
     /// Tells the client why, if it can still be told.
     async fn refuse(&mut self, error: HandshakeError) -> HandshakeError {
         if let (HandshakeError::Refused(report), Some(stream)) = (&error, &mut self.stream) {
-            let mut out = Vec::new();
-            report.write(&mut out, Severity::Fatal);
-            let _ = stream.write_all(&out).await;
-            let _ = stream.shutdown().await;
+            tell(stream, report).await;
         }
         error
     }
+}
+
+/// The last that a client hears.
+pub(super) async fn tell(stream: &mut Stream, report: &Report) {
+    let mut out = Vec::new();
+    report.write(&mut out, Severity::Fatal);
+    let _ = stream.write_all(&out).await;
+    let _ = stream.shutdown().await;
 }

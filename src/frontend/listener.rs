@@ -1,5 +1,6 @@
 //! Accepting connections and handing them to workers.
 
+use super::passage::{self, Passenger};
 use super::{Frontend, Worker, cancel, handshake, relay, replication};
 use crate::admin::Rights;
 use crate::frontend::clients::Admission;
@@ -13,12 +14,14 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
 
-/// A socket that was accepted, on its way to its worker.
+/// A connection that was accepted, on its way to its worker.
 pub enum Accepted {
     /// Over TCP.
     Tcp(std::net::TcpStream),
     /// Over a Unix-domain socket.
     Unix(std::os::unix::net::UnixStream),
+    /// By another process, and has logged in there.
+    Passenger(Passenger),
 }
 
 /// A listening socket.
@@ -31,7 +34,7 @@ pub enum Listener {
 
 impl Listener {
     /// Accepts until dropped; `hand_over` gets each socket. Errors of single connections, and a lack of descriptors, pass.
-    pub async fn run(self, hand_over: impl Fn(Accepted)) {
+    pub async fn run(&self, hand_over: impl Fn(Accepted)) {
         loop {
             match self.accept().await {
                 Ok(accepted) => hand_over(accepted),
@@ -52,34 +55,38 @@ impl Listener {
     }
 }
 
-impl Accepted {
-    fn into_stream(self) -> io::Result<Stream> {
-        match self {
-            Accepted::Tcp(socket) => Stream::tcp(TcpStream::from_std(socket)?, Side::Client),
-            Accepted::Unix(socket) => Ok(Stream::unix(UnixStream::from_std(socket)?)),
-        }
-    }
-}
-
 /// A connection's whole life, on the worker that has it.
-pub async fn serve(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) {
+pub fn serve(
+    accepted: Accepted,
+    frontend: Arc<Frontend>,
+    worker: Arc<Worker>,
+) -> impl Future<Output = ()> + Send {
     let admission = Admission::new(&frontend);
     // What a login takes is large, and gone when the client is in.
-    let Some(arrived) = Box::pin(receive(accepted, &frontend, &worker)).await else { return };
-    match arrived {
-        Arrived::Nobody => {}
-        Arrived::Cancel(key) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
-        Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
-        Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
-        Arrived::Client(authenticated) => relay::run(*authenticated, worker).await,
+    let receiving = Box::pin(receive(accepted, frontend.clone(), worker.clone()));
+    async move {
+        let Some(arrived) = receiving.await else { return };
+        match arrived {
+            Arrived::Nobody => {}
+            Arrived::Cancel(key) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
+            Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
+            Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
+            Arrived::Client(authenticated) => relay::run(*authenticated, worker).await,
+        }
+        drop(admission);
     }
-    drop(admission);
 }
 
-async fn receive(accepted: Accepted, frontend: &Arc<Frontend>, worker: &Worker) -> Option<Arrived> {
-    let stream = accepted.into_stream().ok()?;
+async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) -> Option<Arrived> {
+    let stream = match accepted {
+        Accepted::Tcp(socket) => Stream::tcp(TcpStream::from_std(socket).ok()?, Side::Client).ok()?,
+        Accepted::Unix(socket) => Stream::unix(UnixStream::from_std(socket).ok()?),
+        Accepted::Passenger(passenger) => {
+            return passage::board(passenger, &frontend, &worker).await.map(Arrived::Client);
+        }
+    };
     let timeout = frontend.access.load().config.listen.login_timeout;
-    match tokio::time::timeout(timeout, handshake::handshake(stream, frontend, worker)).await {
+    match tokio::time::timeout(timeout, handshake::handshake(stream, &frontend, &worker)).await {
         Ok(Ok(arrived)) => return Some(arrived),
         Ok(Err(error)) => tracing::debug!(%error, "a login ended"),
         Err(_) => tracing::info!("a client did not log in in time"),

@@ -2,12 +2,13 @@
 //!
 //! [`listener`] accepts and hands each connection to a worker; [`handshake`] turns it into somebody who has logged in (or
 //! a cancel request, or nobody); [`relay`] carries out what the client's [`crate::session::Session`] wants until it is
-//! over. [`replication`] passes on bytes for those who replicate. [`clients`] knows everybody who is logged in.
+//! over. [`passage`] hands clients to the next process. [`replication`] passes on bytes for those who replicate. [`clients`] knows everybody who is logged in.
 
 pub mod cancel;
 pub mod clients;
 pub mod handshake;
 pub mod listener;
+pub mod passage;
 pub mod relay;
 pub mod replication;
 

@@ -13,6 +13,7 @@
 
 use super::clients::{ClientCard, Order, Registration};
 use super::handshake::Authenticated;
+use super::passage::{Leaving, Passenger};
 use super::{Desk, Worker, cancel};
 use crate::backend::Backend;
 use crate::cluster::{Declined, Granted, Subscription, UserPools};
@@ -21,7 +22,7 @@ use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
 use crate::routing::{Role, Route, Shown};
 use crate::session::pin::Pins;
-use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Session, Want, World};
+use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Sequences, Session, Want, World};
 use crate::wire::SqlState;
 use crate::wire::backend::{Severity, notification_channel};
 use std::future::poll_fn;
@@ -37,6 +38,12 @@ const MAX_UNREAD: usize = 64 * 1024;
 /// connection that others wait for, nobody could cancel them, and drivers say goodbye in the middle of a query that they
 /// have given up.
 const LAST_REQUESTS: Duration = Duration::from_secs(3);
+
+/// How long a client is held before it is told.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Longer than any request is held.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long a farewell may take to reach the client.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,6 +117,8 @@ enum Failure {
 enum Next {
     Want(Want),
     ServerLost(String),
+    /// The pools are closed, and no server connection is held.
+    Move,
 }
 
 /// Why there is no lease.
@@ -152,7 +161,48 @@ impl Relay {
         self.pools.enter();
         let farewell = self.converse().await;
         self.pools.leave();
-        Box::pin(self.part(farewell)).await;
+        Box::pin(self.end(farewell)).await;
+    }
+
+    async fn end(mut self: Box<Self>, farewell: Farewell) {
+        match farewell {
+            Farewell::HandedOver => {
+                self.settle_up().await;
+                self.hand_over();
+            }
+            farewell => self.part(farewell).await,
+        }
+    }
+
+    /// Nothing that the client has seen goes along but that it has seen something: so the primary shows it first.
+    async fn settle_up(&mut self) {
+        if let Some(shown) = self.session.shown()
+            && let Err(report) = self.pools.see_off(shown).await
+        {
+            tracing::warn!(client = self.card().id, %report, "handed over all the same");
+        }
+    }
+
+    /// The client goes on in the next process. Its entry here stays until it is on its way.
+    fn hand_over(mut self: Box<Self>) {
+        {
+            let mut stats = self.pools.stats(self.worker.index);
+            stats.received += std::mem::take(&mut self.received);
+            stats.sent += std::mem::take(&mut self.sent);
+        }
+        let Relay { client, session, from_client, registration, pools, .. } = *self;
+        let leaving = Leaving {
+            card: registration.card(),
+            credential: pools.credential(),
+            uses_sequences: pools.pinned.sequences() == Sequences::Used,
+            early: from_client.filled(),
+            session: &session,
+        };
+        let handed = Passenger::new(client, leaving)
+            .map(|passenger| registration.frontend().clients.hand_over(passenger));
+        if !matches!(handed, Ok(Ok(()))) {
+            tracing::warn!(client = registration.card().id, "a client could not be handed over");
+        }
     }
 
     async fn converse(&mut self) -> Farewell {
@@ -165,6 +215,7 @@ impl Relay {
             let want = match self.exchange().await {
                 Next::Want(want) => want,
                 Next::ServerLost(why) => self.server_lost(&why),
+                Next::Move => Box::pin(self.move_at_rest()).await,
             };
             match want {
                 Want::Input => {}
@@ -215,8 +266,8 @@ impl Relay {
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Some(farewell) = self.ordered() {
-            return Poll::Ready(Next::Want(Want::Close(farewell)));
+        if let Some(next) = self.ordered() {
+            return Poll::Ready(next);
         }
         loop {
             if let Some(farewell) = self.deliver() {
@@ -225,7 +276,7 @@ impl Relay {
             let step = match self.step(cx) {
                 Ok(step) => step,
                 Err(Failure::Client) => return Poll::Ready(Next::Want(Want::Close(Farewell::Abrupt))),
-                Err(Failure::Server(why)) => return Poll::Ready(Next::ServerLost(why)),
+                Err(Failure::Server(why)) => return Poll::Ready(self.last_answers(why, cx)),
             };
             match step {
                 Poll::Ready(Want::Input) => {}
@@ -252,6 +303,18 @@ impl Relay {
         match self.upstream(cx)? {
             Poll::Pending => Ok(down),
             up => Ok(up),
+        }
+    }
+
+    /// The server takes nothing any more. What it had answered before may still be on its way to us.
+    fn last_answers(&mut self, why: String, cx: &mut Context<'_>) -> Next {
+        loop {
+            match self.downstream(cx) {
+                Ok(Poll::Ready(Want::Input)) => {}
+                Ok(Poll::Ready(want)) => return Next::Want(want),
+                Ok(Poll::Pending) | Err(Failure::Server(_)) => return Next::ServerLost(why),
+                Err(Failure::Client) => return Next::Want(Want::Close(Farewell::Abrupt)),
+            }
         }
     }
 
@@ -317,6 +380,13 @@ impl Relay {
             let rules = self.pools.database.cluster.rules();
             let catalog = self.pools.database.catalog();
             let lineage = self.pools.database.cluster.lineage();
+            if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage.as_deref())
+                && granted.role == Role::Primary
+                && granted.node != lineage.node
+            {
+                // What a primary of yesterday commits is lost, however well it answers.
+                return Err(Failure::Server("another server has become primary".into()));
+            }
             let secret = rules.routing.token_secret.as_ref().unwrap_or(&self.pools.database.token_secret);
             let mut classifier = self.pools.database.classifier(worker.index);
             let mut desk = worker.desk();
@@ -392,16 +462,74 @@ impl Relay {
     }
 
     async fn lease_in_turn(&mut self, route: Route) -> Option<Farewell> {
-        match self.wait_for_lease(route).await {
-            Ok(granted) => self.take(granted),
-            Err(Denied::Gone(farewell)) => return Some(farewell),
-            // Its next connection is served as the configuration has it now.
-            Err(Denied::Report(report)) if self.pools.is_closed() => {
-                return Some(Farewell::Fatal(Box::new(report)));
+        let denied = match self.wait_for_lease(route).await {
+            Ok(granted) => {
+                self.take(granted);
+                return None;
             }
-            Err(Denied::Report(report)) => self.deny(&report),
+            // The request is looked at again when there are other pools.
+            Err(Denied::Report(_)) if self.pools.is_closed() => Box::pin(self.move_over()).await.err(),
+            Err(denied) => Some(denied),
+        };
+        match denied {
+            None => {}
+            Some(Denied::Gone(farewell)) => return Some(farewell),
+            Some(Denied::Report(report)) => self.deny(&report),
         }
         None
+    }
+
+    async fn move_at_rest(&mut self) -> Want {
+        match self.move_over().await {
+            Err(Denied::Gone(farewell)) => Want::Close(farewell),
+            // Nobody asks for anything now. Who asks is told.
+            Ok(()) | Err(Denied::Report(_)) => Want::Input,
+        }
+    }
+
+    /// Goes on in the pools that a reload has put into the place of these. The client holds no server connection: what it
+    /// has (settings, names, what it has seen) it takes along.
+    async fn move_over(&mut self) -> Result<(), Denied> {
+        let frontend = self.registration.frontend().clone();
+        self.card().obeyed(Order::Move);
+        self.card().rests(self.session.prepared_statements());
+        let before = self.pools.clone();
+        let Some(database) = frontend.directory.find(&before.database.name) else {
+            return Err(Denied::Gone(Farewell::Fatal(Box::new(
+                killed().detail(format!("Database \"{}\" is not configured any more.", before.database.name)),
+            ))));
+        };
+        if let Some(shown) = self.session.shown() {
+            before.see_off(shown).await.map_err(Denied::Report)?;
+        }
+        self.pools = before.heir(&database);
+        self.pools.enter();
+        if let Err(why) = self.hear_on().await {
+            before.leave();
+            return Err(Denied::Gone(Farewell::Fatal(Box::new(why))));
+        }
+        before.leave();
+        let rules = self.pools.database.rules();
+        let config = frontend.access.load().config.clone();
+        self.session.moved(rules.pool.mode, Instant::now());
+        self.watch = Limits::new(&config, &self.pools);
+        self.max_message = config.listen.max_message;
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// Hears its channels from where it goes on, before it leaves where it heard them. What is notified in between may come
+    /// twice: that is better than never.
+    async fn hear_on(&mut self) -> Result<(), Report> {
+        let Some(before) = self.subscription.take() else { return Ok(()) };
+        let now = poll_fn(|cx| Poll::Ready(self.subscription(cx))).await;
+        for channel in self.session.channels().names() {
+            now.listen(channel).await.map_err(|Declined| no_listener())?;
+        }
+        while let Some(notification) = before.take() {
+            self.to_client.extend(&notification);
+        }
+        Ok(())
     }
 
     fn take(&mut self, granted: Granted) {
@@ -434,15 +562,31 @@ impl Relay {
         self.card().waits(asked);
         let pools = self.pools.clone();
         let home = self.worker.index;
-        // Both branches are cancel safe: a lease that was on its way goes back to its pool, and what was read stays in
+        let mut lease = std::pin::pin!(pools.lease(route, home));
+        let mut next_word = asked + SILENCE;
+        // All branches are cancel safe: a lease that was on its way goes back to its pool, and what was read stays in
         // `from_client`.
-        let answer = tokio::select! {
-            biased;
-            granted = pools.lease(route, home) => granted.map_err(Denied::Report),
-            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => Err(denied),
+        let answer = loop {
+            tokio::select! {
+                biased;
+                granted = &mut lease => break granted.map_err(Denied::Report),
+                denied = poll_fn(|cx| self.poll_while_waiting(cx)) => break Err(denied),
+                () = tokio::time::sleep_until(next_word.into()) => {
+                    next_word += if self.tell_why_held(route) { FOREVER } else { SILENCE };
+                }
+            }
         };
         self.pools.stats(home).wait.observe(asked.elapsed());
         answer
+    }
+
+    /// Tells a client that is held why. Answers whether there was something to tell: it is told once for each request.
+    fn tell_why_held(&mut self, route: Route) -> bool {
+        let reason = self.pools.hold_reason(route).filter(|_| self.session.takes_notices());
+        let mut notice = Vec::new();
+        reason.iter().for_each(|reason| reason.write(&mut notice, Severity::Notice));
+        self.to_client.extend(&notice);
+        reason.is_some()
     }
 
     fn poll_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Denied> {
@@ -455,8 +599,13 @@ impl Relay {
                 text,
             )));
         }
-        if self.card().order() == Order::Kill {
-            return Poll::Ready(Denied::Gone(Farewell::Fatal(Box::new(killed()))));
+        match self.card().order() {
+            Order::Kill => return Poll::Ready(Denied::Gone(Farewell::Fatal(Box::new(killed())))),
+            // Its request goes along.
+            Order::HandOver if self.can_be_handed_over() => {
+                return Poll::Ready(Denied::Gone(Farewell::HandedOver));
+            }
+            _ => {}
         }
         if flush(&mut self.client, &mut self.to_client, cx).is_err() {
             return Poll::Ready(Denied::Gone(Farewell::Abrupt));
@@ -561,7 +710,9 @@ impl Relay {
     fn server_lost(&mut self, why: &str) -> Want {
         tracing::debug!(client = self.card().id, why, "server connection lost");
         self.card().rests(self.session.prepared_statements());
-        drop(self.lease.take());
+        if let Some(granted) = self.lease.take() {
+            self.pools.database.cluster.nodes()[granted.node].poke();
+        }
         self.from_server.consume(self.from_server.len());
         self.to_server.consume(self.to_server.len());
         let mut desk = self.worker.desk();
@@ -574,16 +725,50 @@ impl Relay {
         want
     }
 
-    fn ordered(&self) -> Option<Farewell> {
-        match self.card().order() {
-            Order::None => None,
-            Order::Kill => Some(Farewell::Fatal(Box::new(killed()))),
-            Order::Drain if self.session.is_between_requests() && self.from_client.is_empty() => {
-                let text = "terminating connection due to administrator command";
-                let report = Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text);
-                Some(Farewell::Fatal(Box::new(report.detail("pglagoon is shutting down."))))
+    /// What an order leads to now; orders that wait for the end of something are looked at again and again.
+    fn ordered(&self) -> Option<Next> {
+        let order = self.card().order();
+        let is_at_rest = || self.session.is_between_requests() && self.from_client.is_empty();
+        let report = match order {
+            Order::None => return None,
+            Order::Move if !self.pools.is_closed() => {
+                self.card().obeyed(order);
+                return None;
             }
-            Order::Drain => None,
+            Order::Move => return self.lease.is_none().then_some(Next::Move),
+            Order::HandOver if self.can_be_handed_over() => {
+                return Some(Next::Want(Want::Close(Farewell::HandedOver)));
+            }
+            // Some of what keeps it here ends with the request that is under way.
+            Order::HandOver if is_at_rest() => {
+                let why = self.keeps_it_here()?;
+                tracing::debug!(client = self.card().id, why, "cannot be handed over");
+                killed().detail(format!(
+                    "pglagoon is restarting, and this connection cannot be handed over: {why}."
+                ))
+            }
+            Order::Kill => killed(),
+            Order::Expel if is_at_rest() => {
+                killed().detail(format!("User \"{}\" is not configured any more.", self.card().user))
+            }
+            Order::Drain if is_at_rest() => killed().detail("pglagoon is shutting down."),
+            Order::Expel | Order::HandOver | Order::Drain => return None,
+        };
+        Some(Next::Want(Want::Close(Farewell::Fatal(Box::new(report)))))
+    }
+
+    fn can_be_handed_over(&self) -> bool {
+        self.lease.is_none()
+            && self.to_client.is_empty()
+            && !self.client.is_tls()
+            && self.session.is_portable()
+    }
+
+    /// Why it never can be; `None`: it can be sooner or later.
+    fn keeps_it_here(&self) -> Option<&'static str> {
+        match self.client.is_tls() {
+            true => Some("it is encrypted"),
+            false => self.session.keeps_it_here(),
         }
     }
 
@@ -597,6 +782,9 @@ impl Relay {
         }
         if events.unknown_name {
             self.pools.database.suspect_catalog(now);
+        }
+        if let Some(granted) = self.lease.as_ref().filter(|_| events.read_only_primary) {
+            self.pools.database.cluster.nodes()[granted.node].poke();
         }
         let mut stats = self.pools.stats(self.worker.index);
         stats.client_parses += u64::from(events.client_parses);
@@ -678,11 +866,11 @@ impl Relay {
                 let limit = self.pools.database.rules().pool.query_timeout;
                 limit.map_or(LAST_REQUESTS, |limit| limit.min(LAST_REQUESTS))
             }
-            Farewell::Fatal(_) | Farewell::Abrupt => Duration::ZERO,
+            Farewell::Fatal(_) | Farewell::Abrupt | Farewell::HandedOver => Duration::ZERO,
         };
         let fatal = match farewell {
             Farewell::Fatal(report) => Some(report),
-            Farewell::Terminated | Farewell::Abrupt => None,
+            Farewell::Terminated | Farewell::Abrupt | Farewell::HandedOver => None,
         };
         self.count_pins(Pins::default());
         self.card().rests(0);
@@ -813,6 +1001,13 @@ fn write_out(
         left.extend(bytes);
     }
     Ok(output)
+}
+
+fn no_listener() -> Report {
+    let text = "terminating connection because notifications may have been missed";
+    Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text)
+        .detail("The configuration of its database has changed, and there is no connection to listen with.")
+        .hint("Connect and LISTEN again.")
 }
 
 fn killed() -> Report {

@@ -37,7 +37,8 @@ pub async fn run(replicating: Replicating, worker: &Worker) {
     up.extend(&early);
     let ended = poll_fn(|cx| {
         card.wakes(cx.waker());
-        if card.order() != Order::None {
+        // A reload leaves it where it is.
+        if card.order() > Order::Move {
             return Poll::Ready(Ok(()));
         }
         let server = &mut held.backend.stream;

@@ -1,5 +1,12 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, a lost transaction ends with 40001.** 57P01 would be retried on as well, but pools in applications throw
+//! connections away by it, and ours is as good as ever. What may have been committed is 08007, without exception: a FATAL or a
+//! reset before the answer proves nothing. See [`super::failover`].
+//!
+//! **2026-11-22, one line for each user.** Held clients wait in the order of arrival, but not behind those of other users,
+//! whose login at the server may be what is wrong. `hold_limit` counts all of a database.
+//!
 //! **2026-11-22, nearby servers are listed, not labelled.** `routing.prefer` is a list of servers. The alternative, a zone for
 //! each server and one for each pglagoon, needs a second name for what the addresses say already, and a table where `servers`
 //! is a list. A pglagoon of another zone differs in one line either way.
@@ -12,6 +19,25 @@
 //! back, or is preferred or quicker, would get those sessions alone that are new or have written. One of 256 of its reads asks,
 //! as after a write, and goes where balancing would send it if that is known to be fresh enough within 5 ms; else it stays. It
 //! never goes to the primary for it. Which read that is, is told by the instant of the one before: nothing is counted.
+//!
+//! **2026-11-22, the old process starts the new one, and speaks with it over its standard input.** A socket at a known place
+//! would have to be protected, and would decide who may take over; an inherited descriptor's number would have to be believed
+//! (and be `unsafe`). The program is looked up under the name by which the process was started, not as the file that it was:
+//! that one may be replaced by then. Whoever wants both processes under a supervisor has systemd, which is told who is the
+//! main one.
+//!
+//! **2026-11-22, what a client has seen does not go along in a restart.** It is an instant and a place in a list, and neither
+//! means anything to another process. A client that has seen something on a replica leaves when the primary shows it, and
+//! arrives as one that has seen all there was: its next read asks for one position, as after a write.
+//!
+//! **2026-11-22, a switchover is held ahead of the pools.** Clients in a pool's queue have a deadline of their own there, and a
+//! promotion takes as long as it takes. So they are taken out of the queues and wait for one thing: its end.
+//!
+//! **2026-11-22, a reload that changes a section's servers makes a new section, and clients move.** The alternative was a
+//! list of servers that grows and shrinks under way: every place in it (histories, routes, pools) would have had to outlast
+//! that. What is known of a server is copied, the line of primaries is carried on, and a client that has seen something on a
+//! replica leaves only when the primary shows it: so nothing that it carries along names a server. Connections to servers
+//! that stay are made anew, as transactions end.
 //!
 //! **2026-11-22, `session` is the default level.** It was `sticky`. The checker in `tests/postgres/prove.rs` finds no
 //! violation of it under any of its faults, and 99.5 % of reads on replicas under replay pauses of 20 to 250 ms (8 sessions,

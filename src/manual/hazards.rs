@@ -8,6 +8,8 @@
 //! | A Sync sent during COPY FROM STDIN was counted | CopyInResponse takes the Syncs behind it out of the queue |
 //! | A cancel request hit another client's query | A request aims at a connection under the client's lock; while one is under way the connection is not given out |
 //! | A client vanished and its unread rows went to the next one | A lease ends with what is owed; the connection is cancelled, drained, rolled back and discarded before reuse, or closed |
+//! | A restart by socket takeover left the clients of the old process to a timeout | Clients go over one by one, each at rest, with all that they have; `server/succession.rs` |
+//! | A new process that could not start took the old one with it | It is asked whether it can serve before anything is given up, and may die until the end |
 //! | Settings leaked to the next client | Every connection knows its settings; the next client's difference is put ahead of its first request |
 //! | `SET ROLE` was restored after the request had run | When the identity changes, the request waits until the server has confirmed it |
 //! | A failed Parse was believed to exist | Each change waits in the reply queue with its request and is undone if that never ran |
@@ -19,3 +21,5 @@
 //! | A replica refused a statement, and the application saw the error | The request is kept until its answer is known to be none; it runs again elsewhere, once for each text |
 //! | Lag measured by `replay_lag` or the last replayed transaction | Samples of our own: the primary's insert position with the instant before it was asked for |
 //! | An insert position behind a page header was waited for in vain | It is normalised to the end of the last record |
+//! | A server restarted, and its clients were disconnected, or told nothing of what became of their transaction | They stay, and are told 40001 or 08007 by what was at stake with each answer that was owed |
+//! | Clients that waited for a new primary stormed it, the last one first | They are let on in the order of arrival, each when the one before stands in the pool's queue |

@@ -4,10 +4,12 @@
 //! what encrypts it; [`Shelf`] keeps the buffers that idle connections do not own.
 
 mod certificate;
+pub mod courier;
 mod shelf;
 mod stream;
 pub mod tls;
 
+pub use courier::Courier;
 pub use shelf::{BUFFER_SIZE, Buffer, Shelf};
 pub use stream::{Arrival, Endpoint, Side, Stream};
 pub use tls::{Acceptor, Connector};

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -91,6 +92,18 @@ impl Stream {
 
     pub(super) fn tls(stream: TlsStream<Socket>, peer_name: Option<Box<str>>) -> Self {
         Stream(Layer::Tls(Box::new(Encrypted { stream, peer_name })))
+    }
+
+    /// The socket alone, to be handed to another process; refused if there is TLS.
+    ///
+    /// # Errors
+    /// It is encrypted, or lost.
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        match self.into_socket()? {
+            Socket::Tcp(socket) => socket.into_std().map(OwnedFd::from),
+            Socket::Unix(socket) => socket.into_std().map(OwnedFd::from),
+            Socket::Homeless => Err(homeless()),
+        }
     }
 
     /// The socket, to put TLS on; refused if there is TLS already.

@@ -29,6 +29,12 @@ impl ClientStatements {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
 
+    /// All with their names; the unnamed statement's is empty.
+    pub fn all(&self) -> impl Iterator<Item = (&[u8], &Named)> {
+        let unnamed = self.unnamed.iter().map(|named| (&b""[..], named));
+        self.named.iter().map(|(name, named)| (&**name, named)).chain(unnamed)
+    }
+
     /// As [`find`](Self::find), to classify it anew.
     pub fn find_mut(&mut self, name: &[u8]) -> Option<&mut Named> {
         if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) }

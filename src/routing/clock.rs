@@ -31,7 +31,7 @@ pub fn normalised(insert: Lsn) -> Lsn {
 }
 
 /// The primary's positions over time, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Clock {
     samples: VecDeque<(Instant, Lsn)>,
     /// The newest position, and when it was known.

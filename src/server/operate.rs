@@ -1,30 +1,30 @@
 //! What operators can do, from the console.
 
-use super::Shared;
-use crate::admin::{Operated, Operation, Pending, Scope, Shutdown};
+use super::{Shared, Told, switchover};
+use crate::admin::{Operated, Operation, Pending, Scope};
 use crate::cluster::{Admission, Cluster, Database};
 use crate::error::{ErrorSource, Report};
 use crate::frontend::clients::{ClientCard, Order};
 use crate::wire::SqlState;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// How often PAUSE looks whether every server connection has come back.
 const PAUSE_POLL: Duration = Duration::from_millis(10);
 
 /// The worker at which what is done here is at home: none.
-const NOWHERE: usize = usize::MAX;
+pub(super) const NOWHERE: usize = usize::MAX;
 
 /// Moves the process.
 pub(super) struct Controls {
     shared: Weak<Shared>,
-    shutdown: mpsc::UnboundedSender<Shutdown>,
+    told: mpsc::UnboundedSender<Told>,
 }
 
 impl Controls {
-    pub(super) fn new(shared: Weak<Shared>, shutdown: mpsc::UnboundedSender<Shutdown>) -> Self {
-        Controls { shared, shutdown }
+    pub(super) fn new(shared: Weak<Shared>, told: mpsc::UnboundedSender<Told>) -> Self {
+        Controls { shared, told }
     }
 
     fn perform(&self, shared: &Arc<Shared>, operation: Operation) -> Result<Pending, Report> {
@@ -79,6 +79,9 @@ impl Controls {
                 nodes.iter().for_each(|(cluster, index)| cluster.detach(*index));
                 Ok(Box::pin(all_drained(nodes)))
             }
+            Operation::Switchover { database, server, timeout } => {
+                switchover::begin(&database_named(shared, &database)?, &server, timeout)
+            }
             Operation::KillClient(id) => {
                 let clients = shared.frontend.clients.all();
                 let Some(card) = clients.iter().find(|card| card.id == id) else {
@@ -89,8 +92,19 @@ impl Controls {
                 Ok(done(String::new()))
             }
             Operation::Shutdown(shutdown) => {
-                let _ = self.shutdown.send(shutdown);
+                let _ = self.told.send(Told::Stop(shutdown));
                 Ok(done(String::new()))
+            }
+            Operation::Upgrade => {
+                let (asker, answer) = oneshot::channel();
+                let _ = self.told.send(Told::Upgrade(Some(asker)));
+                Ok(Box::pin(async {
+                    let outcome = answer.await.unwrap_or_else(|_| Err("pglagoon is shutting down".into()));
+                    outcome.map_err(|why| {
+                        let text = "no process has taken over";
+                        Report::new(ErrorSource::Pooler, SqlState::CANNOT_CONNECT_NOW, text).detail(why)
+                    })
+                }))
             }
         }
     }
@@ -112,14 +126,15 @@ fn databases(shared: &Shared, scope: &Scope) -> Result<Vec<Arc<Database>>, Repor
     let directory = &shared.frontend.directory;
     match scope {
         Scope::All => Ok(directory.databases()),
-        Scope::Database(name) => {
-            let unknown = || {
-                let text = format!("database \"{name}\" is not configured");
-                Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
-            };
-            directory.find(name).map(|database| vec![database]).ok_or_else(unknown)
-        }
+        Scope::Database(name) => database_named(shared, name).map(|database| vec![database]),
     }
+}
+
+fn database_named(shared: &Shared, name: &str) -> Result<Arc<Database>, Report> {
+    shared.frontend.directory.find(name).ok_or_else(|| {
+        let text = format!("database \"{name}\" is not configured");
+        Report::new(ErrorSource::Client, SqlState::INVALID_CATALOG_NAME, text)
+    })
 }
 
 /// The servers of this address, with their places in the sections that name them.

@@ -46,7 +46,7 @@ impl Observed for View {
         let shared = self.shared();
         let clients = &shared.frontend.clients;
         let databases = shared.frontend.directory.databases();
-        let state = if shared.draining.borrow().is_some() {
+        let state = if *shared.phase.borrow() != super::Phase::Serving {
             State::Draining
         } else if !databases.is_empty() && databases.iter().all(|database| database.is_paused()) {
             State::Paused
@@ -148,10 +148,12 @@ impl Observed for View {
             rules: rules.clone(),
             clients: 0,
             servers: 0,
+            held: 0,
             listeners: 0,
             notifications: 0,
             paused: false,
             disabled: false,
+            switchover: None,
         }));
         rows
     }
@@ -295,10 +297,12 @@ fn database_row(database: &Database) -> DatabaseRow {
         rules: database.rules(),
         clients: database.clients.load(Ordering::Relaxed),
         servers: database.users().iter().map(|pools| connections(pools)).sum(),
+        held: database.held.load(Ordering::Relaxed),
         listeners: database.listener.listeners(),
         notifications: database.listener.delivered(),
         paused: database.is_paused(),
         disabled: database.admission() == Admission::Refused,
+        switchover: database.switchover().map(|switchover| switchover.to_string()),
     }
 }
 

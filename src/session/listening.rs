@@ -38,6 +38,11 @@ impl Channels {
         self.0.as_ref().map_or(0, |heard| heard.names.len())
     }
 
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flat_map(|heard| heard.names.iter().map(String::as_str))
+    }
+
     /// Whether this is one of them.
     pub fn has(&self, name: &str) -> bool {
         self.0.as_ref().is_some_and(|heard| heard.names.contains(name))

@@ -35,6 +35,8 @@ mod from_client;
 mod from_server;
 mod keys;
 mod listening;
+mod loss;
+pub mod luggage;
 pub mod own;
 pub mod pin;
 mod promote;
@@ -44,10 +46,12 @@ mod replies;
 pub mod server_state;
 pub mod settings;
 pub mod sql_statements;
+mod stake;
 mod transaction;
 
 pub use edits::{Edit, Edits, Events};
 pub use listening::{Channels, MAX_CHANNELS};
+pub use luggage::Luggage;
 pub use own::Own;
 pub use replay::Rescue;
 pub use server_state::ServerState;
@@ -75,6 +79,7 @@ use replay::Replay;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
 use smallvec::SmallVec;
 use sql_statements::SqlStatements;
+use stake::Stake;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -196,6 +201,8 @@ pub enum Farewell {
     Fatal(Box<Report>),
     /// Nothing can be said: the stream stands inside a message.
     Abrupt,
+    /// It goes on in another process.
+    HandedOver,
 }
 
 /// What a server connection still owes when its client is gone: what must be done before it can be used again.
@@ -329,6 +336,8 @@ pub struct Session {
     pins: Pins,
     /// Those that have come since the server was last asked.
     fresh_pins: Pins,
+    /// Those that do not end with the transaction that is under way.
+    kept_pins: Pins,
     own: Own,
     /// The server shall be asked whether the state that pins is still there.
     doubts_pins: bool,
@@ -393,6 +402,7 @@ impl Session {
             restoring: Restoring::No,
             pins: Pins::default(),
             fresh_pins: Pins::default(),
+            kept_pins: Pins::default(),
             own,
             doubts_pins: false,
             is_soiled: false,
@@ -532,44 +542,6 @@ impl Session {
         }
     }
 
-    /// The server connection ended. What was asked and not answered is answered with an error; the client stays if it
-    /// has lost no state. `edits.reply` goes to the client.
-    pub fn on_server_lost(&mut self, why: &str, edits: &mut Edits) -> Want {
-        edits.clear();
-        let report = self.last_words.take().map_or_else(|| lost_server(why), |report| *report);
-        let owed = self.replies.ready_owed_to_client();
-        let is_cut = !self.server.at_boundary() && self.server_part == Passing::Forward;
-        // What follows must not run as if the transaction had never been, so it does not follow.
-        let loses_state = self.mode == PoolMode::Session
-            || !self.pins.is_empty()
-            || self.transaction.is_open()
-            || self.may_be_in_block
-            || self.hidden.is_some();
-        let undone: Vec<Reply> = self.replies.drain().collect();
-        undone.into_iter().rev().for_each(|reply| self.undo(reply.then, None));
-        self.forget_server();
-        if let Some(again) = self.replay_what_was_lost() {
-            self.last_words = None;
-            return again;
-        }
-        if is_cut {
-            return Want::Close(Farewell::Abrupt);
-        }
-        if loses_state {
-            return fatal(report);
-        }
-        for _ in 0..owed {
-            report.write(&mut edits.reply, Severity::Error);
-            backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
-        }
-        if self.batch == Batch::Open {
-            report.write(&mut edits.reply, Severity::Error);
-            self.batch = Batch::Failed;
-        }
-        self.client_part = Passing::Skip;
-        Want::Input
-    }
-
     /// What the held server connection owes, for when the client is gone.
     pub fn owed(&self) -> Owed {
         Owed {
@@ -632,6 +604,17 @@ impl Session {
         self.server.at_boundary() || self.server_part == Passing::Skip
     }
 
+    /// Whether the client wants to hear notices of ours.
+    pub fn takes_notices(&self) -> bool {
+        let least = self.settings.value("client_min_messages");
+        let is_deaf = |value: &Value| match value {
+            Value::Text(level) | Value::Expression(level) => {
+                matches!(level.trim_matches(['\'', '"']).to_ascii_lowercase().as_str(), "warning" | "error")
+            }
+        };
+        self.can_be_told() && !least.is_some_and(is_deaf)
+    }
+
     /// Whether a transaction block is open.
     pub fn in_transaction(&self) -> bool {
         self.transaction.is_open()
@@ -666,6 +649,23 @@ impl Session {
         self.pins
     }
 
+    /// What the client saw on a replica, if that is what it saw last.
+    pub fn shown(&self) -> Option<Shown> {
+        self.own.shared().map_or(self.history, scope::read).shown()
+    }
+
+    /// The client, which holds no server connection, goes on at other servers, or at the same ones in another order. The
+    /// primary shows all that the client had seen on a replica: a position that is asked for from now on bounds it, whichever
+    /// servers they are. What was last seen on the primary is bounded as before.
+    pub fn moved(&mut self, mode: PoolMode, now: Instant) {
+        if self.shown().is_some() {
+            self.recall(|history| history.lost_track(now));
+        }
+        self.own.part();
+        self.mode = mode;
+        self.head = None;
+    }
+
     /// How many prepared statements the client has named.
     pub fn prepared_statements(&self) -> usize {
         self.statements.as_ref().map_or(0, |statements| statements.len())
@@ -696,8 +696,11 @@ impl Session {
 
     fn forget_server(&mut self) {
         self.promotable = None;
-        self.own.ended(End::RolledBack);
-        self.transaction = Transaction::default();
+        if self.deferred.is_none() {
+            self.own.ended(End::RolledBack);
+            self.transaction = Transaction::default();
+        }
+        (self.pins, self.fresh_pins, self.kept_pins) = Default::default();
         self.copy = Copy::None;
         self.outcome = Outcome::Fine;
         self.restoring = Restoring::No;
@@ -740,13 +743,4 @@ fn broken_server(what: &str) -> Report {
         SqlState::PROTOCOL_VIOLATION,
         format!("the server broke the protocol: {what}"),
     )
-}
-
-fn lost_server(why: &str) -> Report {
-    Report::new(
-        ErrorSource::Server,
-        SqlState::CONNECTION_FAILURE,
-        format!("the server connection was lost while a request was under way: {why}"),
-    )
-    .detail("Whether the request took effect is not known.")
 }

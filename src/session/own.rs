@@ -18,6 +18,7 @@ use crate::sql::Hint;
 use crate::sql::effect::SettingChange;
 use crate::sql::lexer::{Kind, Lexer, Token as Lexeme};
 use crate::wire::backend::{Column, ColumnType, Formats};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The columns of an explanation.
@@ -89,6 +90,15 @@ pub struct Choices {
     pub causality_key: Option<Box<str>>,
     /// Where its statements shall go.
     pub route: Option<Hint>,
+}
+
+/// What a client has chosen, by the startup packet and since, on its way to another process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Packed {
+    startup: Vec<(String, String)>,
+    choices: Vec<(String, String)>,
+    has_statements: bool,
+    has_keyed_statements: bool,
 }
 
 /// The choices of one client. Most make none, and pay for a pointer.
@@ -181,6 +191,24 @@ impl Setting {
 }
 
 impl Choices {
+    fn pack(&self) -> Vec<(String, String)> {
+        let level = self.consistency.map(|level| (Setting::Consistency, level.as_str().to_owned()));
+        let staleness = self.max_staleness.map(|time| (Setting::MaxStaleness, values::duration_text(time)));
+        let key = self.causality_key.as_ref().map(|key| (Setting::CausalityKey, key.to_string()));
+        let route = self.route.map(|wish| (Setting::Route, wish.as_str().to_owned()));
+        let all = [level, staleness, key, route].into_iter().flatten();
+        all.map(|(setting, value)| (format!("{PREFIX}{}", setting.name()), value)).collect()
+    }
+
+    /// A name or a value that this version does not know is left out.
+    fn unpack(packed: &[(String, String)]) -> Choices {
+        let mut choices = Choices::default();
+        for (name, value) in packed {
+            let _ = Setting::named(name).and_then(|setting| choices.set(setting, value));
+        }
+        choices
+    }
+
     fn set(&mut self, setting: Setting, value: &str) -> Result<(), Report> {
         let taken = match setting {
             Setting::Consistency => Consistency::parse(value).map(|level| self.consistency = Some(level)),
@@ -243,6 +271,30 @@ impl Own {
             return Ok(Own::default());
         }
         Ok(Own(Some(Box::new(Inner { choices: startup.clone(), startup, ..Inner::default() }))))
+    }
+
+    /// To be taken to another process.
+    pub fn pack(&self) -> Packed {
+        self.0.as_ref().map_or_else(Packed::default, |inner| Packed {
+            startup: inner.startup.pack(),
+            choices: inner.choices.pack(),
+            has_statements: inner.has_statements,
+            has_keyed_statements: inner.has_keyed_statements,
+        })
+    }
+
+    /// What [`pack`](Self::pack) made.
+    pub fn unpack(packed: Packed) -> Own {
+        if packed == Packed::default() {
+            return Own::default();
+        }
+        Own(Some(Box::new(Inner {
+            startup: Choices::unpack(&packed.startup),
+            choices: Choices::unpack(&packed.choices),
+            has_statements: packed.has_statements,
+            has_keyed_statements: packed.has_keyed_statements,
+            ..Inner::default()
+        })))
     }
 
     /// What the client's reads may return, if it has said so.
@@ -332,6 +384,13 @@ impl Own {
     /// Whether one may.
     pub(super) fn has_keyed_statements(&self) -> bool {
         self.0.as_ref().is_some_and(|inner| inner.has_keyed_statements)
+    }
+
+    /// Shares its history with nobody, until it joins those of its key anew.
+    pub(super) fn part(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.shared = None;
+        }
     }
 
     /// The key of the configured scope, for a client that has named none. No client can name such a one.

@@ -6,6 +6,7 @@
 
 use crate::routing::Commits;
 use crate::sql::effect::SettingChange;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,8 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The most settings that one client may carry along.
 pub const MAX_SETTINGS: usize = 200;
 
+/// Names and values, on their way to another process.
+pub type Packed = Vec<(String, Value)>;
+
 /// A value, in the form in which it arrived.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Value {
     /// From a startup packet or `options`: the text that the setting itself parses.
     Text(String),
@@ -71,6 +75,17 @@ impl Settings {
             commits,
             proven: AtomicBool::new(false),
         })))
+    }
+
+    /// To be taken to another process.
+    pub fn pack(&self) -> Packed {
+        let values = self.0.iter().flat_map(|inner| inner.values.iter());
+        values.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// What [`pack`](Self::pack) made.
+    pub fn unpack(packed: Packed) -> Settings {
+        Settings::new(packed.into_iter().collect())
     }
 
     /// Whether nothing differs from a fresh login.

@@ -220,12 +220,19 @@ impl Setup {
         self
     }
 
+    /// Takes a section out.
+    pub fn without(mut self, section: &str) -> Setup {
+        self.sections.remove(section);
+        self
+    }
+
     /// The value that a key has.
     pub fn value(&self, section: &str, key: &str) -> Option<&str> {
         self.sections.get(section)?.get(key).map(String::as_str)
     }
 
-    fn to_toml(&self) -> String {
+    /// The file's text.
+    pub fn to_toml(&self) -> String {
         let mut text = String::new();
         for (section, keys) in &self.sections {
             // Keys of the file itself, in no section, come first: the empty name sorts before all others.
@@ -254,6 +261,8 @@ pub struct Lagoon {
     pub http_port: u16,
     home: PathBuf,
     setup: Setup,
+    /// The process that has taken over from the child.
+    successor: Option<u32>,
 }
 
 impl Lagoon {
@@ -306,7 +315,7 @@ impl Lagoon {
             "address",
             quote(&format!("127.0.0.1:{http_port}")),
         );
-        let mut lagoon = Lagoon { child: None, port, http_port, home, setup };
+        let mut lagoon = Lagoon { child: None, port, http_port, home, setup, successor: None };
         lagoon.write_config();
         let log = fs::File::create(lagoon.home.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_pglagoon"))
@@ -389,6 +398,56 @@ impl Lagoon {
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
+    /// Tells it to let another process take over, and waits until that serves. What it said of the attempt is in the log.
+    pub fn upgrade(&mut self) {
+        let before = self.successor.take().or(self.last_successor());
+        self.signal("USR2");
+        eventually("the new process serves", || {
+            self.note_successor();
+            self.successor.is_some() && self.successor != before
+        });
+    }
+
+    /// Ends the process that has taken over without a word.
+    pub fn kill_successor(&mut self) {
+        let pid = self.successor.take().expect("there is one").to_string();
+        assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    }
+
+    /// Looks in the log which process has taken over last: it is to be ended with the test.
+    pub fn note_successor(&mut self) {
+        self.successor = self.last_successor().or(self.successor);
+    }
+
+    fn last_successor(&self) -> Option<u32> {
+        const SERVES: &str = "the new process serves; handing clients over pid=";
+        self.log().rsplit_once(SERVES).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
+    }
+
+    /// Ends the process that has taken over as an operator would; answers whether there was one.
+    pub fn end_successor(&mut self) -> bool {
+        let Some(pid) = self.successor.take() else { return false };
+        let config = self.config_path();
+        // Its number may be somebody else's by now.
+        let is_ours = || {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(config.to_str().expect("a path of ours"))
+        };
+        let signal = |name: &str| Command::new("kill").args([name, &pid.to_string()]).status();
+        let was_there = is_ours();
+        if was_there {
+            let _ = signal("-TERM");
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_ours() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if is_ours() {
+            let _ = signal("-KILL");
+        }
+        was_there
+    }
+
     /// Waits for its end.
     pub fn wait_end(&mut self, within: Duration) -> ExitStatus {
         let deadline = Instant::now() + within;
@@ -427,6 +486,7 @@ impl Drop for Lagoon {
             let _ = child.kill();
             let _ = child.wait();
         }
+        self.end_successor();
         if std::thread::panicking() {
             eprintln!("---- pglagoon's log ----\n{}---- end of log ----", last_lines(&self.log(), 200));
         }

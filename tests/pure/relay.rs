@@ -217,17 +217,35 @@ impl Relay {
         }
     }
 
-    /// Up to `most` bytes arrive at the server.
-    pub fn deliver(&mut self, server: usize, most: usize) {
+    /// The client goes on in another process, if it can now: with what is packed, and nothing else.
+    pub fn hand_over(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        if it.closed.is_some() || it.held.is_some() || !it.session.is_portable() {
+            return;
+        }
+        let packed = serde_json::to_vec(&it.session.pack()).expect("it can be written");
+        let luggage = serde_json::from_slice(&packed).expect("it can be read");
+        let (level, now) = (self.rules.consistency, self.start + self.clock);
+        it.session = Session::unpack(luggage, self.mode, level, &mut self.registry, self.generation, now);
+        (it.waiting, it.need) = (None, 0);
+        if let Some(trace) = &mut self.trace {
+            trace.note(format!("  {} is handed over", it.name));
+        }
+        self.pump(client);
+    }
+
+    /// Up to `most` bytes arrive at the server. Answers how many.
+    pub fn deliver(&mut self, server: usize, most: usize) -> usize {
         let it = &mut self.servers[server];
         let count = most.min(it.to.len());
         let bytes: Vec<u8> = it.to.drain(..count).collect();
         it.model.feed(&bytes, &mut self.database);
         it.from.append(&mut it.model.output());
+        count
     }
 
-    /// Up to `most` bytes arrive from the server.
-    pub fn answer(&mut self, server: usize, most: usize) {
+    /// Up to `most` bytes arrive from the server. Answers how many.
+    pub fn answer(&mut self, server: usize, most: usize) -> usize {
         let it = &mut self.servers[server];
         let count = most.min(it.from.len());
         it.inbox.extend(it.from.drain(..count));
@@ -240,6 +258,7 @@ impl Relay {
         if self.clients[client].waiting.is_none() && self.clients[client].closed.is_none() {
             self.pump(client);
         }
+        count
     }
 
     /// A waiting client gets a server.
@@ -351,8 +370,8 @@ impl Relay {
         };
         match events[random.below(events.len())] {
             Event::Arrive(n) => self.arrive(n, most),
-            Event::Deliver(n) => self.deliver(n, most),
-            Event::Answer(n) => self.answer(n, most),
+            Event::Deliver(n) => _ = self.deliver(n, most),
+            Event::Answer(n) => _ = self.answer(n, most),
             Event::Grant(n) => {
                 let candidates = self.candidates(n);
                 self.grant(n, candidates[random.below(candidates.len())]);
@@ -565,6 +584,7 @@ impl Relay {
                 Farewell::Terminated => "said goodbye",
                 Farewell::Fatal(_) => "is told why and cut off",
                 Farewell::Abrupt => "is gone",
+                Farewell::HandedOver => "goes on elsewhere",
             };
             trace.note(format!("  {} {why}", it.name));
         }

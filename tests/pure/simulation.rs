@@ -122,6 +122,11 @@ fn mishap(relay: &mut Relay, players: &mut [Player], random: &mut Random) {
             let client = random.below(relay.clients.len());
             relay.kill_client(client);
         }
+        // Nobody may notice: it counts as no disturbance.
+        3..=12 => {
+            let client = random.below(relay.clients.len());
+            relay.hand_over(client);
+        }
         2 => {
             let waiting = (0..relay.clients.len()).find(|&n| relay.clients[n].waiting.is_some());
             if let Some(client) = waiting {

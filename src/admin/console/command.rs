@@ -2,9 +2,11 @@
 
 use crate::admin::tables::Show;
 use crate::admin::{Operation, Rights, Scope, Shutdown};
+use crate::config::values;
 use crate::error::{ErrorSource, Report};
 use crate::wire::SqlState;
 use crate::wire::backend::{Column, ColumnType};
+use std::time::Duration;
 
 /// One command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +52,9 @@ impl Command {
                 | Operation::Detach(_)
                 | Operation::Drain(_)
                 | Operation::Attach(_)
+                | Operation::Switchover { .. }
                 | Operation::KillClient(_)
+                | Operation::Upgrade
                 | Operation::Shutdown(_),
             ) => Rights::Admin,
         }
@@ -75,7 +79,9 @@ impl Command {
             Command::Operate(Operation::Detach(_)) => "DETACH",
             Command::Operate(Operation::Drain(_)) => "DRAIN",
             Command::Operate(Operation::Attach(_)) => "ATTACH",
+            Command::Operate(Operation::Switchover { .. }) => "SWITCHOVER",
             Command::Operate(Operation::KillClient(_)) => "KILL_CLIENT",
+            Command::Operate(Operation::Upgrade) => "UPGRADE",
             Command::Operate(Operation::Shutdown(_)) => "SHUTDOWN",
         }
     }
@@ -149,8 +155,10 @@ pub(super) const HELP: &str = "\
 \tDETACH server
 \tDRAIN server
 \tATTACH server
+\tSWITCHOVER database TO server [TIMEOUT seconds]
 \tRELOAD
 \tKILL_CLIENT id
+\tUPGRADE
 \tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]";
 
 /// Reads one command: words in any case, names plain or quoted, comments, and `;` at the end or not.
@@ -247,6 +255,8 @@ fn operation(verb: &Token, rest: &[Token]) -> Option<Operation> {
         "detach" => server(rest).map(Operation::Detach),
         "drain" => server(rest).map(Operation::Drain),
         "attach" => server(rest).map(Operation::Attach),
+        "switchover" => switchover(rest),
+        "upgrade" => rest.is_empty().then_some(Operation::Upgrade),
         "reload" => rest.is_empty().then_some(Operation::Reload),
         "kill_client" => match rest {
             [Token::Word(id)] => id.parse().ok().map(Operation::KillClient),
@@ -266,6 +276,20 @@ fn server(rest: &[Token]) -> Option<String> {
     };
     let address: String = rest.iter().map(part).collect::<Option<_>>()?;
     (!address.is_empty() && address.len() <= MAX_NAME).then_some(address)
+}
+
+/// `database TO server [TIMEOUT time]`: the time in seconds, or with a unit.
+fn switchover(rest: &[Token]) -> Option<Operation> {
+    let [database, to, rest @ ..] = rest else { return None };
+    let (rest, timeout) = match rest {
+        [server @ .., word, Token::Word(time)] if word.keyword() == "timeout" => {
+            let time = time.parse().map(Duration::from_secs).ok().or_else(|| values::duration(time))?;
+            (server, Some(time))
+        }
+        server => (server, None),
+    };
+    let database = database.name().filter(|_| to.keyword() == "to")?;
+    Some(Operation::Switchover { database, server: server(rest)?, timeout })
 }
 
 fn shutdown(rest: &[Token]) -> Option<Shutdown> {
@@ -390,16 +414,25 @@ mod tests {
     #[test]
     fn orders_are_read() {
         let database = |name: &str| Scope::Database(name.into());
+        let switchover = |server: &str, seconds: Option<u64>| Operation::Switchover {
+            database: "app".into(),
+            server: server.into(),
+            timeout: seconds.map(Duration::from_secs),
+        };
         let orders = [
             ("PAUSE", Operation::Pause(Scope::All)),
             ("pause MyDb;", Operation::Pause(database("MyDb"))),
             ("pause \"my \"\"db\"\"\"", Operation::Pause(database("my \"db\""))),
             ("RESUME \"*\"", Operation::Resume(database("*"))),
             ("reload", Operation::Reload),
+            ("UPGRADE;", Operation::Upgrade),
             ("KILL_CLIENT 42", Operation::KillClient(42)),
             ("SHUTDOWN", Operation::Shutdown(Shutdown::Now)),
             ("shutdown wait_for_clients", Operation::Shutdown(Shutdown::WaitForClients)),
             ("SHUTDOWN WAIT_FOR_SERVERS;", Operation::Shutdown(Shutdown::WaitForServers)),
+            ("SWITCHOVER app TO 10.0.0.2:5432", switchover("10.0.0.2:5432", None)),
+            ("switchover app to [::1]:5432 timeout 90;", switchover("[::1]:5432", Some(90))),
+            ("SWITCHOVER app TO \"db2:5432\" TIMEOUT 2min", switchover("db2:5432", Some(120))),
         ];
         for (text, order) in orders {
             assert_eq!(parsed(text), Command::Operate(order), "{text}");
@@ -440,6 +473,10 @@ mod tests {
             "PAUSE 'a'",
             "KILL_CLIENT",
             "KILL_CLIENT -1",
+            "SWITCHOVER app",
+            "SWITCHOVER app TO",
+            "SWITCHOVER TO 10.0.0.2:5432",
+            "SWITCHOVER app TO 10.0.0.2:5432 TIMEOUT soon",
             "KILL_CLIENT 99999999999999999999",
             "SHUTDOWN now",
             "SET pool_size = 3",

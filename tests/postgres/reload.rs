@@ -1,0 +1,214 @@
+//! A reload under way: servers, databases and users come and go, and no client is dropped that need not be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
+
+use crate::harness::{Setup, Stand, eventually, explain, quote, rows, sqlstate, table, value};
+
+/// Who works while something is done to pglagoon, and counts.
+pub struct Crowd {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<Result<(), String>>>,
+}
+
+impl Crowd {
+    /// Connects `count` clients and lets them work: in the simple and the extended protocol, pipelined, and in transactions.
+    pub async fn start(stand: &Stand, count: usize) -> Crowd {
+        let table = "SET ROLE app; CREATE TABLE acks (client int, number int)";
+        stand.playground.primary().sql(table).unwrap();
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = Vec::new();
+        for number in 0..count {
+            let client = stand.client().await;
+            let (stop, done) = (stop.clone(), done.clone());
+            tasks.push(tokio::spawn(async move {
+                work(client, number, &stop, &done).await.map_err(|error| format!("client {number}: {error}"))
+            }));
+        }
+        Crowd { stop, done, tasks }
+    }
+
+    /// Waits until so many more rounds are done.
+    pub fn rounds(&self, count: usize) {
+        let goal = self.done.load(Ordering::Relaxed) + count;
+        eventually("the clients get on", || {
+            self.done.load(Ordering::Relaxed) >= goal || self.tasks.iter().any(|task| task.is_finished())
+        });
+    }
+
+    /// Ends the work. Panics with what any client saw go wrong.
+    pub async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut wrong = Vec::new();
+        for task in self.tasks {
+            wrong.extend(task.await.expect("a client does not panic").err());
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
+
+/// Each round writes, reads its own write back, by a kept statement and by text, and keeps a setting of its own.
+async fn work(client: Client, number: usize, stop: &AtomicBool, done: &AtomicUsize) -> Result<(), String> {
+    let failed = |error: tokio_postgres::Error| explain(&error);
+    let me = number as i32;
+    client.simple_query(&format!("SET application_name = 'crowd {number}'")).await.map_err(failed)?;
+    let write = client.prepare("INSERT INTO acks VALUES ($1, $2)").await.map_err(failed)?;
+    let read =
+        client.prepare("SELECT max(number), count(*) FROM acks WHERE client = $1").await.map_err(failed)?;
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        match number % 3 {
+            0 => client.execute(&write, &[&me, &round]).await.map(drop).map_err(failed)?,
+            1 => {
+                let sql = format!("BEGIN; INSERT INTO acks VALUES ({me}, {round}); COMMIT");
+                client.simple_query(&sql).await.map(drop).map_err(failed)?;
+            }
+            _ => {
+                client.simple_query("BEGIN").await.map_err(failed)?;
+                client.execute(&write, &[&me, &round]).await.map_err(failed)?;
+                client.simple_query("COMMIT").await.map_err(failed)?;
+            }
+        }
+        // Pipelined: all are sent before the first is answered.
+        let mine: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&me];
+        let (a, b, c) = tokio::join!(
+            client.query_one(&read, &mine),
+            client.query_one("SELECT word FROM numbers WHERE i = 7", &[]),
+            client.query_one(&read, &mine),
+        );
+        for row in [a.map_err(failed)?, c.map_err(failed)?] {
+            let seen: (i32, i64) = (row.get(0), row.get(1));
+            if seen != (round, i64::from(round)) {
+                return Err(format!("wrote {round}, then read {seen:?}"));
+            }
+        }
+        b.map_err(failed)?;
+        let shown = client.simple_query("SHOW application_name").await.map_err(failed)?;
+        let shown = shown.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        if shown != Some(&*format!("crowd {number}")) {
+            return Err(format!("the setting is {shown:?}"));
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+fn servers(setup: Setup, stand_servers: &[String]) -> Setup {
+    let list: Vec<String> = stand_servers.iter().map(|server| quote(server)).collect();
+    setup.set("databases.app", "servers", format!("[{}]", list.join(", ")))
+}
+
+fn addresses(stand: &Stand) -> Vec<String> {
+    stand.playground.nodes().iter().map(|node| node.address()).collect()
+}
+
+async fn reload(stand: &mut Stand, adjust: impl FnOnce(Setup) -> Setup) {
+    stand.lagoon.reconfigure(adjust);
+    rows(&stand.lagoon.console().await, "RELOAD").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_under_load_costs_no_client_an_error() {
+    let mut stand = Stand::new(|setup| setup.set("pool", "checkout_timeout", quote("20s")));
+    let all = addresses(&stand);
+    let idle = stand.client().await;
+    rows(&idle, "SET work_mem = '3MB'").await;
+    let crowd = Crowd::start(&stand, 24).await;
+    crowd.rounds(50);
+    for round in 0..3 {
+        // A replica goes, and a pool shrinks; it comes back in another place.
+        let without = [all[0].clone(), all[1 + round % 2].clone()];
+        reload(&mut stand, |setup| servers(setup, &without).set("pool", "size", "3")).await;
+        crowd.rounds(50);
+        let gone = 2 - round % 2;
+        eventually("no connection of the application's is left at the removed server", || {
+            stand.backends(gone, "true") == 0
+        });
+        let turned: Vec<String> = all.iter().rev().cloned().collect();
+        reload(&mut stand, |setup| servers(setup, &turned).set("pool", "size", "6")).await;
+        crowd.rounds(50);
+    }
+    crowd.finish().await;
+    assert_eq!(value(&idle, "SHOW work_mem").await, "3MB");
+    assert_eq!(stand.backends(0, "state <> 'idle'"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_ends_where_it_began_and_a_pause_outlasts_a_reload() {
+    let mut stand = Stand::new(|setup| setup);
+    let all = addresses(&stand);
+    let (busy, waiting) = (stand.client().await, stand.client().await);
+    busy.simple_query("BEGIN; SELECT note('before')").await.unwrap();
+    reload(&mut stand, |setup| servers(setup, &all[..2])).await;
+    busy.simple_query("INSERT INTO notes (word) VALUES ('during')").await.unwrap();
+    busy.simple_query("COMMIT").await.unwrap();
+    assert_eq!(value(&busy, "SELECT count(*) FROM notes").await, "2");
+
+    let console = stand.lagoon.console().await;
+    rows(&console, "PAUSE app").await;
+    let asked = tokio::spawn(async move { value(&waiting, "SELECT count(*) FROM notes").await });
+    eventually("it waits", || {
+        stand.lagoon.http("/metrics").is_some_and(|answer| {
+            answer.body.lines().any(|line| line.starts_with("pglagoon_pool_waiting") && line.ends_with(" 1"))
+        })
+    });
+    reload(&mut stand, |setup| servers(setup, &all)).await;
+    let paused = &table(&console, "SHOW DATABASES").await[0];
+    assert_eq!(paused["paused"], "1");
+    assert!(!asked.is_finished());
+    rows(&console, "RESUME app").await;
+    assert_eq!(asked.await.unwrap(), "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_goes_on_hearing() {
+    let mut stand = Stand::new(|setup| setup);
+    let all = addresses(&stand);
+    let url = stand.lagoon.url("app", "app");
+    let (client, mut connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                let _ = heard.send(notification.payload().to_owned());
+            }
+        }
+    });
+    client.batch_execute("LISTEN news").await.unwrap();
+    reload(&mut stand, |setup| servers(setup, &all[..2])).await;
+    assert_eq!(value(&client, "SELECT 1").await, "1");
+    for word in ["one", "two"] {
+        stand.playground.primary().sql(&format!("NOTIFY news, '{word}'")).unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(10), hears.recv()).await.unwrap();
+        assert_eq!(next.as_deref(), Some(word));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_what_is_removed_are_told_so_when_they_are_free() {
+    let mut stand = Stand::new(|setup| {
+        let servers = setup.value("databases.app", "servers").unwrap().to_owned();
+        setup.set("databases.other", "servers", servers).set("databases.other", "database", quote("app"))
+    });
+    let lagoon = &stand.lagoon;
+    let busy = lagoon.connect(&lagoon.url("app", "other")).await.unwrap();
+    let old = lagoon.connect(&lagoon.url("old", "app")).await.unwrap();
+    rows(&old, "SELECT 1").await;
+    busy.simple_query("BEGIN; SELECT note('last')").await.unwrap();
+    reload(&mut stand, |setup| setup.without("databases.other").without("users.old")).await;
+    eventually("the removed user's client is gone", || old.is_closed());
+    busy.simple_query("COMMIT").await.unwrap();
+    eventually("the removed database's client is gone", || busy.is_closed());
+    let lagoon = &stand.lagoon;
+    let (code, text) = sqlstate(lagoon.connect(&lagoon.url("app", "other")).await);
+    assert_eq!((code.as_str(), text.as_str()), ("3D000", "database \"other\" does not exist"));
+    assert_eq!(value(&stand.client().await, "SELECT count(*) FROM notes").await, "1");
+}

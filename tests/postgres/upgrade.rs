@@ -1,0 +1,249 @@
+//! One process takes over from another, and clients do not notice.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio_postgres::NoTls;
+
+use crate::harness::{Lagoon, Stand, eventually, eventually_async, quote, rows, sqlstate, table, value};
+use crate::reload::Crowd;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_under_load_costs_no_client_an_error() {
+    let mut stand = Stand::new(|setup| setup.set("pool", "checkout_timeout", quote("20s")));
+    let keeper = stand.client().await;
+    rows(&keeper, "SET work_mem = '3MB'").await;
+    rows(&keeper, "PREPARE seventh AS SELECT word FROM numbers WHERE i = 7").await;
+    rows(&keeper, "SET pglagoon.consistency = 'strong'").await;
+    let prepared = keeper.prepare("SELECT word FROM numbers WHERE i = $1").await.unwrap();
+    let busy = stand.client().await;
+    busy.simple_query("BEGIN; SELECT note('before')").await.unwrap();
+    let crowd = Crowd::start(&stand, 30).await;
+    crowd.rounds(60);
+
+    stand.lagoon.upgrade();
+    crowd.rounds(60);
+    assert!(stand.lagoon.has_ended().is_none(), "a transaction is running");
+    let late = stand.client().await;
+    assert_eq!(value(&late, "SELECT 1").await, "1");
+    busy.simple_query("INSERT INTO notes (word) VALUES ('during')").await.unwrap();
+    busy.simple_query("COMMIT").await.unwrap();
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+
+    crowd.rounds(60);
+    crowd.finish().await;
+    assert_eq!(value(&busy, "SELECT count(*) FROM notes").await, "2");
+    assert_eq!(value(&keeper, "SHOW work_mem").await, "3MB");
+    assert_eq!(value(&keeper, "EXECUTE seventh").await, "number 7");
+    assert_eq!(value(&keeper, "SHOW pglagoon.consistency").await, "strong");
+    assert_eq!(keeper.query_one(&prepared, &[&7_i32]).await.unwrap().get::<_, String>(0), "number 7");
+    // The clients' numbers and keys are theirs still.
+    let cancel = busy.cancel_token();
+    let running = tokio::spawn(async move { sqlstate(busy.simple_query("SELECT pg_sleep(60)").await).0 });
+    eventually("it runs", || {
+        (0..3).any(|place| stand.backends(place, "query LIKE '%pg_sleep(60)%' AND state = 'active'") > 0)
+    });
+    cancel.cancel_query(NoTls).await.unwrap();
+    assert_eq!(running.await.unwrap(), "57014");
+    assert_eq!(stand.lagoon.http("/ready").expect("the new process answers").status, 200);
+    assert!(stand.lagoon.end_successor());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_request_reaches_the_process_that_has_the_client() {
+    let mut stand = Stand::new(|setup| setup);
+    let busy = stand.client().await;
+    busy.simple_query("BEGIN; SELECT note('x')").await.unwrap();
+    let cancel = busy.cancel_token();
+    stand.lagoon.upgrade();
+    let running = tokio::spawn(async move { sqlstate(busy.simple_query("SELECT pg_sleep(60)").await).0 });
+    eventually("it runs", || stand.backends(0, "query LIKE '%pg_sleep(60)%' AND state = 'active'") > 0);
+    cancel.cancel_query(NoTls).await.unwrap();
+    assert_eq!(running.await.unwrap(), "57014");
+    // The client is gone with its task.
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_cannot_start_leaves_the_old_one_serving() {
+    let mut stand = Stand::new(|setup| setup);
+    let client = stand.client().await;
+    rows(&client, "SELECT 1").await;
+    stand.lagoon.reconfigure(|setup| setup.set("pool", "size", quote("many")));
+    let console = stand.lagoon.console().await;
+    let (code, text) = sqlstate(console.simple_query("UPGRADE").await);
+    assert_eq!(code, "57P03");
+    assert!(text.contains("it has ended (exit status: 1)"), "{text}");
+    stand.lagoon.signal("USR2");
+    eventually("both attempts are logged", || {
+        stand.lagoon.log().matches("no process took over; serving on").count() == 2
+    });
+    assert!(stand.lagoon.log().contains("pool.size"), "the new process says why");
+    rows(&client, "SELECT note('still')").await;
+    rows(&stand.client().await, "SELECT note('still')").await;
+    assert!(stand.lagoon.has_ended().is_none());
+    // What was wrong is put right.
+    stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "5"));
+    stand.lagoon.upgrade();
+    drop(console);
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    assert_eq!(value(&client, "SELECT count(*) FROM notes").await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_it_takes_over_leaves_the_old_one_its_clients() {
+    let mut stand = Stand::new(|setup| setup);
+    let busy = stand.client().await;
+    busy.simple_query("BEGIN; SELECT note('before')").await.unwrap();
+    stand.lagoon.upgrade();
+    stand.lagoon.kill_successor();
+    eventually("the old one notices", || stand.lagoon.log().contains("the new process is gone; serving on"));
+    rows(&stand.client().await, "SELECT note('new')").await;
+    busy.simple_query("COMMIT").await.unwrap();
+    assert_eq!(value(&busy, "SELECT count(*) FROM notes").await, "2");
+    assert_eq!(stand.lagoon.http("/ready").unwrap().status, 200);
+    // And once more.
+    let again = stand.client().await;
+    rows(&again, "SET work_mem = '7MB'").await;
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    assert_eq!(value(&again, "SHOW work_mem").await, "7MB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_has_said_holds_and_who_waits_goes_along() {
+    let mut stand = Stand::new(|setup| setup.set("pool", "checkout_timeout", quote("30s")));
+    let (waiting, console) = (stand.client().await, stand.lagoon.console().await);
+    let replica = stand.playground.nodes()[2].address();
+    rows(&console, &format!("DETACH {replica}")).await;
+    rows(&console, "PAUSE app").await;
+    let asked = tokio::spawn(async move { value(&waiting, "SELECT count(*) FROM notes").await });
+    let waits = async |console: &tokio_postgres::Client| {
+        table(console, "SHOW CLIENTS").await.iter().any(|row| row["state"] == "waiting")
+    };
+    eventually_async("it waits", async || waits(&console).await).await;
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    let console = stand.lagoon.console().await;
+    eventually_async("it waits there", async || waits(&console).await).await;
+    let nodes = table(&console, "SHOW NODES").await;
+    let detached = nodes.iter().filter(|row| row.values().any(|value| value == "detached by an operator"));
+    assert_eq!(detached.count(), 1, "{nodes:?}");
+    assert!(!asked.is_finished());
+    rows(&console, "RESUME app").await;
+    assert_eq!(asked.await.unwrap(), "0");
+    drop(console);
+    assert!(stand.lagoon.end_successor());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_go_along_is_told_so_when_he_is_free() {
+    let mut stand = Stand::new(|setup| setup);
+    let (pinned, listening, plain) = (stand.client().await, stand.client().await, stand.client().await);
+    pinned.simple_query("CREATE TEMP TABLE t (i int)").await.unwrap();
+    pinned.simple_query("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    rows(&listening, "LISTEN news").await;
+    rows(&plain, "SELECT 1").await;
+    stand.lagoon.upgrade();
+    eventually("who listens is told", || listening.is_closed());
+    assert_eq!(value(&pinned, "SELECT count(*) FROM t").await, "1");
+    pinned.simple_query("COMMIT").await.unwrap();
+    eventually("who is pinned is told", || pinned.is_closed());
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    assert_eq!(value(&plain, "SELECT 1").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_is_handed_over_and_a_second_process_can_be_followed_by_a_third() {
+    let mut stand = Stand::new(|setup| setup);
+    let folder = stand.playground.folder().to_path_buf();
+    let setup = stand.lagoon.setup().set("listen", "unix_directory", quote(folder.to_str().unwrap())).set(
+        "listen",
+        "unix_port",
+        "6432",
+    );
+    stand.lagoon = Lagoon::start(&stand.playground, setup);
+    let url = format!("host={} port=6432 user=app password=secret dbname=app", folder.display());
+    let client = stand.lagoon.connect(&url).await.unwrap();
+    rows(&client, "SET work_mem = '5MB'").await;
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    assert_eq!(value(&client, "SHOW work_mem").await, "5MB");
+    assert!(folder.join(".s.PGSQL.6432").exists());
+    // By the console of the second process.
+    let console = stand.lagoon.console().await;
+    rows(&console, "UPGRADE").await;
+    eventually("the second process is gone", || console.is_closed());
+    assert_eq!(value(&client, "SHOW work_mem").await, "5MB");
+    assert_eq!(value(&stand.lagoon.connect(&url).await.unwrap(), "SELECT 1").await, "1");
+    stand.lagoon.note_successor();
+    assert!(stand.lagoon.end_successor());
+    assert!(!folder.join(".s.PGSQL.6432").exists(), "the last one removes it");
+}
+
+#[test]
+fn systemd_opens_the_socket_and_is_told_how_things_are() {
+    let stand = Stand::new(|setup| setup);
+    let home = stand.playground.folder().join("unit");
+    std::fs::create_dir(&home).unwrap();
+    let hearing = UnixDatagram::bind(home.join("notify")).unwrap();
+    hearing.set_read_timeout(Some(LIMIT)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = home.join("pglagoon.toml");
+    let setup = stand.lagoon.setup().without("http").set("listen", "address", quote(&address.to_string()));
+    std::fs::write(&config, setup.to_toml()).unwrap();
+    // A client may come before anybody accepts.
+    let mut early = TcpStream::connect(address).unwrap();
+    let log = std::fs::File::create(home.join("log")).unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_pglagoon"))
+        .arg(&config)
+        .env("NOTIFY_SOCKET", home.join("notify"))
+        .env("WATCHDOG_USEC", "200000")
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let words = |hearing: &UnixDatagram| {
+        let mut words = [0; 200];
+        let count = hearing.recv(&mut words).expect("systemd hears something in time");
+        String::from_utf8_lossy(&words[..count]).into_owned()
+    };
+    let wait_for = |what: &str| {
+        while !words(&hearing).starts_with(what) {}
+    };
+    let signal = |name: &str, pid: u32| {
+        assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+    };
+    wait_for("READY=1");
+    // SSLRequest, answered with N.
+    early.set_read_timeout(Some(LIMIT)).unwrap();
+    early.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).unwrap();
+    let mut answer = [0];
+    early.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"N");
+    drop(early);
+    (0..3).for_each(|_| wait_for("WATCHDOG=1"));
+    signal("-HUP", child.id());
+    wait_for("RELOADING=1\nMONOTONIC_USEC=");
+    wait_for("READY=1");
+    signal("-USR2", child.id());
+    let mut successor = None;
+    while successor.is_none() {
+        successor = words(&hearing).strip_prefix("MAINPID=").map(|pid| pid.parse::<u32>().unwrap());
+    }
+    assert!(child.wait().unwrap().success());
+    wait_for("WATCHDOG=1");
+    signal("-TERM", successor.unwrap());
+    wait_for("STOPPING=1");
+    eventually("nobody listens any more", || TcpStream::connect(address).is_err());
+}
