@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pglagoon::cli::playground::free_port;
 
-use crate::harness::{Stand, eventually, eventually_async, quote, rows, sqlstate, value};
+use crate::harness::{Stand, eventually, eventually_async, quote, rows, value};
 use crate::raw::Raw;
 
 /// What the kernel's buffers on both sides may take, and a good deal more.
@@ -27,7 +27,7 @@ fn a_client_that_asks_for_ever_and_never_reads_is_not_listened_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_a_section_that_a_reload_changes_are_told_to_connect_again() {
+async fn clients_of_a_section_that_a_reload_changes_go_on() {
     let mut stand = Stand::new(|setup| setup);
     let (old, waiting) = (stand.client().await, stand.client().await);
     old.simple_query("BEGIN; SELECT note('before')").await.unwrap();
@@ -40,10 +40,10 @@ async fn clients_of_a_section_that_a_reload_changes_are_told_to_connect_again() 
     for client in [old, waiting] {
         let answer =
             tokio::time::timeout(Duration::from_secs(2), client.simple_query("SELECT note('after')"));
-        assert_eq!(sqlstate(answer.await.expect("nobody waits for pools that are no more")).0, "57P01");
+        answer.await.expect("nobody waits for pools that are no more").unwrap();
     }
     let new = stand.client().await;
-    assert_eq!(value(&new, "SELECT count(*) FROM notes").await, "2");
+    assert_eq!(value(&new, "SELECT count(*) FROM notes").await, "4");
 }
 
 /// A second pglagoon, which is not ready when it starts.
