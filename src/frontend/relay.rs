@@ -62,6 +62,8 @@ struct Relay {
     to_server: Buffer,
     from_server: Buffer,
     to_client: Buffer,
+    /// Who has nothing to say since the task was woken.
+    quiet: Quiet,
     /// Something has changed since the session last looked at `from_client`.
     fresh: bool,
     pins: Pins,
@@ -77,6 +79,13 @@ struct Relay {
     worker: Arc<Worker>,
     /// What a client that listens hears by the shared listener.
     subscription: Option<Arc<Subscription>>,
+}
+
+/// The sides that have nothing to be read, and whose next word wakes the task: until then there is no use in asking again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Quiet {
+    client: bool,
+    server: bool,
 }
 
 /// How far a server connection is the client's.
@@ -142,6 +151,7 @@ impl Relay {
             to_server: Buffer::empty(),
             from_server: Buffer::empty(),
             to_client: Buffer::empty(),
+            quiet: Quiet::default(),
             fresh: !early.is_empty(),
             pins: Pins::default(),
             phase: Phase::Idle,
@@ -217,6 +227,9 @@ impl Relay {
                 Next::ServerLost(why) => self.server_lost(&why),
                 Next::Move => Box::pin(self.move_at_rest()).await,
             };
+            if !matches!(want, Want::Input | Want::Lease(_) | Want::Return) {
+                self.quiet = Quiet::default();
+            }
             match want {
                 Want::Input => {}
                 Want::Whole(length) => self.from_client.reserve_whole(length),
@@ -289,6 +302,7 @@ impl Relay {
         {
             buffer.give_back(shelf);
         }
+        self.quiet = Quiet::default();
         Poll::Pending
     }
 
@@ -320,13 +334,13 @@ impl Relay {
 
     /// From the server to the client.
     fn downstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
-        let Relay { client, lease, from_server, to_client, worker, .. } = self;
+        let Relay { client, lease, from_server, to_client, worker, quiet, .. } = self;
         if flush(client, to_client, cx).map_err(|_| Failure::Client)?.is_pending() {
             return Ok(Poll::Pending);
         }
-        let Some(granted) = lease else { return Ok(Poll::Pending) };
+        let Some(granted) = lease.as_mut().filter(|_| !quiet.server) else { return Ok(Poll::Pending) };
         let backend = granted.lease.backend();
-        match fill(&mut backend.stream, from_server, &worker.shelf, cx) {
+        match fill(&mut backend.stream, from_server, &worker.shelf, &mut quiet.server, cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Ok(0)) => return Err(Failure::Server("the server closed the connection".into())),
             Poll::Ready(Err(error)) => return Err(Failure::Server(error.to_string())),
@@ -348,7 +362,7 @@ impl Relay {
 
     /// From the client to the server.
     fn upstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
-        let Relay { client, lease, from_client, to_server, to_client, worker, .. } = self;
+        let Relay { client, lease, from_client, to_server, to_client, worker, quiet, .. } = self;
         if let Some(granted) = lease.as_mut() {
             let server = &mut granted.lease.backend().stream;
             if flush(server, to_server, cx).map_err(|error| Failure::Server(error.to_string()))?.is_pending()
@@ -360,7 +374,7 @@ impl Relay {
         if to_client.len() > MAX_UNREAD {
             return Ok(Poll::Pending);
         }
-        let filled = match fill(client, from_client, &worker.shelf, cx) {
+        let filled = match fill(client, from_client, &worker.shelf, &mut quiet.client, cx) {
             // What was asked for before the goodbye is still to be done.
             Poll::Ready(Ok(0)) if self.session.has_goodbye(from_client.filled()) => Poll::Pending,
             filled => filled,
@@ -462,6 +476,7 @@ impl Relay {
     }
 
     async fn lease_in_turn(&mut self, route: Route) -> Option<Farewell> {
+        self.quiet = Quiet::default();
         let denied = match self.wait_for_lease(route).await {
             Ok(granted) => {
                 self.take(granted);
@@ -534,6 +549,7 @@ impl Relay {
 
     fn take(&mut self, granted: Granted) {
         self.lease = Some(granted);
+        self.quiet.server = false;
         self.tenure = Tenure::New;
         self.session.on_leased();
         self.fresh = true;
@@ -611,7 +627,8 @@ impl Relay {
             return Poll::Ready(Denied::Gone(Farewell::Abrupt));
         }
         loop {
-            match ready!(fill(&mut self.client, &mut self.from_client, &self.worker.shelf, cx)) {
+            let Relay { client, from_client, worker, .. } = self;
+            match ready!(fill(client, from_client, &worker.shelf, &mut false, cx)) {
                 Ok(0) if self.session.has_goodbye(self.from_client.filled()) => return Poll::Pending,
                 Ok(0) | Err(_) => return Poll::Ready(Denied::Gone(Farewell::Abrupt)),
                 Ok(count) => self.received += count as u64,
@@ -923,19 +940,26 @@ impl Limits {
     }
 }
 
-/// Reads what is there, if there is room for it. Pending without room: whoever makes room polls again.
+/// Reads what is there, if there is room for it, and if the stream is not known to be quiet. Pending without room: whoever makes room polls again.
 pub(super) fn fill(
     stream: &mut Stream,
     buffer: &mut Buffer,
     shelf: &Shelf,
+    is_quiet: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
+    if *is_quiet {
+        return Poll::Pending;
+    }
+    *is_quiet = true;
     ready!(stream.poll_readable(cx))?;
     buffer.take_from(shelf);
     if buffer.space().is_empty() {
+        *is_quiet = false;
         return Poll::Pending;
     }
     let count = ready!(stream.poll_read(cx, buffer.space()))?;
+    *is_quiet = false;
     buffer.advance_filled(count);
     Poll::Ready(Ok(count))
 }
