@@ -30,6 +30,7 @@ fn rules() -> Database {
     Database {
         name: "app".into(),
         servers: vec![address(5432), address(5433)],
+        patroni: None,
         server_database: None,
         server_user: None,
         server_password: None,

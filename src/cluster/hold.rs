@@ -234,12 +234,17 @@ impl Cluster {
         *lock(&self.headless)
     }
 
-    /// Takes note of whether there is a primary.
+    /// Takes note of whether there is a primary. If there is none any more, each server may be the next one: it is asked now,
+    /// and from then on more often, rather than when its interval is over.
     pub(super) fn note_primary(&self, now: Instant) {
         let mut since = lock(&self.headless);
-        *since = match self.primary() {
-            Some(_) => None,
-            None => since.or(Some(now)),
+        *since = match (self.primary(), *since) {
+            (Some(_), _) => None,
+            (None, None) => {
+                self.poke();
+                Some(now)
+            }
+            (None, since) => since,
         };
     }
 }

@@ -14,6 +14,7 @@ mod hold;
 mod listener;
 pub mod monitor;
 pub mod oracle;
+mod patroni;
 mod pinned;
 mod replication;
 mod user_pools;
@@ -38,7 +39,7 @@ use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
-use failover::{Observation, Standing};
+use failover::{Observation, Standing, Verdict};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -109,6 +110,8 @@ pub struct NodeState {
     /// The cluster's identifier.
     system: Option<u64>,
     observation: Observation,
+    /// What its Patroni says of it.
+    verdict: Verdict,
     /// When that was asked for.
     asked: Instant,
 }
@@ -254,21 +257,25 @@ impl Cluster {
         logins.get(attempt % logins.len().max(1)).cloned()
     }
 
-    /// A probe of `node` has ended: every server's standing is judged anew.
-    fn observed(&self, node: &Node, finding: Finding, asked: Instant, now: Instant) {
-        let Finding { observation, position, fork, system } = finding;
-        if let (Observation::Primary { timeline }, Some(insert)) = (&observation, position) {
-            self.sampled(asked, insert, *timeline, now);
-        }
+    /// A probe of `node` has ended: every server's standing is judged anew. What it has not found out stays as it was.
+    fn observed(
+        &self,
+        node: &Node,
+        finding: Option<Finding>,
+        verdict: Option<Verdict>,
+        asked: Instant,
+        now: Instant,
+    ) {
+        if let Some(Finding {
+            observation: Observation::Primary { timeline }, position: Some(insert), ..
+        }) = finding
         {
-            let mut state = lock(&node.state);
-            state.observation = observation;
-            (state.fork, state.system) = (fork, system);
-            state.position = position;
-            state.asked = asked;
+            self.sampled(asked, insert, timeline, now);
         }
+        self.note(node, finding, verdict, asked);
         let observations: Vec<_> = self.nodes.iter().map(|node| self.current(node)).collect();
-        let standings = failover::standings(&observations, self.rules.load().routing.max_lag);
+        let verdicts: Vec<_> = self.nodes.iter().map(|node| lock(&node.state).verdict.clone()).collect();
+        let standings = failover::standings(&observations, &verdicts, self.rules.load().routing.max_lag);
         let mut any = false;
         let (primary, others): (Vec<_>, Vec<_>) =
             standings.into_iter().enumerate().partition(|(_, (standing, _))| *standing == Standing::Primary);
@@ -287,6 +294,20 @@ impl Cluster {
         if any {
             self.note_primary(now);
             self.changes.send_modify(|version| *version += 1);
+        }
+    }
+
+    fn note(&self, node: &Node, finding: Option<Finding>, verdict: Option<Verdict>, asked: Instant) {
+        let mut state = lock(&node.state);
+        if let Some(verdict) = verdict {
+            let is = finding.as_ref().map_or(&state.observation, |finding| &finding.observation);
+            state.verdict = verdict.following(state.verdict.clone(), &state.observation, is);
+        }
+        if let Some(Finding { observation, position, fork, system }) = finding {
+            state.observation = observation;
+            (state.fork, state.system) = (fork, system);
+            state.position = position;
+            state.asked = asked;
         }
     }
 
@@ -475,6 +496,7 @@ impl Node {
             fork: None,
             system: None,
             observation: Observation::None,
+            verdict: Verdict::None,
             asked: now,
         };
         Node {

@@ -4,6 +4,7 @@
 //! frozen at the fork, and must never be read as a replica's.
 
 use super::failover::{Observation, Standing};
+use super::patroni::Patroni;
 use super::{Cluster, Login, Node};
 use crate::backend::connect::ScramCache;
 use crate::backend::{self, Backend, CommandError, ConnectError, Target, command};
@@ -42,12 +43,18 @@ const PLAIN_PROBE: &str = "SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_rep
 /// Probes one server of `cluster` until the task is dropped.
 pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
     let node = cluster.nodes()[index].clone();
+    let mut patroni = Patroni::default();
     let mut probe = Probe { connection: None, sql: PROBE, attempt: 0, refusals: 0, failures: 0 };
     loop {
         let asked = Instant::now();
-        if let Some(finding) = probe.ask(&cluster, &node, &settings).await {
-            cluster.observed(&node, finding, asked, Instant::now());
-        }
+        let finding = probe.ask(&cluster, &node, &settings).await;
+        // Asked afterwards: whoever promotes a server has the leader's lock before, so both answers agree. A server that does
+        // not answer is down, whatever is said of it.
+        let verdict = match finding.as_ref().is_some_and(Finding::is_failure) {
+            true => None,
+            false => Some(patroni.ask(&cluster.rules(), index, settings.timeout).await),
+        };
+        cluster.observed(&node, finding, verdict, asked, Instant::now());
         let is_urgent = cluster.nodes().iter().all(|node| node.standing() != Standing::Primary);
         let pause = match probe.rounds_refused(&cluster) {
             0 if is_urgent => URGENT.min(settings.interval),
@@ -189,6 +196,10 @@ pub(super) struct Finding {
 impl Finding {
     fn of(observation: Observation) -> Finding {
         Finding { observation, position: None, fork: None, system: None }
+    }
+
+    fn is_failure(&self) -> bool {
+        matches!(self.observation, Observation::Failed(_))
     }
 }
 

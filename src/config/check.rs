@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::raw::{Report, Section, quoted};
 use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
-    Log, LogFormat, Monitor, OnLostWrite, OnStale, Pool, PoolMode, Reads, Routing, Scope, Secret,
+    Log, LogFormat, Monitor, OnLostWrite, OnStale, Patroni, Pool, PoolMode, Reads, Routing, Scope, Secret,
     ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, User, userlist,
     values,
 };
@@ -388,6 +388,7 @@ const VIRTUAL_DATABASES: [&str; 2] = ["pglagoon", "pgbouncer"];
 
 fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) -> Database {
     let servers = servers(section);
+    let patroni = patroni(section, servers.len());
     let pool = section.within("pool", |section| pool(section, &defaults.pool));
     let routing = section.within("routing", |section| {
         let routing = routing(section, &defaults.routing);
@@ -398,6 +399,7 @@ fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) 
     Database {
         name: name.to_owned(),
         servers,
+        patroni,
         server_database: section.text("database", "a name", name_text),
         server_user: section.text("server_user", "a name", name_text),
         server_password: section.login_secret("server_password"),
@@ -428,6 +430,27 @@ fn servers(section: &mut Section<'_, '_>) -> Vec<ServerAddress> {
         section.refuse("servers", &format!("\"{server}\" stands there twice"));
     }
     servers
+}
+
+fn patroni(section: &mut Section<'_, '_>, servers: usize) -> Option<Patroni> {
+    let members = section.list("patroni", values::HTTP_ADDRESS, values::http_address);
+    let has_lag = section.has("patroni_lag");
+    let lag = section.size("patroni_lag", 1..=1 << 40, 1 << 20);
+    if has_lag && !section.has("patroni") {
+        section.refuse("patroni_lag", "only allowed with patroni");
+    }
+    let members = members?;
+    if members.len() != servers {
+        let got = members.len();
+        section
+            .refuse("patroni", &format!("got {got} addresses for {servers} servers; allowed: one for each"));
+    }
+    let mut seen = BTreeSet::new();
+    for member in members.iter().filter(|member| !seen.insert(*member)) {
+        section
+            .refuse("patroni", &format!("\"{member}\" stands there twice; each server has one of its own"));
+    }
+    Some(Patroni { members, max_lag: has_lag.then_some(lag) })
 }
 
 fn weights(section: &mut Section<'_, '_>, balance: Balance, servers: usize) -> Vec<u32> {

@@ -68,8 +68,8 @@ impl Changes {
 
 /// Whether server connections of the one serve the other.
 fn same_connections(old: &Database, new: &Database) -> bool {
-    let Database { pool, routing, name, .. } = old;
-    *old == Database { pool: pool.clone(), routing: routing.clone(), name: name.clone(), ..new.clone() }
+    let Database { pool, routing, name, patroni, .. } = old.clone();
+    *old == Database { pool, routing, name, patroni, ..new.clone() }
 }
 
 fn by_name(config: &Config) -> BTreeMap<String, &Database> {
@@ -173,6 +173,13 @@ mod tests {
     fn a_default_changes_the_databases_that_use_it() {
         let changes = after("pool.size = 30\ndatabases.app.pool.size = 20");
         assert_eq!(changes.databases_resettled, ["*"]);
+        assert!(changes.databases_reconnected.is_empty());
+    }
+
+    #[test]
+    fn another_patroni_leaves_connections_alone() {
+        let changes = after("databases.app.patroni = 'http://db:8008'");
+        assert_eq!(changes.databases_resettled, ["app"]);
         assert!(changes.databases_reconnected.is_empty());
     }
 

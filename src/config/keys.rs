@@ -284,6 +284,19 @@ pub const KEYS: &[Key] = &[
         "Its servers. Which one is the primary is found out.",
     ),
     key(
+        "databases.NAME.patroni",
+        Unset("[\"http://127.0.0.1:8008\"]"),
+        "The REST APIs of the servers' Patronis, one for each of servers, in that order. A server is then primary only if its \
+         Patroni says so too (GET /primary), and a replica takes reads only if its Patroni lets it (GET /replica). Where it \
+         does not answer within monitor.timeout, what the server says of itself counts.",
+    ),
+    key(
+        "databases.NAME.patroni_lag",
+        Unset("\"16MiB\""),
+        "A replica that is further behind by its Patroni's account takes no reads (GET /replica?lag=), beside \
+         routing.max_lag. Without: as far as it may be.",
+    ),
+    key(
         "databases.NAME.database",
         Unset("\"app\""),
         "Its name on the servers. Without: the name that the client asked for.",
@@ -479,6 +492,7 @@ mod tests {
             "databases.app.server_tls_cert" => "databases.app.server_tls_key = 'client.key'",
             "databases.app.server_tls_key" => "databases.app.server_tls_cert = 'client.crt'",
             "databases.app.routing.weights" => "databases.app.routing.balance = 'weighted'",
+            "databases.app.patroni_lag" => "databases.app.patroni = 'http://127.0.0.1:8008'",
             "monitor.password" => "monitor.user = 'pglagoon'",
             _ => "",
         };

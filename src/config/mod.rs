@@ -216,6 +216,8 @@ pub struct Database {
     pub name: String,
     /// Its servers, at least one, in the order of the file.
     pub servers: Vec<ServerAddress>,
+    /// The Patronis of these servers, if they count.
+    pub patroni: Option<Patroni>,
     /// The database's name on the servers; `None`: the name that the client asked for.
     pub server_database: Option<String>,
     /// Log in to servers as this user instead of the client's.
@@ -247,6 +249,33 @@ pub enum ServerAddress {
         /// The port in the file's name.
         port: u16,
     },
+}
+
+/// The Patronis that look after a database's servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patroni {
+    /// Where the REST API of each is, in the order of the servers.
+    pub members: Vec<HttpAddress>,
+    /// By how many bytes a replica may be behind, as Patroni counts them.
+    pub max_lag: Option<usize>,
+}
+
+/// Where a program answers to HTTP, without TLS.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HttpAddress {
+    /// Host name or IP address (IPv6 without brackets).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for HttpAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "http://[{}]:{}", self.host, self.port),
+            false => write!(f, "http://{}:{}", self.host, self.port),
+        }
+    }
 }
 
 impl ServerAddress {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::{ScramVerifier, Secret, ServerAddress};
+use super::{HttpAddress, ScramVerifier, Secret, ServerAddress};
 
 /// The longest time that can be configured: longer ones are mistakes, and must not overflow a clock.
 pub const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -100,9 +100,19 @@ pub fn server_address(text: &str) -> Option<ServerAddress> {
     if text.starts_with('/') {
         return unix_address(text);
     }
-    let (host, port) = host_and_port(text)?;
+    let (host, port) = host_and_port(text, Some(DEFAULT_PORT))?;
     let host = host.to_owned();
     Some(ServerAddress::Tcp { host, port })
+}
+
+/// What [`http_address`] takes, for errors.
+pub const HTTP_ADDRESS: &str = "\"http://HOST:PORT\" or \"http://[IPV6]:PORT\" (no path, and no https)";
+
+/// Where a program answers to HTTP.
+pub fn http_address(text: &str) -> Option<HttpAddress> {
+    let place = text.strip_prefix("http://")?;
+    let (host, port) = host_and_port(place.strip_suffix('/').unwrap_or(place), None)?;
+    Some(HttpAddress { host: host.to_owned(), port })
 }
 
 fn unix_address(text: &str) -> Option<ServerAddress> {
@@ -119,18 +129,18 @@ pub fn socket_file(port: u16) -> String {
     format!(".s.PGSQL.{port}")
 }
 
-fn host_and_port(text: &str) -> Option<(&str, u16)> {
+fn host_and_port(text: &str, default: Option<u16>) -> Option<(&str, u16)> {
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
         address.parse::<std::net::Ipv6Addr>().ok()?;
         return match port.strip_prefix(':') {
             Some(port) => Some((address, self::port(port)?)),
-            None => port.is_empty().then_some((address, DEFAULT_PORT)),
+            None => Some((address, default.filter(|_| port.is_empty())?)),
         };
     }
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, self::port(port)?),
-        None => (text, DEFAULT_PORT),
+        None => (text, default?),
     };
     is_host(host).then_some((host, port))
 }
@@ -260,6 +270,25 @@ mod tests {
             let _ = (duration(&text), size(&text), permissions(&text), server_address(&text), listen_address(&text));
             let _ = Secret::from_stored(&text);
             let _ = Secret::from_stored(&format!("SCRAM-SHA-256${text}"));
+        }
+    }
+
+    #[test]
+    fn http_is_spoken_with_a_host_and_a_port() {
+        let address = |host: &str, port| Some(HttpAddress { host: host.to_owned(), port });
+        assert_eq!(http_address("http://db-1.internal:8008"), address("db-1.internal", 8008));
+        assert_eq!(http_address("http://[::1]:8008/"), address("::1", 8008));
+        assert_eq!(http_address("http://[::1]:8008/").unwrap().to_string(), "http://[::1]:8008");
+        let wrong = [
+            "https://db:8008",
+            "db:8008",
+            "http://db",
+            "http://[::1]",
+            "http://db:8008/patroni",
+            "http://u:p@db:1",
+        ];
+        for text in wrong {
+            assert_eq!(http_address(text), None, "{text}");
         }
     }
 

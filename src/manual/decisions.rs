@@ -1,5 +1,16 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, Patroni's silence frees nobody and fences nobody.** A REST API that does not answer could have meant "no
+//! leader": then restarting Patroni everywhere, which leaves PostgreSQL alone, would be an outage here. It could have meant
+//! "what the server says" without exception: then a primary that had lost its lock would get writes again as soon as its
+//! Patroni died, too. So it means what was known before. See [`super::failover`].
+//!
+//! **2026-11-22, each server's own Patroni is asked, and nobody else.** `GET /cluster` of any one of them tells all members at
+//! once, but out of its last look into the store, and needs a mapping from members' names to servers. The health checks are
+//! what load balancers go by, and what Patroni's authors keep for them. They are asked one after the other, `/replica` only of
+//! who is not the leader, by a client of forty lines: HTTP/1.0, a connection for each, no TLS. That is all that Patroni speaks
+//! but TLS; who has made TLS a must there puts the API on the loopback of a proxy.
+//!
 //! **2026-11-22, a lost transaction ends with 40001.** 57P01 would be retried on as well, but pools in applications throw
 //! connections away by it, and ours is as good as ever. What may have been committed is 08007, without exception: a FATAL or a
 //! reset before the answer proves nothing. See [`super::failover`].

@@ -40,6 +40,28 @@
 //! primary that finds a standby (`in_hot_standby`) is not used for writes. While there is no primary, each server is asked
 //! ten times a second.
 //!
+//! **Patroni.** Where `databases.NAME.patroni` names the REST APIs of the servers' Patronis, each probe of a server ends with two
+//! questions to its own one (`patroni.rs`): is it the leader, and if not, is it a replica to read from? A server is primary if
+//! it says so itself and its Patroni does, too: neither knows enough. Patroni gives the lock to a server before it is promoted,
+//! and one that has lost the lock takes writes until it is stopped. It is asked after the server, so that both answers to a
+//! promotion agree.
+//!
+//! | the server says | its Patroni says | it is |
+//! |---|---|---|
+//! | primary | leader | primary, before any other that nothing is said of, whatever their timelines |
+//! | primary | no leader | fenced: it gets nothing new; what is open there may end until there is another primary |
+//! | primary | nothing | primary, if no other is the leader, and it was not fenced before |
+//! | in recovery | leader | a replica that is about to be promoted |
+//! | in recovery | replica | a replica, if `routing.max_lag` says so too |
+//! | in recovery | neither | no replica to read from: `noloadbalance`, behind, not running; or the leader of a standby cluster |
+//! | in recovery | nothing | what it is without Patroni |
+//! | nothing | (not asked) | down |
+//!
+//! Nothing is: no connection, no answer within `monitor.timeout`, or another status than 200 and 503. An API that is away for
+//! an upgrade must not be an outage, so that what servers say counts then, and the log says so. One thing outlasts its
+//! silence: a primary that was fenced stays so until it has been something else, or its Patroni answers, or a reload takes
+//! `patroni` out. It may be the one that was cut off, and whose Patroni has died of that.
+//!
 //! **Fenced.** When another server has become primary, nothing more is sent to the one before, not even the COMMIT of a
 //! transaction that is open there, and it may answer as well as ever: its client is told that the transaction is lost.
 //!

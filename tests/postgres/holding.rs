@@ -473,3 +473,18 @@ async fn a_client_is_not_held_for_ever() {
     assert_eq!(told(&client.query("SELECT note('after')")), (vec![], 'I'));
     assert_eq!(value(&other, "SELECT count(*) FROM notes WHERE word = 'in vain'").await, "0");
 }
+
+/// Who could be the next primary is asked at once, and not when its interval is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_is_seen_long_before_the_interval_is_over() {
+    const INTERVAL: Duration = Duration::from_secs(20);
+    let mut stand = Stand::new(|setup| setup.set("monitor", "interval", quote("20s")));
+    let client = stand.client().await;
+    assert_eq!(value(&client, "SELECT note('before')").await, "before");
+    stand.playground.wait_caught_up().unwrap();
+    stand.playground.node_mut(0).stop(Stop::Immediate).unwrap();
+    stand.playground.nodes()[1].promote().unwrap();
+    let promoted = Instant::now();
+    assert_eq!(value(&client, "SELECT note('after')").await, "after");
+    assert!(promoted.elapsed() < INTERVAL / 4, "{:?}", promoted.elapsed());
+}

@@ -22,6 +22,7 @@ mod isolation;
 mod lifecycle;
 mod listen;
 mod own;
+mod patroni;
 mod playground;
 mod pooling;
 mod prepared;

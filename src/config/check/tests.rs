@@ -205,6 +205,23 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "listen.tls_ca: missing; tls = \"verify-ca\" needs",
         ),
         (
+            "[databases.app]\nservers = ['a']\npatroni = 'https://a:8008'",
+            "databases.app.patroni (line 3): got \"https://a:8008\"; allowed: a string or a list of strings, each \
+             \"http://HOST:PORT\" or \"http://[IPV6]:PORT\" (no path, and no https)",
+        ),
+        (
+            "[databases.app]\nservers = ['a', 'b']\npatroni = 'http://a:8008'",
+            "databases.app.patroni (line 3): got 1 addresses for 2 servers; allowed: one for each",
+        ),
+        (
+            "[databases.app]\nservers = ['a', 'b']\npatroni = ['http://a:8008', 'http://a:8008/']",
+            "databases.app.patroni (line 3): \"http://a:8008\" stands there twice; each server has one of its own",
+        ),
+        (
+            "[databases.app]\nservers = ['a']\npatroni_lag = '16MiB'",
+            "databases.app.patroni_lag (line 3): only allowed with patroni",
+        ),
+        (
             "[databases.app]\nservers = ['a']\nserver_tls = 'verify-full'",
             "databases.app.server_tls_ca: missing; server_tls = \"verify-full\" needs",
         ),
