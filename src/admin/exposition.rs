@@ -65,6 +65,7 @@ families! {
     POOL_CLIENTS = "pglagoon_pool_clients", GAUGE, POOL, "Clients of a pool.";
     PINNED = "pglagoon_pinned_clients", GAUGE, PINS, "Clients that keep a server connection, by what keeps it.";
     REPLICATION = "pglagoon_replication_connections", GAUGE, POOL, "Server connections of clients that replicate.";
+    HELD = "pglagoon_clients_held", GAUGE, &["database"], "Clients that are held while there is no server for their request.";
     LISTENERS = "pglagoon_listeners", GAUGE, &["database"], "Clients that hear notifications by the shared listener.";
     NOTIFICATIONS = "pglagoon_notifications_total", COUNTER, &["database"], "Notifications given to them.";
     POOL_SIZE = "pglagoon_pool_size", GAUGE, SHARE, "Server connections allowed.";
@@ -190,6 +191,7 @@ impl Sheet {
 
     fn database(&mut self, row: &DatabaseRow, labels: &Labels) {
         let database = vec![labels.database(&row.name)];
+        self.add(HELD, database.clone(), row.held as u64);
         self.add(LISTENERS, database.clone(), row.listeners as u64);
         self.add(NOTIFICATIONS, database, row.notifications);
     }

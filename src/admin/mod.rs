@@ -399,6 +399,8 @@ pub struct DatabaseRow {
     pub clients: usize,
     /// Its server connections.
     pub servers: usize,
+    /// Those that are held while there is no server for their request.
+    pub held: usize,
     /// Clients that hear notifications by the shared listener.
     pub listeners: usize,
     /// Notifications that they were given.

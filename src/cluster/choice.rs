@@ -37,7 +37,7 @@ pub(super) struct Choice {
 /// The search for a server.
 #[derive(Debug)]
 pub(super) struct Search {
-    route: Route,
+    pub route: Route,
     /// When a lease must be had.
     pub deadline: Instant,
     /// Until when a replica is waited for.
@@ -70,6 +70,12 @@ impl Search {
             has_wandered: false,
             waited: Waited::default(),
         }
+    }
+
+    /// It was held for a server: the times for finding one run anew.
+    pub fn renew(&mut self, rules: &config::Database, now: Instant) {
+        self.deadline = now + rules.pool.checkout_timeout;
+        self.patience = (now + self.max_wait).min(self.deadline);
     }
 
     /// The connection that was had is younger than what was found out about its server: that is found out anew.
@@ -218,11 +224,14 @@ impl UserPools {
     /// A position that bounds from above all that a client has seen by now, and that the primary shows already.
     ///
     /// # Errors
-    /// 57P03 when nobody can say within `checkout_timeout`; 40001 when the primary does not show yet what a replica did.
+    /// 57P03 when nobody can say within `checkout_timeout`, or `hold_timeout` while there is no primary; 40001 when the primary does not show yet what a replica did.
     pub async fn position(&self, shown: Option<Shown>) -> Result<Token, Report> {
         let cluster = &self.database.cluster;
         let now = Instant::now();
-        let deadline = now + cluster.rules.load().pool.checkout_timeout;
+        let rules = cluster.rules.load();
+        let pool = &rules.pool;
+        let deadline =
+            now + if cluster.primary().is_some() { pool.checkout_timeout } else { pool.hold_timeout };
         if let Some(shown) = shown.filter(|shown| cluster.is_behind(*shown)) {
             self.pass(shown, deadline).await?;
         }

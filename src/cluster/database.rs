@@ -55,6 +55,8 @@ pub struct Database {
     refresh: Notify,
     suspected: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
+    /// Clients that are held while there is no server for their request.
+    pub held: AtomicUsize,
     paused: AtomicBool,
     disabled: AtomicBool,
     closed: AtomicBool,
@@ -125,6 +127,7 @@ impl Database {
             refresh: Notify::new(),
             suspected: Mutex::default(),
             users: Mutex::default(),
+            held: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -339,6 +342,11 @@ impl Database {
 
     pub(super) fn abandon(&self, node: usize, why: &Report) {
         self.users().iter().for_each(|pools| pools.abandon(node, why));
+    }
+
+    /// A server is there (again): nobody waits any longer for what was feared of it.
+    pub(super) fn welcome(&self, node: usize) {
+        self.users().iter().for_each(|pools| pools.pools()[node].welcome());
     }
 
     /// A user's login has worked: the monitor may use it.

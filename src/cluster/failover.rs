@@ -52,6 +52,17 @@ impl Standing {
             .find(|standing| *standing as u8 == byte)
             .unwrap_or(Standing::Down)
     }
+
+    /// In one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Standing::Unknown => "unknown",
+            Standing::Primary => "primary",
+            Standing::Replica => "replica",
+            Standing::Lagging => "lagging",
+            Standing::Down => "down",
+        }
+    }
 }
 
 /// What each server may be used for, and why if it is not used. At most one is primary: of several that say so, the one

@@ -10,6 +10,7 @@ mod database;
 mod directory;
 mod explained;
 pub mod failover;
+mod hold;
 mod listener;
 pub mod monitor;
 pub mod oracle;
@@ -33,6 +34,7 @@ use crate::routing::balance::{self, Pace};
 use crate::routing::bucket::Bucket;
 use crate::routing::clock::Clock;
 use crate::routing::{Lineage, Lsn, Role};
+use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
@@ -52,6 +54,8 @@ pub struct Cluster {
     rules: ArcSwap<config::Database>,
     tls: Connector,
     clock: Mutex<Clock>,
+    /// Since when there has been no primary.
+    headless: Mutex<Option<Instant>>,
     /// Who is primary.
     lineage: ArcSwapOption<Lineage>,
     /// Tells when a server has said how far it is.
@@ -145,6 +149,7 @@ impl Cluster {
             rules: ArcSwap::new(rules),
             tls,
             clock: Mutex::default(),
+            headless: Mutex::new(Some(now)),
             lineage: ArcSwapOption::empty(),
             readings: watch::Sender::new(()),
             fallbacks: Mutex::default(),
@@ -280,6 +285,7 @@ impl Cluster {
             any |= self.stand(index, &observations[index], standing, why, now);
         }
         if any {
+            self.note_primary(now);
             self.changes.send_modify(|version| *version += 1);
         }
     }
@@ -376,6 +382,7 @@ impl Cluster {
     /// when they come back.
     pub fn detach(&self, index: usize) {
         self.nodes[index].detached.store(true, Ordering::Release);
+        self.note_primary(Instant::now());
         let why = unavailable("detached by an operator");
         for database in self.databases() {
             database.abandon(index, &why);
@@ -388,6 +395,7 @@ impl Cluster {
     pub fn attach(&self, index: usize) {
         self.nodes[index].comes_back(Instant::now());
         self.nodes[index].detached.store(false, Ordering::Release);
+        self.note_primary(Instant::now());
         self.nodes[index].poke();
         self.changes.send_modify(|version| *version += 1);
     }
@@ -441,6 +449,9 @@ impl Cluster {
         if changed && matches!(standing, Standing::Primary | Standing::Replica) && self.follows_positions() {
             // Whoever hangs on it first shall not wait for a login.
             node.oracle.want();
+        }
+        if changed && matches!(standing, Standing::Primary | Standing::Replica) {
+            self.databases().iter().for_each(|database| database.welcome(index));
         }
         // Who waits for a primary must not be given a connection to what is none any more.
         if changed && (was_primary || matches!(standing, Standing::Down | Standing::Lagging)) {
@@ -571,6 +582,16 @@ impl Upstream for Node {
         if error.retry() == Retry::Safe {
             self.poke();
         }
+    }
+
+    /// A server that was primary and is a standby now, before the monitor has seen it. PostgreSQL says so since version 14.
+    fn refuses(&self, state: &ServerState) -> Option<ConnectError> {
+        let is_standby = state.parameter("in_hot_standby") == Some("on");
+        (is_standby && self.standing() == Standing::Primary).then(|| {
+            let text = "the server is no primary any more";
+            let report = Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text);
+            ConnectError::Refused { report, temporary: true }
+        })
     }
 }
 

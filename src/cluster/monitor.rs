@@ -75,7 +75,8 @@ struct Probe {
 impl Probe {
     /// `None`: nothing can be said yet.
     async fn ask(&mut self, cluster: &Cluster, node: &Node, settings: &Monitor) -> Option<Finding> {
-        if self.connection.is_none() {
+        let is_new = self.connection.is_none();
+        if is_new {
             let login = cluster.login(self.attempt)?;
             match Box::pin(backend::connect(&target(cluster, node, login), settings.timeout)).await {
                 Ok(connection) => {
@@ -92,6 +93,13 @@ impl Probe {
         }
         let connection = self.connection.as_mut().expect("made above");
         let mut answer = Box::pin(command::run(connection, self.sql, settings.timeout)).await;
+        if let Err(CommandError::Io(..)) = answer
+            && !is_new
+        {
+            // The server has been away, or is: a connection of its own that ended says nothing of which.
+            self.connection = None;
+            return Box::pin(self.ask(cluster, node, settings)).await;
+        }
         if let (Err(CommandError::Server(report)), PROBE) = (&answer, self.sql) {
             tracing::warn!(
                 server = %node.address, %report,

@@ -26,14 +26,14 @@ impl Replication {
     /// Dropped, nothing remains.
     ///
     /// # Errors
-    /// 53300 beyond `pool.max_replication`; 57P03 if there is no primary within `checkout_timeout`; the server's own error.
+    /// 53300 beyond `pool.max_replication`; 57P03 if there is no primary within `hold_timeout`; the server's own error.
     pub async fn begin(
         pools: &Arc<UserPools>,
         parameters: Vec<(String, String)>,
     ) -> Result<Replication, Report> {
         let place = Place::take(pools)?;
         let rules = pools.database.rules();
-        let node = pools.await_primary(Instant::now() + rules.pool.checkout_timeout).await?;
+        let node = pools.await_primary(Instant::now() + rules.pool.hold_timeout).await?;
         let mut target = pools.target(node);
         target.parameters = parameters;
         match Box::pin(backend::connect(&target, rules.pool.connect_timeout)).await {

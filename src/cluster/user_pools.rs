@@ -2,6 +2,7 @@
 
 use super::choice::{Choice, Search, Waited};
 use super::failover::Standing;
+use super::hold::{Line, Place};
 use super::pinned::Pinned;
 use super::{Database, Node, lock};
 use crate::auth::ServerCredential;
@@ -20,9 +21,6 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How long a client that found its server unreachable waits before it looks again, if nothing changes before.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
 /// How many different sets of startup settings are kept with what servers made of them.
 const MAX_GREETINGS: usize = 256;
 
@@ -38,6 +36,7 @@ pub struct UserPools {
     /// Clients that are logged in.
     pub clients: AtomicUsize,
     pools: Vec<Arc<Pool>>,
+    pub(super) line: Line,
     stats: Box<[Mutex<Stats>]>,
     /// Clients that keep a server connection.
     pub pinned: Pinned,
@@ -84,6 +83,7 @@ impl UserPools {
             user: user.into(),
             clients: AtomicUsize::new(0),
             pools,
+            line: Line::default(),
             stats: (0..workers).map(|_| Mutex::default()).collect(),
             pinned: Pinned::default(),
             replication: AtomicUsize::new(0),
@@ -95,7 +95,7 @@ impl UserPools {
 
     /// A connection for `route`, if one can be had without waiting.
     pub fn try_lease(&self, route: Route, home: usize) -> Option<Granted> {
-        if self.is_restless(route) {
+        if !self.line.is_empty() || self.is_restless(route) {
             return None;
         }
         let choice = self.choose(route, None)?;
@@ -103,33 +103,44 @@ impl UserPools {
         self.trusted(lease, choice).map(|lease| self.granted(lease, choice, route))
     }
 
-    /// A connection for `route`: waits in the queue, looks for another server when one fails, and holds out while there is
-    /// no primary, all within `checkout_timeout`.
+    /// A connection for `route`: is held while there is no server for it (see [`hold`](super::hold)), stands in the queue of
+    /// one that is there, and looks for another when that fails.
     ///
     /// # Cancel safety
     /// Dropped, it leaves the queue; a lease on its way goes back.
     ///
     /// # Errors
-    /// 53300 when the time is over or too many wait; the server's own error when it refuses the login.
+    /// 57P03 when no server came within `hold_timeout`; 53300 when `checkout_timeout` is over or too many wait; the server's
+    /// own error when it refuses the login.
     pub async fn lease(&self, route: Route, home: usize) -> Result<Granted, Report> {
         let rules = self.database.rules();
-        let mut search = Search::new(route, &rules, Instant::now());
-        let mut deadline = search.deadline;
+        let now = Instant::now();
+        let mut search = Search::new(route, &rules, now);
+        let mut trial = self.line.arrive(now);
         let mut changes = self.database.cluster.watch();
-        let mut last = None;
+        let mut place = None;
+        if !self.line.is_empty() {
+            place = Some(Box::pin(self.hold(route, &trial, &mut changes)).await?);
+        }
         loop {
             changes.mark_unchanged();
             if self.database.switched().await {
-                search = Search::new(route, &rules, Instant::now());
-                deadline = search.deadline;
+                let now = Instant::now();
+                search = Search::new(route, &rules, now);
+                trial.renew(now);
             }
             if self.is_closed() {
                 return Err(closed());
             }
+            if self.choose(search.route, None).is_none() {
+                // To find out may take its time: nobody shall have to wait for that.
+                place = None;
+            }
             let found = Box::pin(self.find(&mut search)).await;
             self.count(&mut search, home);
+            trial.last = None;
             if let Some(choice) = found? {
-                match self.lease_from(choice, home, deadline).await {
+                match self.lease_from(choice, home, search.deadline, place.take()).await {
                     Ok(lease) => match self.trusted(lease, choice) {
                         Some(lease) => return Ok(self.granted(lease, choice, route)),
                         // The connection is there the next time; this time the client stays.
@@ -149,13 +160,16 @@ impl UserPools {
                     {
                         continue;
                     }
-                    Err(LeaseError::Refused(report) | LeaseError::Unreachable(report)) => last = Some(report),
+                    Err(LeaseError::Refused(report) | LeaseError::Unreachable(report)) => {
+                        trial.last = Some(report);
+                    }
                 }
             }
-            let pause = if last.is_some() { Instant::now() + RETRY_PAUSE } else { deadline };
-            let _ = tokio::time::timeout_at(pause.min(deadline).into(), changes.changed()).await;
-            if Instant::now() >= deadline && self.database.switchover().is_none() {
-                return Err(self.unavailable(last));
+            drop(place.take());
+            // How long a switchover takes does not count.
+            if self.database.switchover().is_none() {
+                place = Some(Box::pin(self.hold(search.route, &trial, &mut changes)).await?);
+                search.renew(&rules, Instant::now());
             }
         }
     }
@@ -175,13 +189,21 @@ impl UserPools {
         }
     }
 
-    async fn lease_from(&self, choice: Choice, home: usize, deadline: Instant) -> Result<Lease, LeaseError> {
+    /// `place` is left as soon as the next one would stand behind this one.
+    async fn lease_from(
+        &self,
+        choice: Choice,
+        home: usize,
+        deadline: Instant,
+        mut place: Option<Place<'_>>,
+    ) -> Result<Lease, LeaseError> {
         let pool = &self.pools[choice.node];
         loop {
             let lease = match pool.try_lease(home) {
                 Some(lease) => lease,
                 None => {
                     let answer = pool.queue(home, Instant::now(), deadline)?;
+                    drop(place.take());
                     let mut lease = answer.await.unwrap_or(Err(LeaseError::Closed))?.take();
                     if !lease.make_usable(home) {
                         continue;
@@ -266,7 +288,7 @@ impl UserPools {
             let unknown = |node: &usize| nodes[*node].standing() == Standing::Unknown;
             for node in (0..nodes.len()).filter(unknown) {
                 let choice = Choice { node, role: Role::Replica, why: Why::Configured, since: None };
-                match self.lease_from(choice, home, deadline).await {
+                match self.lease_from(choice, home, deadline, None).await {
                     Ok(lease) => return Ok(self.granted(lease, choice, Route::any_replica(choice.why))),
                     Err(LeaseError::Refused(report)) => return Err(report),
                     Err(_) => {}
@@ -434,24 +456,6 @@ impl UserPools {
             .detail(detail)
             .hint("Transactions may be too long, or pool.size too small.")
     }
-
-    pub(super) fn unavailable(&self, last: Option<Report>) -> Report {
-        let states: Vec<_> = self
-            .database
-            .cluster
-            .nodes()
-            .iter()
-            .map(|node| (node, node.state()))
-            .map(|(node, state)| format!("{}: {:?} {}", node.address, state.standing, state.why))
-            .collect();
-        for state in &states {
-            tracing::debug!(database = %self.database.name, %state, "no server for a request");
-        }
-        last.unwrap_or_else(|| {
-            let text = format!("no primary server is available for database \"{}\"", self.database.name);
-            Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text)
-        })
-    }
 }
 
 /// Makes a connection's settings these.
@@ -503,7 +507,7 @@ fn pool_settings(rules: &config::Database) -> PoolSettings {
     }
 }
 
-fn closed() -> Report {
+pub(super) fn closed() -> Report {
     let text = "terminating connection because the configuration of its database has changed";
     Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, text).hint("Connect again.")
 }

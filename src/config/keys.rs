@@ -131,7 +131,18 @@ pub const KEYS: &[Key] = &[
     key(
         "pool.checkout_timeout",
         Value("\"10s\""),
-        "How long a client waits for a server connection before it gets an error.",
+        "How long a client waits for a connection of a server that is there before it gets an error.",
+    ),
+    key(
+        "pool.hold_timeout",
+        Value("\"30s\""),
+        "How long a client outside of a transaction is held while there is no server for its request: the primary is down, \
+         or about to be replaced. checkout_timeout begins when there is one.",
+    ),
+    key(
+        "pool.hold_limit",
+        Value("10000"),
+        "Clients of one database that may be held. More get an error at once.",
     ),
     key("pool.max_waiting", Value("10000"), "Clients that may wait for one pool. More get an error at once."),
     key(

@@ -283,8 +283,12 @@ pub struct Pool {
     pub mode: PoolMode,
     /// Server connections per database, user and server: at least one.
     pub size: usize,
-    /// How long a client waits for a server connection.
+    /// How long a client waits for a connection of a server that is there.
     pub checkout_timeout: Duration,
+    /// How long a client is held while there is no server for its request.
+    pub hold_timeout: Duration,
+    /// Clients of one database that may be held; more are refused at once.
+    pub hold_limit: usize,
     /// Clients that may wait for one pool; more are refused at once.
     pub max_waiting: usize,
     /// Replication connections of one user of one database.

@@ -39,6 +39,12 @@ const MAX_UNREAD: usize = 64 * 1024;
 /// have given up.
 const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
+/// How long a client is held before it is told.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Longer than any request is held.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How long a farewell may take to reach the client.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,6 +62,8 @@ struct Relay {
     to_server: Buffer,
     from_server: Buffer,
     to_client: Buffer,
+    /// Who has nothing to say since the task was woken.
+    quiet: Quiet,
     /// Something has changed since the session last looked at `from_client`.
     fresh: bool,
     pins: Pins,
@@ -71,6 +79,13 @@ struct Relay {
     worker: Arc<Worker>,
     /// What a client that listens hears by the shared listener.
     subscription: Option<Arc<Subscription>>,
+}
+
+/// The sides that have nothing to be read, and whose next word wakes the task: until then there is no use in asking again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Quiet {
+    client: bool,
+    server: bool,
 }
 
 /// How far a server connection is the client's.
@@ -136,6 +151,7 @@ impl Relay {
             to_server: Buffer::empty(),
             from_server: Buffer::empty(),
             to_client: Buffer::empty(),
+            quiet: Quiet::default(),
             fresh: !early.is_empty(),
             pins: Pins::default(),
             phase: Phase::Idle,
@@ -211,6 +227,9 @@ impl Relay {
                 Next::ServerLost(why) => self.server_lost(&why),
                 Next::Move => Box::pin(self.move_at_rest()).await,
             };
+            if !matches!(want, Want::Input | Want::Lease(_) | Want::Return) {
+                self.quiet = Quiet::default();
+            }
             match want {
                 Want::Input => {}
                 Want::Whole(length) => self.from_client.reserve_whole(length),
@@ -270,7 +289,7 @@ impl Relay {
             let step = match self.step(cx) {
                 Ok(step) => step,
                 Err(Failure::Client) => return Poll::Ready(Next::Want(Want::Close(Farewell::Abrupt))),
-                Err(Failure::Server(why)) => return Poll::Ready(Next::ServerLost(why)),
+                Err(Failure::Server(why)) => return Poll::Ready(self.last_answers(why, cx)),
             };
             match step {
                 Poll::Ready(Want::Input) => {}
@@ -283,6 +302,7 @@ impl Relay {
         {
             buffer.give_back(shelf);
         }
+        self.quiet = Quiet::default();
         Poll::Pending
     }
 
@@ -300,15 +320,27 @@ impl Relay {
         }
     }
 
+    /// The server takes nothing any more. What it had answered before may still be on its way to us.
+    fn last_answers(&mut self, why: String, cx: &mut Context<'_>) -> Next {
+        loop {
+            match self.downstream(cx) {
+                Ok(Poll::Ready(Want::Input)) => {}
+                Ok(Poll::Ready(want)) => return Next::Want(want),
+                Ok(Poll::Pending) | Err(Failure::Server(_)) => return Next::ServerLost(why),
+                Err(Failure::Client) => return Next::Want(Want::Close(Farewell::Abrupt)),
+            }
+        }
+    }
+
     /// From the server to the client.
     fn downstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
-        let Relay { client, lease, from_server, to_client, worker, .. } = self;
+        let Relay { client, lease, from_server, to_client, worker, quiet, .. } = self;
         if flush(client, to_client, cx).map_err(|_| Failure::Client)?.is_pending() {
             return Ok(Poll::Pending);
         }
-        let Some(granted) = lease else { return Ok(Poll::Pending) };
+        let Some(granted) = lease.as_mut().filter(|_| !quiet.server) else { return Ok(Poll::Pending) };
         let backend = granted.lease.backend();
-        match fill(&mut backend.stream, from_server, &worker.shelf, cx) {
+        match fill(&mut backend.stream, from_server, &worker.shelf, &mut quiet.server, cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Ok(0)) => return Err(Failure::Server("the server closed the connection".into())),
             Poll::Ready(Err(error)) => return Err(Failure::Server(error.to_string())),
@@ -330,7 +362,7 @@ impl Relay {
 
     /// From the client to the server.
     fn upstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
-        let Relay { client, lease, from_client, to_server, to_client, worker, .. } = self;
+        let Relay { client, lease, from_client, to_server, to_client, worker, quiet, .. } = self;
         if let Some(granted) = lease.as_mut() {
             let server = &mut granted.lease.backend().stream;
             if flush(server, to_server, cx).map_err(|error| Failure::Server(error.to_string()))?.is_pending()
@@ -342,7 +374,7 @@ impl Relay {
         if to_client.len() > MAX_UNREAD {
             return Ok(Poll::Pending);
         }
-        let filled = match fill(client, from_client, &worker.shelf, cx) {
+        let filled = match fill(client, from_client, &worker.shelf, &mut quiet.client, cx) {
             // What was asked for before the goodbye is still to be done.
             Poll::Ready(Ok(0)) if self.session.has_goodbye(from_client.filled()) => Poll::Pending,
             filled => filled,
@@ -362,6 +394,13 @@ impl Relay {
             let rules = self.pools.database.cluster.rules();
             let catalog = self.pools.database.catalog();
             let lineage = self.pools.database.cluster.lineage();
+            if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage.as_deref())
+                && granted.role == Role::Primary
+                && granted.node != lineage.node
+            {
+                // What a primary of yesterday commits is lost, however well it answers.
+                return Err(Failure::Server("another server has become primary".into()));
+            }
             let secret = rules.routing.token_secret.as_ref().unwrap_or(&self.pools.database.token_secret);
             let mut classifier = self.pools.database.classifier(worker.index);
             let mut desk = worker.desk();
@@ -437,6 +476,7 @@ impl Relay {
     }
 
     async fn lease_in_turn(&mut self, route: Route) -> Option<Farewell> {
+        self.quiet = Quiet::default();
         let denied = match self.wait_for_lease(route).await {
             Ok(granted) => {
                 self.take(granted);
@@ -509,6 +549,7 @@ impl Relay {
 
     fn take(&mut self, granted: Granted) {
         self.lease = Some(granted);
+        self.quiet.server = false;
         self.tenure = Tenure::New;
         self.session.on_leased();
         self.fresh = true;
@@ -537,15 +578,31 @@ impl Relay {
         self.card().waits(asked);
         let pools = self.pools.clone();
         let home = self.worker.index;
-        // Both branches are cancel safe: a lease that was on its way goes back to its pool, and what was read stays in
+        let mut lease = std::pin::pin!(pools.lease(route, home));
+        let mut next_word = asked + SILENCE;
+        // All branches are cancel safe: a lease that was on its way goes back to its pool, and what was read stays in
         // `from_client`.
-        let answer = tokio::select! {
-            biased;
-            granted = pools.lease(route, home) => granted.map_err(Denied::Report),
-            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => Err(denied),
+        let answer = loop {
+            tokio::select! {
+                biased;
+                granted = &mut lease => break granted.map_err(Denied::Report),
+                denied = poll_fn(|cx| self.poll_while_waiting(cx)) => break Err(denied),
+                () = tokio::time::sleep_until(next_word.into()) => {
+                    next_word += if self.tell_why_held(route) { FOREVER } else { SILENCE };
+                }
+            }
         };
         self.pools.stats(home).wait.observe(asked.elapsed());
         answer
+    }
+
+    /// Tells a client that is held why. Answers whether there was something to tell: it is told once for each request.
+    fn tell_why_held(&mut self, route: Route) -> bool {
+        let reason = self.pools.hold_reason(route).filter(|_| self.session.takes_notices());
+        let mut notice = Vec::new();
+        reason.iter().for_each(|reason| reason.write(&mut notice, Severity::Notice));
+        self.to_client.extend(&notice);
+        reason.is_some()
     }
 
     fn poll_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Denied> {
@@ -570,7 +627,8 @@ impl Relay {
             return Poll::Ready(Denied::Gone(Farewell::Abrupt));
         }
         loop {
-            match ready!(fill(&mut self.client, &mut self.from_client, &self.worker.shelf, cx)) {
+            let Relay { client, from_client, worker, .. } = self;
+            match ready!(fill(client, from_client, &worker.shelf, &mut false, cx)) {
                 Ok(0) if self.session.has_goodbye(self.from_client.filled()) => return Poll::Pending,
                 Ok(0) | Err(_) => return Poll::Ready(Denied::Gone(Farewell::Abrupt)),
                 Ok(count) => self.received += count as u64,
@@ -669,7 +727,9 @@ impl Relay {
     fn server_lost(&mut self, why: &str) -> Want {
         tracing::debug!(client = self.card().id, why, "server connection lost");
         self.card().rests(self.session.prepared_statements());
-        drop(self.lease.take());
+        if let Some(granted) = self.lease.take() {
+            self.pools.database.cluster.nodes()[granted.node].poke();
+        }
         self.from_server.consume(self.from_server.len());
         self.to_server.consume(self.to_server.len());
         let mut desk = self.worker.desk();
@@ -739,6 +799,9 @@ impl Relay {
         }
         if events.unknown_name {
             self.pools.database.suspect_catalog(now);
+        }
+        if let Some(granted) = self.lease.as_ref().filter(|_| events.read_only_primary) {
+            self.pools.database.cluster.nodes()[granted.node].poke();
         }
         let mut stats = self.pools.stats(self.worker.index);
         stats.client_parses += u64::from(events.client_parses);
@@ -877,19 +940,26 @@ impl Limits {
     }
 }
 
-/// Reads what is there, if there is room for it. Pending without room: whoever makes room polls again.
+/// Reads what is there, if there is room for it, and if the stream is not known to be quiet. Pending without room: whoever makes room polls again.
 pub(super) fn fill(
     stream: &mut Stream,
     buffer: &mut Buffer,
     shelf: &Shelf,
+    is_quiet: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
+    if *is_quiet {
+        return Poll::Pending;
+    }
+    *is_quiet = true;
     ready!(stream.poll_readable(cx))?;
     buffer.take_from(shelf);
     if buffer.space().is_empty() {
+        *is_quiet = false;
         return Poll::Pending;
     }
     let count = ready!(stream.poll_read(cx, buffer.space()))?;
+    *is_quiet = false;
     buffer.advance_filled(count);
     Poll::Ready(Ok(count))
 }

@@ -76,7 +76,7 @@ fn pass(
 ) -> Poll<io::Result<()>> {
     loop {
         ready!(flush(to, left, cx)?);
-        match fill(from, left, shelf, cx) {
+        match fill(from, left, shelf, &mut false, cx) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
             Poll::Ready(read) => *count += read? as u64,
             Poll::Pending => {

@@ -1,5 +1,12 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, a lost transaction ends with 40001.** 57P01 would be retried on as well, but pools in applications throw
+//! connections away by it, and ours is as good as ever. What may have been committed is 08007, without exception: a FATAL or a
+//! reset before the answer proves nothing. See [`super::failover`].
+//!
+//! **2026-11-22, one line for each user.** Held clients wait in the order of arrival, but not behind those of other users,
+//! whose login at the server may be what is wrong. `hold_limit` counts all of a database.
+//!
 //! **2026-11-22, nearby servers are listed, not labelled.** `routing.prefer` is a list of servers. The alternative, a zone for
 //! each server and one for each pglagoon, needs a second name for what the addresses say already, and a table where `servers`
 //! is a list. A pglagoon of another zone differs in one line either way.

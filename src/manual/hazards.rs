@@ -21,3 +21,5 @@
 //! | A replica refused a statement, and the application saw the error | The request is kept until its answer is known to be none; it runs again elsewhere, once for each text |
 //! | Lag measured by `replay_lag` or the last replayed transaction | Samples of our own: the primary's insert position with the instant before it was asked for |
 //! | An insert position behind a page header was waited for in vain | It is normalised to the end of the last record |
+//! | A server restarted, and its clients were disconnected, or told nothing of what became of their transaction | They stay, and are told 40001 or 08007 by what was at stake with each answer that was owed |
+//! | Clients that waited for a new primary stormed it, the last one first | They are let on in the order of arrival, each when the one before stands in the pool's queue |

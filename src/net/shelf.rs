@@ -69,6 +69,7 @@ impl Buffer {
     }
 
     /// Takes memory from the shelf, if it has none.
+    #[inline]
     pub fn take_from(&mut self, shelf: &Shelf) {
         if self.bytes.is_empty() {
             self.bytes = shelf.take();
@@ -76,6 +77,7 @@ impl Buffer {
     }
 
     /// Gives its memory back, if nothing is in it: to the shelf, or to the allocator if it had grown.
+    #[inline]
     pub fn give_back(&mut self, shelf: &Shelf) {
         if self.is_empty() && !self.bytes.is_empty() {
             shelf.put(std::mem::take(self).bytes);

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -131,6 +131,12 @@ impl Stream {
 
     /// Reads what there is into `buffer`; 0 is the end (and what an empty `buffer` gives).
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Layer::Plain(socket) = &self.0 {
+            match socket.read_what_is_there(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
         let mut buffer = ReadBuf::new(buffer);
         let read = match &mut self.0 {
             Layer::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
@@ -147,7 +153,10 @@ impl Stream {
     /// Writes some of `bytes`. With TLS that is one record at most, and [`Stream::poll_flush`] must follow sometime.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.0 {
-            Layer::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Layer::Plain(socket) => match socket.try_write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Pin::new(socket).poll_write(cx, bytes),
+                written => Poll::Ready(written),
+            },
             Layer::Tls(tls) => {
                 let record = &bytes[..bytes.len().min(TLS_RECORD)];
                 Pin::new(&mut tls.stream).poll_write(cx, record)
@@ -171,6 +180,7 @@ impl Stream {
     }
 
     /// Pushes out what TLS still holds; without TLS there is nothing to do.
+    #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Layer::Plain(_) => Poll::Ready(Ok(())),
@@ -345,6 +355,29 @@ impl Socket {
             Socket::Unix(socket) => socket.try_read(buffer),
             Socket::Homeless => Err(homeless()),
         }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(socket) => socket.try_write(bytes),
+            Socket::Unix(socket) => socket.try_write(bytes),
+            Socket::Homeless => Err(homeless()),
+        }
+    }
+
+    /// Reads without a waker's being kept. After a short read nothing is left: the next question for readiness has to wait
+    /// for news from the kernel, and costs no system call.
+    fn read_what_is_there(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.try_read(buffer)?;
+        if 0 < count && count < buffer.len() {
+            let drained = || Err::<(), _>(ErrorKind::WouldBlock.into());
+            let _ = match self {
+                Socket::Tcp(socket) => socket.try_io(Interest::READABLE, drained),
+                Socket::Unix(socket) => socket.try_io(Interest::READABLE, drained),
+                Socket::Homeless => Ok(()),
+            };
+        }
+        Ok(count)
     }
 
     fn rehome(&mut self) -> io::Result<()> {

@@ -174,8 +174,7 @@ impl<C: Connection, W: Waiter> Core<C, W> {
     /// A login has succeeded.
     pub fn logged_in(&mut self, connection: C, now: Instant) -> Placed<C, W> {
         self.connecting -= 1;
-        self.backoff = MIN_BACKOFF;
-        self.next_login = None;
+        self.forget_failures();
         self.place(connection, now)
     }
 
@@ -187,6 +186,12 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         }
         self.next_login = Some(now + self.backoff);
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+    }
+
+    /// The next login need not wait.
+    pub fn forget_failures(&mut self) {
+        self.backoff = MIN_BACKOFF;
+        self.next_login = None;
     }
 
     /// A connection comes back, clean.

@@ -14,7 +14,7 @@ pub mod core;
 use self::core::{Connection, Core, Limits, Occupancy, Placed, Waiter};
 use crate::backend::{self, Backend, ConnectError, Idle, Target};
 use crate::error::{ClientVisible, Report, Retry};
-use crate::session::Owed;
+use crate::session::{Owed, ServerState};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +32,8 @@ const CANCEL_POLL: Duration = Duration::from_millis(5);
 pub trait Upstream: Send + Sync {
     /// A login failed.
     fn login_failed(&self, error: &ConnectError);
+    /// A login worked, but the server is not what its clients want.
+    fn refuses(&self, state: &ServerState) -> Option<ConnectError>;
 }
 
 /// How a pool is made up.
@@ -209,6 +211,13 @@ impl Pool {
         self.struggling.load(Ordering::Relaxed)
     }
 
+    /// Its server is there, whatever its last logins met with.
+    pub fn welcome(self: &Arc<Self>) {
+        self.lock().forget_failures();
+        self.struggling.store(false, Ordering::Relaxed);
+        self.begin_logins_if_running(usize::MAX);
+    }
+
     /// Ends waits, idleness and age; begins logins whose back-off is over. To be called about ten times a second.
     pub fn sweep(self: &Arc<Self>, home: usize, now: Instant) {
         let swept = {
@@ -339,7 +348,12 @@ impl Pool {
     async fn log_in(self: Arc<Self>, home: usize) {
         let target = self.target.load_full();
         let timeout = **self.connect_timeout.load();
-        match Box::pin(backend::connect(&target, timeout)).await {
+        let connected = Box::pin(backend::connect(&target, timeout)).await;
+        let accepted = connected.and_then(|backend| match self.upstream.refuses(&backend.state) {
+            Some(error) => Err(error),
+            None => Ok(backend),
+        });
+        match accepted {
             Ok(mut backend) => {
                 backend.id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
                 backend.home = home;

@@ -4,6 +4,7 @@
 //!   BEGIN ---> Waiting ---- a statement, a server connection ----> BEGIN and the statement go to the server
 //!                 |  \----- COMMIT, ROLLBACK -------------------> no server was ever asked
 //!                 \-------- no server connection to be had -----> Failed ---- ROLLBACK ----> over
+//!   a block whose server was lost ---> Lost ---- any request but ROLLBACK: an error ------^
 //! ```
 //!
 //! So a client that thinks between BEGIN and its first statement holds no server connection, and the statement tells where
@@ -31,15 +32,29 @@ pub(super) struct Deferred {
 /// The longest BEGIN that is kept, in bytes; people write comments.
 const MAX_BEGIN: usize = 1024;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Stage {
     /// For its first statement.
     Waiting,
+    /// It had begun, and its server was lost while the client was idle in it: the next request gets to know why.
+    Lost(Box<Report>),
     /// It had an error, so that nothing but its end is taken.
     Failed,
 }
 
 impl Deferred {
+    /// What is left of a transaction whose server was lost, and what the client has not been told of that yet.
+    pub fn lost(untold: Option<Report>) -> Self {
+        let stage = untold.map_or(Stage::Failed, |report| Stage::Lost(Box::new(report)));
+        Deferred {
+            text: Box::default(),
+            mode: TransactionMode::Plain,
+            stage,
+            moved_from: None,
+            repeated: Vec::new(),
+        }
+    }
+
     /// `text` runs on a replica, and must run again if the transaction moves. Answers false if that is too much to keep.
     #[must_use]
     pub(super) fn repeat(&mut self, text: &[u8], limit: usize) -> bool {
@@ -73,9 +88,10 @@ impl Session {
         world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Option<Flow> {
-        match self.deferred.as_ref().map(|deferred| deferred.stage) {
+        match self.deferred.as_ref().map(|deferred| &deferred.stage) {
             None => self.defer(span, bytes, world, edits),
             Some(Stage::Waiting) => self.end_unbegun(span, bytes, world, edits),
+            Some(Stage::Lost(_)) => Some(self.request_after_loss(span, bytes, world, edits)),
             Some(Stage::Failed) => Some(self.request_after_failure(span, bytes, world, edits)),
         }
     }
@@ -129,6 +145,64 @@ impl Session {
         Some(self.skip(span, edits))
     }
 
+    /// The first request since the transaction was lost. ROLLBACK is what has happened; COMMIT ends it, too, but not as the
+    /// client believes.
+    fn request_after_loss(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Flow {
+        let end = self.end(span, bytes, world);
+        if span.tag() == FrontendTag::CLOSE {
+            return self.close_without_server(span, bytes, edits);
+        }
+        let untold =
+            self.deferred.as_mut().map(|deferred| std::mem::replace(&mut deferred.stage, Stage::Failed));
+        self.transaction.ready(TransactionStatus::Failed);
+        match untold {
+            Some(Stage::Lost(report)) if end != Some(TransactionVerb::Rollback) => {
+                report.write(&mut edits.reply, Severity::Error);
+            }
+            _ => return self.request_after_failure(span, bytes, world, edits),
+        }
+        match span.tag() {
+            FrontendTag::QUERY | FrontendTag::FUNCTION_CALL => {
+                if end == Some(TransactionVerb::Commit) {
+                    self.deferred = None;
+                    self.transaction.ready(TransactionStatus::Idle);
+                }
+                backend::write_ready(&mut edits.reply, self.transaction.status());
+            }
+            _ => self.batch = Batch::Failed,
+        }
+        self.skip(span, edits)
+    }
+
+    /// How the request ends a transaction, if that is all that it does.
+    fn end(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+    ) -> Option<TransactionVerb> {
+        let body = span.body(bytes);
+        let prepared;
+        let text = match span.tag() {
+            FrontendTag::QUERY => frontend::query(body)?,
+            FrontendTag::PARSE => Parse::new(body)?.text,
+            FrontendTag::BIND => {
+                prepared = self.find(Bind::new(body)?.statement, world)?.prepared.clone();
+                &prepared.text
+            }
+            _ => return None,
+        };
+        let verb = world.classify(text).transaction?;
+        let ends = matches!(verb, TransactionVerb::Commit | TransactionVerb::Rollback);
+        (ends && effect::is_plain_end(text)).then_some(verb)
+    }
+
     /// As a server answers in an aborted transaction: the end is taken, all else refused.
     fn request_after_failure(
         &mut self,
@@ -138,18 +212,10 @@ impl Session {
         edits: &mut Edits,
     ) -> Flow {
         let body = span.body(bytes);
-        let ends = |text: &[u8], world: &mut World<'_>| {
-            let verb = world.classify(text).transaction;
-            matches!(verb, Some(TransactionVerb::Commit | TransactionVerb::Rollback))
-                && effect::is_plain_end(text)
-        };
         let is_taken = match span.tag() {
-            FrontendTag::QUERY => ends(frontend::query(body).unwrap_or_default(), world),
-            FrontendTag::PARSE => Parse::new(body).is_some_and(|parse| ends(parse.text, world)),
-            FrontendTag::BIND => Bind::new(body).is_some_and(|bind| {
-                let named = self.find(bind.statement, world).map(|named| named.prepared.clone());
-                named.is_some_and(|prepared| ends(&prepared.text, world))
-            }),
+            FrontendTag::QUERY | FrontendTag::PARSE | FrontendTag::BIND => {
+                self.end(span, bytes, world).is_some()
+            }
             FrontendTag::CLOSE => return self.close_without_server(span, bytes, edits),
             FrontendTag::DESCRIBE | FrontendTag::EXECUTE => true,
             _ => false,

@@ -57,6 +57,8 @@ pub struct Events {
     pub unknown_name: bool,
     /// A statement asked what its session drew from a sequence.
     pub sequence_state: bool,
+    /// What was taken for the primary refused to write: it may be none any more.
+    pub read_only_primary: bool,
     /// Statements that a server has run, by what the classifier made of them: in the order of [`Reason::ALL`].
     pub statements: [u16; Reason::ALL.len()],
 }

@@ -775,7 +775,8 @@ impl Session {
                 }
             }
             None if !is_own && bind.statement.is_empty() => self.close_foreign_unnamed(held, edits),
-            None => {}
+            // The server may know it, by an SQL-level PREPARE.
+            None => self.replies.risk(Stake::WORK),
         }
         if let (None, Some(portals)) = (&named, &mut self.portals) {
             portals.remove(bind.portal);
@@ -1058,6 +1059,8 @@ impl Session {
         self.unknown_name |= matches!(statement.reason, Reason::UnknownFunction | Reason::UnknownRelation);
         self.may_be_in_block |=
             statement.transaction.is_some() || (statement.statements > 1 && statement.access != Access::Read);
+        let stake = Stake::of(statement);
+        self.replies.risk(if held.role == Role::Replica { stake.on_replica() } else { stake });
         if statement.access != Access::Read && !is_only_session_state(statement) {
             self.mark_write(held, world);
         }
@@ -1082,6 +1085,7 @@ impl Session {
             return;
         }
         self.wrote = true;
+        self.replies.risk(Stake::WORK);
         let now = world.now;
         self.recall(|history| history.wrote(now));
         held.state.sequences_of = Some(world.client);

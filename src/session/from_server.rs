@@ -36,7 +36,12 @@ impl Session {
             BackendTag::DATA_ROW if swallows => self.learn(body, held),
             BackendTag::DATA_ROW | BackendTag::COPY_DATA => {}
             BackendTag::READY_FOR_QUERY => return self.ready(span, body, held, now, edits),
-            BackendTag::ERROR_RESPONSE => self.error(body, held),
+            BackendTag::ERROR_RESPONSE => {
+                let code = Fields::new(body).code();
+                let is_read_only = code == Some(SqlState::READ_ONLY_SQL_TRANSACTION);
+                edits.events.read_only_primary |= is_read_only && held.role == Role::Primary;
+                self.error(body, held);
+            }
             BackendTag::PARAMETER_STATUS => self.parameter(body, held, edits),
             BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
                 if !self.begin_copy_in() {
@@ -126,6 +131,7 @@ impl Session {
             edits.events.transaction_time = Some(now.saturating_duration_since(began));
         }
         if status == TransactionStatus::Idle {
+            self.kept_pins = self.pins;
             edits.events.ddl |= std::mem::take(&mut self.ddl);
             self.wrote &= !self.replies.is_empty();
             if self.replies.is_empty() && self.batch == Batch::Idle {
@@ -148,7 +154,9 @@ impl Session {
         match (asked, backend::data_row(body)) {
             (Some(Then::Asked(Question::State(pins))), Some(answer)) => {
                 // What was sent behind the question is not refuted by its answer.
-                self.pins = self.pins.without(pins.refuted(&answer)).with(self.fresh_pins);
+                let refuted = pins.refuted(&answer);
+                self.pins = self.pins.without(refuted).with(self.fresh_pins);
+                self.kept_pins = self.kept_pins.without(refuted);
             }
             (Some(Then::Asked(Question::Settings(names))), Some(answer)) if names.len() == answer.len() => {
                 let known = names.iter().zip(answer).try_for_each(|(name, value)| {
@@ -308,6 +316,7 @@ impl Session {
                 self.own.reset_all();
                 self.pending.clear();
                 self.pins = self.pins.beyond_discard();
+                self.kept_pins = self.kept_pins.beyond_discard();
                 self.hidden = None;
             }
             // Those of a text's UNLISTEN were dealt with before.
@@ -336,6 +345,12 @@ impl Session {
     /// An error ends the answer to a Query, or everything up to the next Sync.
     fn error(&mut self, body: &[u8], held: &mut Held<'_>) {
         let fields = Fields::new(body);
+        if fields.is_fatal() {
+            // The connection is about to end; the client hears of it when it is known what that means for it.
+            self.server_part = Passing::Skip;
+            self.last_words = Some(Box::new(server_report(&fields)));
+            return;
+        }
         if let Some(Reply { action: Action::Swallow, request: Request::Query, then, .. }) =
             self.replies.front()
         {
@@ -361,12 +376,6 @@ impl Session {
                 Some(Then::Asked(Question::Settings(_))) => self.pin(Effects::HIDDEN_SETTINGS),
                 Some(_) => {}
             }
-            return;
-        }
-        if fields.is_fatal() {
-            // The connection is about to end; the client hears of it when it is known what that means for it.
-            self.server_part = Passing::Skip;
-            self.last_words = Some(Box::new(server_report(&fields)));
             return;
         }
         self.server_part = Passing::Forward;

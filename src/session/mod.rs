@@ -35,6 +35,7 @@ mod from_client;
 mod from_server;
 mod keys;
 mod listening;
+mod loss;
 pub mod luggage;
 pub mod own;
 pub mod pin;
@@ -45,6 +46,7 @@ mod replies;
 pub mod server_state;
 pub mod settings;
 pub mod sql_statements;
+mod stake;
 mod transaction;
 
 pub use edits::{Edit, Edits, Events};
@@ -77,6 +79,7 @@ use replay::Replay;
 use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
 use smallvec::SmallVec;
 use sql_statements::SqlStatements;
+use stake::Stake;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -333,6 +336,8 @@ pub struct Session {
     pins: Pins,
     /// Those that have come since the server was last asked.
     fresh_pins: Pins,
+    /// Those that do not end with the transaction that is under way.
+    kept_pins: Pins,
     own: Own,
     /// The server shall be asked whether the state that pins is still there.
     doubts_pins: bool,
@@ -397,6 +402,7 @@ impl Session {
             restoring: Restoring::No,
             pins: Pins::default(),
             fresh_pins: Pins::default(),
+            kept_pins: Pins::default(),
             own,
             doubts_pins: false,
             is_soiled: false,
@@ -536,44 +542,6 @@ impl Session {
         }
     }
 
-    /// The server connection ended. What was asked and not answered is answered with an error; the client stays if it
-    /// has lost no state. `edits.reply` goes to the client.
-    pub fn on_server_lost(&mut self, why: &str, edits: &mut Edits) -> Want {
-        edits.clear();
-        let report = self.last_words.take().map_or_else(|| lost_server(why), |report| *report);
-        let owed = self.replies.ready_owed_to_client();
-        let is_cut = !self.server.at_boundary() && self.server_part == Passing::Forward;
-        // What follows must not run as if the transaction had never been, so it does not follow.
-        let loses_state = self.mode == PoolMode::Session
-            || !self.pins.is_empty()
-            || self.transaction.is_open()
-            || self.may_be_in_block
-            || self.hidden.is_some();
-        let undone: Vec<Reply> = self.replies.drain().collect();
-        undone.into_iter().rev().for_each(|reply| self.undo(reply.then, None));
-        self.forget_server();
-        if let Some(again) = self.replay_what_was_lost() {
-            self.last_words = None;
-            return again;
-        }
-        if is_cut {
-            return Want::Close(Farewell::Abrupt);
-        }
-        if loses_state {
-            return fatal(report);
-        }
-        for _ in 0..owed {
-            report.write(&mut edits.reply, Severity::Error);
-            backend::write_ready(&mut edits.reply, TransactionStatus::Idle);
-        }
-        if self.batch == Batch::Open {
-            report.write(&mut edits.reply, Severity::Error);
-            self.batch = Batch::Failed;
-        }
-        self.client_part = Passing::Skip;
-        Want::Input
-    }
-
     /// What the held server connection owes, for when the client is gone.
     pub fn owed(&self) -> Owed {
         Owed {
@@ -634,6 +602,17 @@ impl Session {
     /// Whether a message of ours would stand between two messages of the server's, not inside one.
     pub fn can_be_told(&self) -> bool {
         self.server.at_boundary() || self.server_part == Passing::Skip
+    }
+
+    /// Whether the client wants to hear notices of ours.
+    pub fn takes_notices(&self) -> bool {
+        let least = self.settings.value("client_min_messages");
+        let is_deaf = |value: &Value| match value {
+            Value::Text(level) | Value::Expression(level) => {
+                matches!(level.trim_matches(['\'', '"']).to_ascii_lowercase().as_str(), "warning" | "error")
+            }
+        };
+        self.can_be_told() && !least.is_some_and(is_deaf)
     }
 
     /// Whether a transaction block is open.
@@ -717,8 +696,11 @@ impl Session {
 
     fn forget_server(&mut self) {
         self.promotable = None;
-        self.own.ended(End::RolledBack);
-        self.transaction = Transaction::default();
+        if self.deferred.is_none() {
+            self.own.ended(End::RolledBack);
+            self.transaction = Transaction::default();
+        }
+        (self.pins, self.fresh_pins, self.kept_pins) = Default::default();
         self.copy = Copy::None;
         self.outcome = Outcome::Fine;
         self.restoring = Restoring::No;
@@ -761,13 +743,4 @@ fn broken_server(what: &str) -> Report {
         SqlState::PROTOCOL_VIOLATION,
         format!("the server broke the protocol: {what}"),
     )
-}
-
-fn lost_server(why: &str) -> Report {
-    Report::new(
-        ErrorSource::Server,
-        SqlState::CONNECTION_FAILURE,
-        format!("the server connection was lost while a request was under way: {why}"),
-    )
-    .detail("Whether the request took effect is not known.")
 }

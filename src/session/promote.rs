@@ -135,6 +135,19 @@ impl Session {
         Flow::Stop(Want::Input)
     }
 
+    /// The replica is lost. A block of which nothing is owed goes on elsewhere, where it shows no less.
+    pub(super) fn go_on_elsewhere(&mut self) {
+        if self.batch != Batch::Idle || self.transaction.status() == TransactionStatus::Failed {
+            return;
+        }
+        let shown = self.history.shown();
+        self.deferred = self.promotable.take().and_then(|promotable| match (promotable.stage, shown) {
+            (Stage::Asking, _) => Some(promotable.deferred),
+            (Stage::Reading | Stage::Leaving, Some(shown)) => Some(promotable.deferred.promoted(shown)),
+            (Stage::Reading | Stage::Leaving, None) => None,
+        });
+    }
+
     /// A request of the block's was answered.
     pub(super) fn answered_on_replica(&mut self, outcome: Outcome) {
         if let Some(promotable) = &mut self.promotable

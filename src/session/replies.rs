@@ -7,6 +7,7 @@
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>
 
 use super::questions::Question;
+use super::stake::Stake;
 use crate::prepared::{Named, Prepared, StatementId};
 use crate::sql::Reason;
 use crate::sql::effect::{Listening, SettingChange};
@@ -149,6 +150,8 @@ pub(super) struct Renamed {
 pub(super) struct Reply {
     pub request: Request,
     pub action: Action,
+    /// Of all requests that its ReadyForQuery ends.
+    pub stake: Stake,
     /// What the classifier made of the statement that it runs, if it runs one of the client's.
     pub reason: Option<Reason>,
     pub then: Option<Box<Then>>,
@@ -175,6 +178,8 @@ impl Reply {
 pub(super) struct ReplyQueue {
     entries: VecDeque<Reply>,
     counts: Counts,
+    /// Of requests whose ReadyForQuery has not been asked for.
+    open: Stake,
 }
 
 /// How many entries have consequences of a kind.
@@ -198,9 +203,27 @@ impl Counts {
 
 impl ReplyQueue {
     pub fn push(&mut self, request: Request, action: Action, then: Option<Then>) {
-        let reply = Reply { request, action, reason: None, then: then.map(Box::new) };
+        let is_end = request.ends_ready() && action == Action::Forward;
+        let stake = if is_end { std::mem::take(&mut self.open) } else { Stake::NOTHING };
+        let reply = Reply { request, action, stake, reason: None, then: then.map(Box::new) };
         self.counts.add(&reply);
         self.entries.push_back(reply);
+    }
+
+    /// The next request puts this at stake.
+    pub fn risk(&mut self, stake: Stake) {
+        self.open = self.open.with(stake);
+    }
+
+    /// What is at stake up to each ReadyForQuery that the client waits for, and behind the last one.
+    pub fn stakes(&self) -> (Vec<Stake>, Stake) {
+        let ends = |reply: &&Reply| reply.request.ends_ready() && reply.action == Action::Forward;
+        (self.entries.iter().filter(ends).map(|reply| reply.stake).collect(), self.open)
+    }
+
+    /// Whether there is such an entry.
+    pub fn any(&self, is_such: impl Fn(&Reply) -> bool) -> bool {
+        self.entries.iter().any(is_such)
     }
 
     /// What the classifier made of the statement that the last entry runs.
@@ -330,7 +353,12 @@ impl ReplyQueue {
     #[must_use]
     pub fn copy_in_began(&mut self) -> bool {
         let first = self.entries.pop_front();
-        self.entries.retain(|reply| reply.request != Request::Sync);
+        let open = &mut self.open;
+        self.entries.retain(|reply| {
+            let is_ignored = reply.request == Request::Sync;
+            *open = if is_ignored { open.with(reply.stake) } else { *open };
+            !is_ignored
+        });
         let alone = self.entries.is_empty();
         self.entries.extend(first);
         self.entries.rotate_right(usize::from(!alone));
@@ -359,15 +387,10 @@ impl ReplyQueue {
         })
     }
 
-    /// How many of them the client waits for.
-    pub fn ready_owed_to_client(&self) -> usize {
-        let is_meant = |reply: &&Reply| reply.request.ends_ready() && reply.action != Action::Swallow;
-        self.entries.iter().filter(is_meant).count()
-    }
-
     /// Forgets everything: the server is gone. Answers the entries, to be undone.
     pub fn drain(&mut self) -> impl Iterator<Item = Reply> + '_ {
         self.counts = Counts::default();
+        self.open = Stake::NOTHING;
         self.entries.drain(..)
     }
 

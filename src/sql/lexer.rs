@@ -121,6 +121,51 @@ impl<'a> Lexer<'a> {
         Lexer { text, at: 0 }
     }
 
+    /// Passes white space.
+    #[inline]
+    pub(super) fn skip_space(&mut self) {
+        while self.text.get(self.at).is_some_and(|&byte| IS_SPACE[byte as usize]) {
+            self.at += 1;
+        }
+    }
+
+    /// The next token, if that is a word: folded into `place`, with its length. `None`, and nothing has happened, if it is
+    /// anything else or does not fit.
+    #[inline]
+    pub(super) fn fold_word(&mut self, place: &mut [u8]) -> Option<usize> {
+        let rest = &self.text[self.at..];
+        if !is_name_start(*rest.first()?) {
+            return None;
+        }
+        let limit = rest.len().min(place.len());
+        let (cut, place) = (&rest[..limit], &mut place[..limit]);
+        let mut length = 0;
+        while length < limit && FOLDED[cut[length] as usize] != 0 {
+            place[length] = FOLDED[cut[length] as usize];
+            length += 1;
+        }
+        if rest.get(length).is_some_and(|&byte| is_name_part(byte)) {
+            return None;
+        }
+        // A single letter may belong to a quote behind it.
+        if length == 1 && matches!(rest.get(1), Some(b'\'' | b'&')) {
+            return None;
+        }
+        self.at += length;
+        Some(length)
+    }
+
+    /// Passes the next token if that is a number of nothing but digits.
+    #[inline]
+    pub(super) fn skip_digits(&mut self) -> bool {
+        let rest = &self.text[self.at..];
+        let length = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        let goes_on = rest.get(length).is_some_and(|&byte| byte == b'.' || is_name_part(byte));
+        let is_plain = length > 0 && !goes_on;
+        self.at += if is_plain { length } else { 0 };
+        is_plain
+    }
+
     /// The next byte but `ahead`, 0 past the end (a 0 in the text is an error anyway).
     #[inline]
     fn peek(&self, ahead: usize) -> u8 {
@@ -470,6 +515,29 @@ const NAME_PART: [bool; 256] = {
     let mut byte = 0;
     while byte < 256 {
         table[byte] = matches!(CLASS[byte], Class::NameStart | Class::Digit | Class::Dollar);
+        byte += 1;
+    }
+    table
+};
+
+const IS_SPACE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(CLASS[byte], Class::Space);
+        byte += 1;
+    }
+    table
+};
+
+/// What a byte of a name becomes; 0 for those that are none.
+const FOLDED: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        if NAME_PART[byte] {
+            table[byte] = (byte as u8).to_ascii_lowercase();
+        }
         byte += 1;
     }
     table

@@ -279,6 +279,12 @@ impl Effects {
     pub const UNKNOWN: Effects = Effects(1 << 17);
     /// UNLISTEN; `effect::unlistened` can read from the text of what.
     pub const UNLISTEN: Effects = Effects(1 << 18);
+    /// A transaction block begins: BEGIN, AND CHAIN.
+    pub const BEGINS: Effects = Effects(1 << 19);
+    /// A transaction block ends and lasts: COMMIT, PREPARE TRANSACTION.
+    pub const COMMITS: Effects = Effects(1 << 20);
+    /// A transaction block ends and does not last.
+    pub const ROLLS_BACK: Effects = Effects(1 << 21);
 
     /// Both sets together.
     pub const fn with(self, other: Effects) -> Effects {
@@ -303,7 +309,7 @@ impl Effects {
 
 impl fmt::Debug for Effects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 19] = [
+        const NAMES: [&str; 22] = [
             "settings",
             "hidden_settings",
             "temporary",
@@ -323,8 +329,11 @@ impl fmt::Debug for Effects {
             "block",
             "unknown",
             "unlisten",
+            "begins",
+            "commits",
+            "rolls_back",
         ];
-        f.debug_set().entries((0..19).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
+        f.debug_set().entries((0..22).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
     }
 }
 

@@ -280,23 +280,27 @@ impl<'a> Scan<'a> {
         let verb = self.folded(first);
         match verb.as_str() {
             _ if is_query_verb(first, &verb) => {}
-            "begin" | "start" => self.transaction(TransactionVerb::Begin),
+            "begin" | "start" => {
+                self.add(Effects::BEGINS);
+                self.transaction(TransactionVerb::Begin);
+            }
             "commit" | "end" | "rollback" | "abort" if self.head_is(1, "prepared") => self.write(first),
             "commit" | "end" => {
-                self.add(Effects::ENDS_STATE);
+                self.ends(Effects::COMMITS);
                 self.transaction(TransactionVerb::Commit);
             }
             "rollback" | "abort" if self.head_is(1, "to") || self.head_is(2, "to") => {
                 self.transaction(TransactionVerb::Savepoint);
             }
             "rollback" | "abort" => {
-                self.add(Effects::ENDS_STATE);
+                self.ends(Effects::ROLLS_BACK);
                 self.transaction(TransactionVerb::Rollback);
             }
             "savepoint" | "release" => self.transaction(TransactionVerb::Savepoint),
             "prepare"
                 if self.head_is(1, "transaction") && self.head[2].is_some_and(|id| id.kind.is_string()) =>
             {
+                self.add(Effects::COMMITS);
                 self.transaction(TransactionVerb::PrepareTransaction);
                 self.judge(Access::Write, Reason::TransactionCommand, first);
             }
@@ -358,6 +362,14 @@ impl<'a> Scan<'a> {
         if let Some(first) = self.head[0] {
             self.judge(Access::Unsure, Reason::TransactionCommand, first);
         }
+    }
+
+    /// The end of a transaction block; AND CHAIN begins the next one.
+    fn ends(&mut self, how: Effects) {
+        let has = |word: &str| (1..HEAD).any(|index| self.head_is(index, word));
+        let chains = has("chain") && !has("no");
+        self.add(how.with(Effects::ENDS_STATE));
+        self.add(if chains { Effects::BEGINS } else { Effects::NONE });
     }
 
     fn session(&mut self, token: Token, effects: Effects) {

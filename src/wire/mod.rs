@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
 
     /// A String: the bytes before the next NUL, which is read too.
     pub fn string(&mut self) -> Option<&'a [u8]> {
-        let end = self.rest.iter().position(|&byte| byte == 0)?;
+        let end = memchr::memchr(0, self.rest)?;
         let (text, rest) = self.rest.split_at(end);
         self.rest = &rest[1..];
         Some(text)

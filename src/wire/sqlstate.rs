@@ -36,6 +36,7 @@ impl SqlState {
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub const TRANSACTION_RESOLUTION_UNKNOWN: Self = Self(*b"08007");
+    pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
     pub const UNDEFINED_COLUMN: Self = Self(*b"42703");
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     pub const UNDEFINED_TABLE: Self = Self(*b"42P01");

@@ -17,6 +17,7 @@ mod explain;
 mod farewell;
 mod harness;
 mod history;
+mod holding;
 mod http;
 mod isolation;
 mod lifecycle;

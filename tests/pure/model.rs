@@ -73,6 +73,10 @@ pub struct Model {
     buffered: Vec<u8>,
     out: Vec<u8>,
     pub is_gone: bool,
+    /// Rows that the transaction under way has written.
+    written: usize,
+    /// Rows that were committed.
+    pub committed: usize,
 }
 
 const REPORTED: [(&str, &str); 2] = [("application_name", "application_name"), ("timezone", "TimeZone")];
@@ -110,6 +114,8 @@ impl Model {
             buffered: Vec::new(),
             out: Vec::new(),
             is_gone: false,
+            written: 0,
+            committed: 0,
         };
         // The greeting has told these.
         model.report();
@@ -214,18 +220,25 @@ impl Model {
     /// The end of a Query, or Sync.
     fn finish(&mut self) {
         if self.block == Block::Implicit {
+            self.commit();
             self.end();
         }
     }
 
+    fn commit(&mut self) {
+        self.committed += std::mem::take(&mut self.written);
+    }
+
     fn end(&mut self) {
         self.block = Block::Idle;
+        self.written = 0;
         self.snapshots.clear();
         self.local.clear();
         self.portals.clear();
     }
 
     fn error(&mut self, (code, text): Failure) {
+        self.written = 0;
         match self.block {
             Block::Implicit => {
                 self.settings = self.snapshots[0].1.clone();
@@ -518,6 +531,7 @@ impl Model {
             b'H' | b'S' => return,
             b'c' => {
                 self.mode = Mode::Normal;
+                self.written += rows;
                 self.complete(&format!("COPY {rows}"));
                 if !extended {
                     self.finish();
@@ -569,10 +583,12 @@ impl Model {
                     self.warning("there is no transaction in progress");
                     return tag("COMMIT");
                 }
+                self.commit();
                 self.end_block();
                 tag(if is_failed { "ROLLBACK" } else { "COMMIT" })
             }
             Command::Rollback => {
+                self.written = 0;
                 match self.block {
                     Block::Implicit => self.warning("there is no transaction in progress"),
                     _ => {
@@ -689,7 +705,10 @@ impl Model {
             Command::Insert { is_duplicate: true } => {
                 Err(("23505", "duplicate key value violates unique constraint".to_owned()))
             }
-            Command::Insert { is_duplicate: false } => tag("INSERT 0 1"),
+            Command::Insert { is_duplicate: false } => {
+                self.written += 1;
+                tag("INSERT 0 1")
+            }
             Command::Do => Err(("P0001", "raised".to_owned())),
             Command::Alter => {
                 database.version += 1;

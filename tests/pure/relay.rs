@@ -234,17 +234,18 @@ impl Relay {
         self.pump(client);
     }
 
-    /// Up to `most` bytes arrive at the server.
-    pub fn deliver(&mut self, server: usize, most: usize) {
+    /// Up to `most` bytes arrive at the server. Answers how many.
+    pub fn deliver(&mut self, server: usize, most: usize) -> usize {
         let it = &mut self.servers[server];
         let count = most.min(it.to.len());
         let bytes: Vec<u8> = it.to.drain(..count).collect();
         it.model.feed(&bytes, &mut self.database);
         it.from.append(&mut it.model.output());
+        count
     }
 
-    /// Up to `most` bytes arrive from the server.
-    pub fn answer(&mut self, server: usize, most: usize) {
+    /// Up to `most` bytes arrive from the server. Answers how many.
+    pub fn answer(&mut self, server: usize, most: usize) -> usize {
         let it = &mut self.servers[server];
         let count = most.min(it.from.len());
         it.inbox.extend(it.from.drain(..count));
@@ -257,6 +258,7 @@ impl Relay {
         if self.clients[client].waiting.is_none() && self.clients[client].closed.is_none() {
             self.pump(client);
         }
+        count
     }
 
     /// A waiting client gets a server.
@@ -368,8 +370,8 @@ impl Relay {
         };
         match events[random.below(events.len())] {
             Event::Arrive(n) => self.arrive(n, most),
-            Event::Deliver(n) => self.deliver(n, most),
-            Event::Answer(n) => self.answer(n, most),
+            Event::Deliver(n) => _ = self.deliver(n, most),
+            Event::Answer(n) => _ = self.answer(n, most),
             Event::Grant(n) => {
                 let candidates = self.candidates(n);
                 self.grant(n, candidates[random.below(candidates.len())]);

@@ -1358,7 +1358,7 @@ fn server_lost_under_a_query() {
         a> Query insert into t values (1) | Query insert into t values (2)
           p1> Query insert into t values (1) | Query insert into t values (2)
         ! kill p1
-          a< Error 08006 the server connection was lost while a request was under way: killed | ReadyForQuery I | Error 08006 the server connection was lost while a request was under way: killed | ReadyForQuery I
+          a< Error 08007 the answer was lost with the server connection: killed | ReadyForQuery I | Error 08007 the answer was lost with the server connection: killed | ReadyForQuery I
         ! go p1
         a> Query select 1
           r1> Query select 1
@@ -1375,7 +1375,7 @@ fn server_lost_under_a_batch() {
         a> Parse : insert into t values (1) | Bind : | Execute | Flush
           p1> Parse : insert into t values (1) | Bind : | Execute | Flush
         ! kill p1
-          a< Error 08006 the server connection was lost while a request was under way: killed
+          a< Error 08007 the answer was lost with the server connection: killed
         ! go p1
         a> Bind : | Sync
           a< ReadyForQuery I
@@ -1392,19 +1392,259 @@ fn what_follows_a_lost_begin_ran_outside_the_transaction() {
           a< CommandComplete BEGIN | ReadyForQuery T
           p1> Query begin | Query select 1
         ! kill p1
-          a< Error 08006 the server connection was lost while a request was under way: killed
-          a is told why and cut off
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery E
         ! go p1
-        b> Query begin | Query select 1
-          b< CommandComplete BEGIN | ReadyForQuery T
-          p1> Query begin | Query select 1
-          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query insert into t values (1) | Query rollback | Query insert into t values (2)
+          a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
+          p1> Query insert into t values (2)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I
         ! stop p1
-        b> Query insert into t values (1)
-          p1> Query insert into t values (1)
+        b> Parse : begin | Bind : | Execute | Parse : insert into t values (3) | Bind : | Execute | Sync
+          p1> Parse : begin | Bind : | Execute | Parse : insert into t values (3) | Bind : | Execute | Sync
         ! kill p1
-          b< Error 08006 the server connection was lost while a request was under way: killed
-          b is told why and cut off
+          b< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery E
+        ! go p1
+        b> Parse : insert into t values (4) | Bind : | Execute | Sync | Parse : commit | Bind : | Execute | Sync
+          b< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E | ParseComplete | BindComplete | CommandComplete ROLLBACK | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn server_lost_under_a_transaction() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query begin | Query insert into t values (1)
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery T
+        ! stop p1
+        a> Query insert into t values (2)
+          p1> Query insert into t values (2)
+        ! kill p1
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery E
+        ! go p1
+        a> Query select 1 | Query savepoint a | Query commit | Query select 2
+          a< Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E | Error 25P02 current transaction is aborted, commands ignored until end of transaction block | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I
+          p1> Query select 2
+          a< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn server_lost_under_commit() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query begin | Query insert into t values (1)
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery T
+        ! stop p1
+        a> Query insert into t values (2) | Query commit | Query select 3
+          p1> Query insert into t values (2) | Query commit | Query select 3
+        ! kill p1
+          a< Error 08007 the answer was lost with the server connection: killed | ReadyForQuery E | Error 08007 the answer was lost with the server connection: killed | ReadyForQuery I | Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery I
+        ! go p1
+        b> Query begin | Query insert into t values (1)
+          b< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query insert into t values (1)
+          b< CommandComplete INSERT 0 1 | ReadyForQuery T
+        ! stop p1
+        b> Query rollback
+          p1> Query rollback
+        ! kill p1
+          b< CommandComplete ROLLBACK | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn server_lost_under_an_idle_transaction() {
+    let begun = "
+        a> Query begin | Query insert into t values (1)
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery T
+        ! kill p1
+        ";
+    let told = [
+        "a> Query select 1 | Query commit
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I",
+        "a> Query commit
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery I",
+        "a> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I",
+        "a> CloseS x | Parse : commit | Bind : | Execute | Sync | Query rollback
+          a< CloseComplete | Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I",
+        "a> Parse : rollback | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | CommandComplete ROLLBACK | ReadyForQuery I",
+        "a> FunctionCall | Query rollback
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery E | CommandComplete ROLLBACK | ReadyForQuery I",
+    ];
+    for told in told {
+        let after = "
+        a> Query select 2
+          p1> Query select 2
+          a< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        ";
+        PRIMARY_ONLY.plays(&format!("{begun}{told}{after}"));
+    }
+}
+
+#[test]
+fn server_lost_under_copy() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query copy t from stdin
+          p1> Query copy t from stdin
+          a< CopyInResponse
+        a> CopyData x
+          p1> CopyData x
+        ! kill p1
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery I
+        a> CopyData y | CopyDone
+        a> Parse : copy t from stdin | Bind : | Execute | Sync
+          p1> Parse : copy t from stdin | Bind : | Execute | Sync
+          a< ParseComplete | BindComplete | CopyInResponse
+        a> CopyData x
+          p1> CopyData x
+        ! kill p1
+          a< Error 40001 the transaction was lost with its server connection: killed
+        a> CopyData y | CopyDone | Sync
+          a< ReadyForQuery I
+        a> Query copy t from stdin
+          p1> Query copy t from stdin
+          a< CopyInResponse
+        ! stop p1
+        a> CopyData x | CopyDone
+          p1> CopyData x | CopyDone
+        ! kill p1
+          a< Error 08007 the answer was lost with the server connection: killed | ReadyForQuery I
+        ! go p1
+        a> Query select 1
+          p1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn settings_of_a_lost_transaction_stayed() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query set work_mem to '2MB'
+          p1> Query set work_mem to '2MB'
+          a< CommandComplete SET | ReadyForQuery I
+        a> Query begin | Query set work_mem to '1MB'
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query set work_mem to '1MB'
+          a< CommandComplete SET | ReadyForQuery T
+        ! kill p1
+        a> Query rollback | Query show work_mem
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+          p1> Query SET \"work_mem\" TO '2MB'; | Query show work_mem
+          a< RowDescription c | DataRow 2MB | CommandComplete SHOW | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn a_transaction_that_no_server_has_seen_was_lost_with_one() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query set role bob
+          p1> Query set role bob
+          a< CommandComplete SET | ReadyForQuery I
+        b> Query select 0
+          p1> Query RESET SESSION AUTHORIZATION;RESET ROLE; | Query select 0
+          b< RowDescription c | DataRow 0 | CommandComplete SELECT 1 | ReadyForQuery I
+        ! stop p1
+        a> Query begin | Query insert into t values (1)
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query SET ROLE 'bob';
+        ! kill p1
+          p1> Query SET ROLE 'bob';
+        ! go p1
+          p1> Query begin | Query insert into t values (1)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery T
+        a> Query commit
+          p1> Query commit
+          a< CommandComplete COMMIT | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn a_transaction_that_has_only_read_was_lost_with_its_replica() {
+    PROMOTE.plays(
+        "
+        ! stop r1
+        a> Query begin | Query select 1
+          a< CommandComplete BEGIN | ReadyForQuery T
+          r1> Query begin | Query SHOW transaction_isolation
+        ! kill r1
+          r1> Query begin | Query SHOW transaction_isolation
+        ! go r1
+          r1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        ! stop r1
+        a> Query commit
+          r1> Query commit
+        ! kill r1
+          a< Error 40001 the transaction was lost with its server connection: killed | ReadyForQuery I
+        ",
+    );
+    Stage { consistency: Consistency::Session, ..PROMOTE }.plays(
+        "
+        a> Query begin | Query select 1
+          a< CommandComplete BEGIN | ReadyForQuery T
+          r1> Query begin | Query SHOW transaction_isolation | Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query savepoint s
+          r1> Query savepoint s
+          a< CommandComplete SAVEPOINT | ReadyForQuery T
+        ! kill r1
+        a> Query select 2
+          p1> Query begin | Query savepoint s | Query select 2
+          a< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query commit
+          p1> Query commit
+          a< CommandComplete COMMIT | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn state_that_cannot_follow_is_not_lost_in_silence() {
+    PRIMARY_ONLY.plays(
+        "
+        ! gone listener
+        a> Query begin | Query listen news
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query listen news
+          a< CommandComplete LISTEN | ReadyForQuery T
+        ! kill p1
+        a> Query rollback
+          a< CommandComplete ROLLBACK | ReadyForQuery I
+        a> Query begin | Query listen news | Query commit
+          a< CommandComplete BEGIN | ReadyForQuery T
+          p1> Query begin | Query listen news | Query commit
+          a< CommandComplete LISTEN | ReadyForQuery T | CommandComplete COMMIT | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        ! kill p1
+          a< Error 57P01 terminating connection because state of its session (listen) was lost with its server connection: killed
+          a is told why and cut off
+        ",
+    );
+    SESSION.plays(
+        "
+        a> Query select 1
+          p1> Query select 1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ! kill p1
+          a< Error 57P01 terminating connection because its session was lost with its server connection: killed
+          a is told why and cut off
         ",
     );
 }

@@ -1,0 +1,49 @@
+//! What clients notice when a server goes away, and where each part of that is kept.
+//!
+//! | a client | notices |
+//! |---|---|
+//! | outside of a transaction, or whose BEGIN no server has seen | a pause: it is held until there is a server, for `pool.hold_timeout` at most |
+//! | whose read ran on a replica that died, and that has seen nothing of the answer | nothing: the read runs again |
+//! | in a transaction on the server that died, before COMMIT | 40001: nothing of it was committed; the connection goes on |
+//! | whose COMMIT, or write on its own, was not answered | 08007: whether it was committed is not known; it is never sent again |
+//! | with state that only its server connection had, or in session mode | 57P01, and the end of its connection |
+//! | that is being sent a row when the server dies | the end of its connection: nothing can be said inside a message |
+//!
+//! The server's own farewells (57P01, 57P02, 57P03: a shutdown, a crash, `pg_terminate_backend`) are such losses, too, and never
+//! the client's end.
+//!
+//! **In flight.** [`crate::session`] knows of each ReadyForQuery that is owed what was at stake with it (`stake.rs`): work, the
+//! beginning of a block, its end. From that it is told what may have lasted (`loss.rs`). Where several requests were on their
+//! way, each has its own answer, and all up to a COMMIT share its fate. A block that is over at the server goes on for the
+//! client as one that failed: everything is refused with 25P02 up to ROLLBACK or COMMIT, which no server sees (`begin.rs`).
+//! Settings and prepared statements follow to the next server, as they were before the transaction. State that a lost
+//! transaction would have left behind never was; state from before it (temporary tables, session locks, cursors WITH HOLD, a
+//! LISTEN of the client's own connection) is gone, and the client is disconnected so that it does not go on without.
+//!
+//! **40001, not 57P01.** Both are retried on by those who retry at all. But 57P01 and class 08 make connection pools in
+//! applications throw the connection away, and all of them connect anew at once, just when the new primary is short of
+//! time. 08007 has no such alternative: there is no other code for "not known".
+//!
+//! **Held.** [`crate::cluster::UserPools::lease`] waits where there is no server to wait for (`hold.rs`): in order of arrival
+//! for each user, `pool.hold_limit` clients of a database at most, the next one gets 57P03 at once. After three seconds a client
+//! hears a NOTICE, if it takes notices. It may cancel its request, and go. When there is a primary, clients are let on to its
+//! pool one after the other; from there on `pool.checkout_timeout` runs. So a request waits for `hold_timeout` and
+//! `checkout_timeout` together at most. A pool that is full, ours or the server's (class 53), is no server that is away:
+//! there the wait is `checkout_timeout`, and nobody is told that a server is missing.
+//!
+//! Reads of the levels that hang on positions need a primary to ask, and are held with the writes while there is none;
+//! `eventual` reads go on on replicas.
+//!
+//! **Found out.** The [monitor](crate::cluster::monitor) alone judges servers. What traffic meets with makes it look at once: a
+//! connection that ends, a login that is refused, reset or too slow, a FATAL, a primary that says 25006. None of that is a
+//! judgement by itself: one terminated backend says nothing of its server. One thing is: a login to what is taken for the
+//! primary that finds a standby (`in_hot_standby`) is not used for writes. While there is no primary, each server is asked
+//! ten times a second.
+//!
+//! **Fenced.** When another server has become primary, nothing more is sent to the one before, not even the COMMIT of a
+//! transaction that is open there, and it may answer as well as ever: its client is told that the transaction is lost.
+//!
+//! **Strictly unsent.** A connection that proves dead before anything of a request was sent leads to another one, and the
+//! client hears nothing: idle connections are looked at before they are lent, and settings that must be confirmed first are
+//! confirmed before the request is sent. Once a request is on its way nothing tells whether it began: a reset may come from
+//! anywhere between, and FATAL 57P01 says the same before, under and after a statement. So it counts as begun.

@@ -1,0 +1,475 @@
+//! A primary that goes away: clients that are in no transaction are held and served, and the others are told what became of
+//! theirs. Nobody is disconnected, and no write is lost that was acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use pglagoon::cli::playground::Stop;
+
+use crate::harness::{Setup, Stand, eventually, eventually_async, quote, table, value};
+use crate::raw::{
+    Message, Raw, bind, cancel_request, copy_data, copy_done, execute, first_column, parse, query, sync, tags,
+};
+
+/// Clients that write while the primary goes away.
+const WRITERS: usize = 24;
+
+fn trusting(setup: Setup) -> Setup {
+    setup.set("auth", "method", quote("trust"))
+}
+
+/// Its errors, and how its last ReadyForQuery says that it stands.
+fn told(answer: &[Message]) -> (Vec<String>, char) {
+    let codes = answer.iter().filter(|message| message.tag == 'E').map(Message::code);
+    (codes.collect(), answer.last().expect("an answer").status())
+}
+
+fn told_once(answer: &[Message]) -> (String, char) {
+    let (codes, status) = told(answer);
+    assert_eq!(codes.len(), 1, "{answer:?}");
+    (codes[0].clone(), status)
+}
+
+/// What a client knows of two rows that it wrote together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Acknowledged,
+    Undone,
+    Unknown,
+}
+
+/// A client that writes pairs of rows, in one way or another.
+struct Writer {
+    /// Its keys begin with this.
+    mark: &'static str,
+    number: usize,
+    raw: Raw,
+    known: BTreeMap<String, Known>,
+    /// How often it was told of a loss.
+    losses: usize,
+}
+
+impl Writer {
+    fn new(mark: &'static str, number: usize, port: u16) -> Self {
+        Writer { mark, number, raw: Raw::login(port), known: BTreeMap::new(), losses: 0 }
+    }
+
+    /// Writes one pair. Panics if the connection ends.
+    fn write(&mut self) {
+        let key = format!("{}{}.{}", self.mark, self.number, self.known.len());
+        let insert = |half: &str| format!("INSERT INTO notes (word) VALUES ('{key} {half}')");
+        let both = format!("INSERT INTO notes (word) VALUES ('{key} a'), ('{key} b')");
+        let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
+        let bursts: Vec<Vec<Vec<u8>>> = match self.number % 5 {
+            0 => ["BEGIN", &insert("a"), &insert("b"), "COMMIT"].iter().map(|sql| vec![query(sql)]).collect(),
+            1 => vec![vec![run(&both), sync()]],
+            2 => vec![vec![query("BEGIN"), query(&insert("a")), query(&insert("b")), query("COMMIT")]],
+            3 => vec![
+                vec![run("BEGIN"), run(&insert("a")), sync()],
+                vec![run(&insert("b")), sync()],
+                vec![run("COMMIT"), sync()],
+            ],
+            _ => vec![vec![query(&both)]],
+        };
+        let mut codes = Vec::new();
+        for burst in bursts {
+            let ends =
+                burst.iter().filter(|message| message.ends_with(&sync()) || message[0] == b'Q').count();
+            self.raw.send(&burst.concat());
+            let mut status = 'I';
+            for _ in 0..ends {
+                let (more, stands) = told(&self.raw.until_ready());
+                codes.extend(more);
+                status = stands;
+            }
+            if !codes.is_empty() {
+                // As an application does: whatever it was, the transaction is over.
+                if status != 'I' {
+                    assert_eq!(told(&self.raw.query("ROLLBACK")), (vec![], 'I'));
+                }
+                break;
+            }
+        }
+        self.losses += usize::from(!codes.is_empty());
+        let known = match codes.iter().map(String::as_str).max() {
+            None => Known::Acknowledged,
+            _ if codes.iter().any(|code| code == "08007") => Known::Unknown,
+            _ => Known::Undone,
+        };
+        for code in &codes {
+            assert!(["40001", "08007", "25P02"].contains(&code.as_str()), "{codes:?}");
+        }
+        self.known.insert(key, known);
+    }
+}
+
+/// Has clients write while something happens, and compares what they know with what is there.
+fn write_while(stand: &mut Stand, mark: &'static str, event: impl FnOnce(&mut Stand)) {
+    let port = stand.lagoon.port;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let counts: Vec<Arc<AtomicUsize>> = (0..WRITERS).map(|_| Arc::default()).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|number| {
+            let (is_over, count) = (is_over.clone(), counts[number].clone());
+            std::thread::spawn(move || {
+                let mut writer = Writer::new(mark, number, port);
+                while !is_over.load(Ordering::Relaxed) {
+                    writer.write();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                writer
+            })
+        })
+        .collect();
+    let have_written = |since: &[usize]| {
+        counts.iter().zip(since).all(|(count, since)| count.load(Ordering::Relaxed) >= since + 3)
+    };
+    eventually("all write", || have_written(&[0; WRITERS]));
+    event(stand);
+    let since: Vec<usize> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    eventually("all write again", || have_written(&since));
+    is_over.store(true, Ordering::Relaxed);
+    let writers: Vec<Writer> =
+        writers.into_iter().map(|writer| writer.join().expect("nobody is disconnected")).collect();
+
+    let primary = stand.playground.nodes().iter().find(|node| {
+        node.is_running() && node.sql("SELECT pg_is_in_recovery()").is_ok_and(|answer| answer.trim() == "f")
+    });
+    let rows = primary.expect("a primary").sql_in("app", "SELECT word FROM notes").unwrap();
+    let rows: std::collections::BTreeSet<&str> = rows.lines().map(str::trim).collect();
+    for writer in &writers {
+        assert!(writer.losses <= 1, "client {} was told {} times", writer.number, writer.losses);
+        for (key, known) in &writer.known {
+            let halves =
+                ["a", "b"].iter().filter(|half| rows.contains(format!("{key} {half}").as_str())).count();
+            let holds = match known {
+                Known::Acknowledged => halves == 2,
+                Known::Undone => halves == 0,
+                Known::Unknown => halves != 1,
+            };
+            assert!(holds, "{key}: {known:?}, and {halves} rows are there");
+        }
+    }
+    let lost: usize = writers.iter().map(|writer| writer.losses).sum();
+    assert!(lost > 0, "the fault met nobody: this proves nothing");
+}
+
+#[test]
+fn clients_live_through_a_crash_of_the_primary() {
+    let mut stand = Stand::new(|setup| trusting(setup).set("pool", "size", "10"));
+    write_while(&mut stand, "w", |stand| {
+        stand.playground.node_mut(0).kill().unwrap();
+        stand.playground.node_mut(0).start().unwrap();
+    });
+}
+
+#[test]
+fn clients_live_through_an_immediate_stop_and_a_restart() {
+    let mut stand = Stand::new(|setup| trusting(setup).set("pool", "size", "10"));
+    write_while(&mut stand, "immediate", |stand| {
+        stand.playground.node_mut(0).restart(Stop::Immediate).unwrap()
+    });
+    write_while(&mut stand, "fast", |stand| stand.playground.node_mut(0).restart(Stop::Fast).unwrap());
+}
+
+#[test]
+fn clients_live_through_a_promotion() {
+    let mut stand = Stand::new(|setup| {
+        trusting(setup).set("pool", "size", "10").set("routing", "on_lost_write", quote("reset"))
+    });
+    // What is acknowledged is on both replicas: a promotion loses nothing, though pglagoon cannot always know that.
+    stand.playground.primary().sql("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 2 (*)'").unwrap();
+    stand.playground.primary().sql("SELECT pg_reload_conf()").unwrap();
+    write_while(&mut stand, "w", |stand| {
+        stand.playground.node_mut(0).kill().unwrap();
+        stand.playground.replicas()[0].promote().unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_committed_on_a_primary_of_yesterday() {
+    // That what the client saw there may be lost is another matter.
+    let stand = Stand::new(|setup| trusting(setup).set("routing", "on_lost_write", quote("reset")));
+    let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+    client.query("BEGIN");
+    assert_eq!(told(&client.query("INSERT INTO notes (word) VALUES ('yesterday')")), (vec![], 'T'));
+    // It never learns of it.
+    stand.playground.replicas()[0].promote().unwrap();
+    eventually("the new primary is known", || {
+        let seen = first_column(&other.query("SELECT note('new')"));
+        let is_there =
+            stand.playground.replicas()[0].sql_in("app", "SELECT count(*) FROM notes WHERE word = 'new'");
+        !seen.is_empty() && is_there.unwrap().trim() != "0"
+    });
+    assert_eq!(told_once(&client.query("COMMIT")), ("40001".into(), 'I'));
+    assert_eq!(told(&client.query("SELECT note('today')")), (vec![], 'I'));
+    let count = "SELECT count(*) FROM notes WHERE word = 'yesterday'";
+    for node in [stand.playground.primary(), &stand.playground.replicas()[0]] {
+        assert_eq!(node.sql_in("app", count).unwrap().trim(), "0");
+    }
+    assert_eq!(
+        stand.playground.replicas()[0].sql_in("app", &count.replace("yesterday", "today")).unwrap().trim(),
+        "1"
+    );
+}
+
+#[test]
+fn a_commit_whose_answer_was_lost_is_reported_as_unknown() {
+    let mut stand = Stand::new(|setup| trusting(setup).set("pool", "size", "10"));
+    let primary = stand.playground.primary();
+    let mut clients: Vec<Raw> = (0..8).map(|_| Raw::login(stand.lagoon.port)).collect();
+    clients[2].query("SET pglagoon.consistency = 'primary'");
+    for client in &mut clients[3..] {
+        client.query("BEGIN");
+        assert_eq!(told(&client.query("INSERT INTO notes (word) VALUES ('block')")), (vec![], 'T'));
+    }
+    // Commits wait for a standby that does not exist.
+    primary.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").unwrap();
+    primary.sql("SELECT pg_reload_conf()").unwrap();
+    eventually("commits wait", || primary.sql("SHOW synchronous_standby_names").unwrap().trim() == "nobody");
+    let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0), sync()].concat();
+    let slow = "SELECT pg_sleep(60), note('slow')";
+    let requests = [
+        (query("INSERT INTO notes (word) VALUES ('alone')"), ("08007", 'I')),
+        (run("INSERT INTO notes (word) VALUES ('alone')"), ("08007", 'I')),
+        (query("SELECT pg_sleep(60)"), ("40001", 'I')),
+        (query("COMMIT"), ("08007", 'I')),
+        (run("COMMIT"), ("08007", 'I')),
+        (query(slow), ("40001", 'E')),
+        (run(slow), ("40001", 'E')),
+        (query("COPY notes (word) FROM STDIN"), ("40001", 'E')),
+    ];
+    for (client, (request, _)) in clients.iter_mut().zip(&requests) {
+        client.send(request);
+    }
+    clients[7].until('G');
+    clients[7].send(&copy_data(b"copied\n"));
+    eventually("all hang", || {
+        let condition =
+            "(wait_event IN ('SyncRep', 'PgSleep') OR (wait_event = 'ClientRead' AND query LIKE 'COPY%'))";
+        stand.backends(0, condition) == 8
+    });
+    primary.sql("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    stand.playground.node_mut(0).kill().unwrap();
+    for (client, (_, (code, status))) in clients.iter_mut().zip(&requests) {
+        assert_eq!(told_once(&client.until_ready()), ((*code).to_owned(), *status));
+    }
+    stand.playground.node_mut(0).start().unwrap();
+    // The one that copies has not heard yet.
+    clients[7].send(&[copy_data(b"too\n"), copy_done()].concat());
+    for (client, (_, (_, status))) in clients.iter_mut().zip(&requests) {
+        if *status == 'E' {
+            assert_eq!(told_once(&client.query("SELECT 1")), ("25P02".to_owned(), 'E'));
+            assert_eq!(told(&client.query("ROLLBACK")), (vec![], 'I'));
+        }
+        assert_eq!(first_column(&client.query("SELECT note('after')")), ["after"]);
+    }
+    let primary = stand.playground.primary();
+    let kept =
+        primary.sql_in("app", "SELECT count(*) FROM notes WHERE word IN ('slow', 'copied', 'too')").unwrap();
+    assert_eq!(kept.trim(), "0");
+}
+
+#[test]
+fn a_client_that_is_idle_in_a_transaction_is_told_at_its_next_request() {
+    let mut stand = Stand::new(trusting);
+    let mut clients: Vec<Raw> = (0..3).map(|_| Raw::login(stand.lagoon.port)).collect();
+    for client in &mut clients {
+        client.query("SET work_mem = '5MB'");
+        client.query("BEGIN");
+        client.query("CREATE TEMP TABLE passing (i int) ON COMMIT DROP");
+        assert_eq!(told(&client.query("INSERT INTO notes (word) VALUES ('idle')")), (vec![], 'T'));
+    }
+    stand.playground.node_mut(0).restart(Stop::Immediate).unwrap();
+    let [working, committing, leaving] = &mut clients[..] else { panic!("three clients") };
+    assert_eq!(told_once(&working.query("SELECT 1")), ("40001".into(), 'E'));
+    assert_eq!(told(&working.query("ROLLBACK")), (vec![], 'I'));
+    assert_eq!(told_once(&committing.query("COMMIT")), ("40001".into(), 'I'));
+    assert_eq!(told(&leaving.query("ROLLBACK")), (vec![], 'I'));
+    for client in &mut clients {
+        assert_eq!(first_column(&client.query("SHOW work_mem")), ["5MB"]);
+        assert_eq!(first_column(&client.query("SELECT note('after')")), ["after"]);
+    }
+    assert_eq!(stand.playground.primary().sql_in("app", "SELECT count(*) FROM notes").unwrap().trim(), "3");
+}
+
+#[test]
+fn a_terminated_backend_is_no_end_of_its_client() {
+    let stand = Stand::new(trusting);
+    let terminate = |condition: &str| {
+        let sql = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'app' AND {condition}"
+        );
+        let ended = stand.playground.primary().sql(&sql).unwrap();
+        assert_eq!(ended.trim(), "1", "{condition}");
+    };
+    let mut client = Raw::login(stand.lagoon.port);
+    client.query("BEGIN");
+    client.query("INSERT INTO notes (word) VALUES ('idle')");
+    terminate("state = 'idle in transaction' AND query LIKE 'INSERT INTO notes%'");
+    assert_eq!(told_once(&client.query("SELECT 1")), ("40001".into(), 'E'));
+    assert_eq!(told(&client.query("ROLLBACK")), (vec![], 'I'));
+
+    client.query("BEGIN");
+    client.send(&query("SELECT pg_sleep(60), note('busy')"));
+    eventually("it sleeps", || stand.backends(0, "wait_event = 'PgSleep'") == 1);
+    terminate("wait_event = 'PgSleep'");
+    let answer = client.until_ready();
+    assert_eq!(told_once(&answer), ("40001".into(), 'E'));
+    let error = answer.iter().find(|message| message.tag == 'E').unwrap();
+    assert_eq!(error.field('V'), "ERROR");
+    assert!(error.field('M').contains("57P01"), "{error:?}");
+    assert_eq!(told(&client.query("ROLLBACK")), (vec![], 'I'));
+    assert_eq!(first_column(&client.query("SELECT note('after')")), ["after"]);
+
+    // What only that server connection had is lost: this is said, as on a direct connection.
+    client.query("CREATE TEMP TABLE kept (i int)");
+    eventually("it is pinned", || {
+        stand.backends(0, "query LIKE 'SELECT %pg_my_temp_schema%' AND state = 'idle'") == 1
+    });
+    terminate("query LIKE 'SELECT %pg_my_temp_schema%' AND state = 'idle'");
+    let end = client.until_end();
+    let fatal = end.last().expect("a last word");
+    assert_eq!((fatal.field('V').as_str(), fatal.code().as_str()), ("FATAL", "57P01"));
+    assert!(fatal.field('M').contains("temporary_relation"), "{fatal:?}");
+}
+
+#[test]
+fn reads_whose_server_goes_away_in_any_way_run_again() {
+    let mut stand = Stand::new(|setup| {
+        trusting(setup).set("routing", "consistency", quote("eventual")).set("pool", "size", "10")
+    });
+    let slow = "SELECT pg_sleep(3), 'seen'";
+    let second_column = |row: &Message| row.columns().remove(1).unwrap_or_default();
+    let ways: [&dyn Fn(&mut Stand); 3] = [
+        &|stand| {
+            for replica in stand.playground.replicas() {
+                replica
+                    .sql(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+                    )
+                    .unwrap();
+            }
+        },
+        &|stand| stand.playground.node_mut(1).restart(Stop::Immediate).unwrap(),
+        &|stand| {
+            stand.playground.node_mut(2).kill().unwrap();
+        },
+    ];
+    for (turn, end) in ways.into_iter().enumerate() {
+        let marked = format!("{slow} /* turn{turn} */");
+        let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
+        let second = [bind("", "", &[]), execute("", 0)].concat();
+        let requests =
+            [query(&marked), [run(&marked), sync()].concat(), [run(&marked), second, sync()].concat()];
+        let mut clients: Vec<Raw> = (0..8).map(|_| Raw::login(stand.lagoon.port)).collect();
+        eventually("both replicas are used", || {
+            clients[0].query(&format!("SELECT 1 /* used{turn} */"));
+            stand.ran_on(&format!("used{turn}"))[1..].iter().all(|count| *count > 0)
+        });
+        for (place, client) in clients.iter_mut().enumerate() {
+            client.send(&requests[place % 3]);
+        }
+        eventually("both replicas read", || {
+            let reading = |place: usize| stand.backends(place, "wait_event = 'PgSleep'");
+            reading(1) > 0 && reading(2) > 0 && reading(0) + reading(1) + reading(2) == 8
+        });
+        end(&mut stand);
+        for (place, client) in clients.iter_mut().enumerate() {
+            let answer = client.until_ready();
+            let seen: Vec<_> =
+                answer.iter().filter(|message| message.tag == 'D').map(second_column).collect();
+            let times = if place % 3 == 2 { 2 } else { 1 };
+            assert_eq!((told(&answer).0, seen), (vec![], vec!["seen".to_owned(); times]), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_client_is_told_why_served_in_turn_and_may_leave() {
+    let mut stand = Stand::new(|setup| {
+        trusting(setup).set("pool", "size", "1").set("pool", "hold_limit", "6").set(
+            "pool",
+            "hold_timeout",
+            quote("60s"),
+        )
+    });
+    let port = stand.lagoon.port;
+    let console = stand.lagoon.console().await;
+    let waiting = async || {
+        let clients = table(&console, "SHOW CLIENTS").await;
+        clients.iter().filter(|client| client["state"] == "waiting").count()
+    };
+    let mut clients: Vec<Raw> = (0..7).map(|_| Raw::login(port)).collect();
+    for client in &mut clients {
+        // Their settings are known to servers, their statements have been looked at.
+        assert_eq!(told(&client.query("SELECT note('before')")), (vec![], 'I'));
+    }
+    stand.playground.node_mut(0).stop(Stop::Immediate).unwrap();
+    for (place, client) in clients.iter_mut().enumerate().take(6) {
+        // The fourth has begun a transaction that no server knows of.
+        if place == 3 {
+            assert_eq!(told(&client.query("BEGIN")), (vec![], 'T'));
+        }
+        client.send(&query(&format!("SELECT note('turn {place}')")));
+        eventually_async("it is held", async || waiting().await == place + 1).await;
+    }
+    let began = Instant::now();
+    let (code, status) = told_once(&clients[6].query("SELECT note('too many')"));
+    assert_eq!((code.as_str(), status), ("57P03", 'I'));
+    assert!(began.elapsed() < Duration::from_secs(3), "at once");
+
+    // It hears why, once.
+    let notice = clients[0].until('N').pop().expect("a notice");
+    assert!(notice.field('M').starts_with("pglagoon is holding this request: no primary"), "{notice:?}");
+    assert_eq!((notice.field('V').as_str(), notice.code().as_str()), ("NOTICE", "00000"));
+    // One asks for its request to be cancelled, one leaves.
+    let (pid, secret) = clients[5].key.clone().expect("a key");
+    Raw::connect(port).send(&cancel_request(pid, &secret));
+    assert_eq!(told_once(&clients[5].until_ready()), ("57014".into(), 'I'));
+    clients.remove(4).vanish();
+    eventually_async("four are left", async || waiting().await == 4).await;
+
+    stand.playground.node_mut(0).start().unwrap();
+    for (place, client) in clients.iter_mut().enumerate().take(4) {
+        let answer = client.until_ready();
+        assert_eq!(first_column(&answer), [format!("turn {place}")], "{answer:?}");
+        let notices = answer.iter().filter(|message| message.tag == 'N').count();
+        assert!(notices <= usize::from(place > 0), "{answer:?}");
+    }
+    assert_eq!(told(&clients[3].query("COMMIT")), (vec![], 'I'));
+    for client in &mut clients {
+        assert_eq!(told(&client.query("SELECT note('after')")), (vec![], 'I'));
+    }
+    let turns = "SELECT string_agg(substr(word, 6), '' ORDER BY id) FROM notes WHERE word LIKE 'turn%'";
+    let turns = stand.playground.primary().sql_in("app", turns).unwrap();
+    assert_eq!(turns.trim(), "0123");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_not_held_for_ever() {
+    let mut stand = Stand::new(|setup| trusting(setup).set("pool", "hold_timeout", quote("500ms")));
+    let mut client = Raw::login(stand.lagoon.port);
+    assert_eq!(told(&client.query("SELECT note('before')")), (vec![], 'I'));
+    stand.playground.node_mut(0).stop(Stop::Fast).unwrap();
+    let answer = client.query("SELECT note('in vain')");
+    assert_eq!(told_once(&answer), ("57P03".into(), 'I'));
+    let error = answer.iter().find(|message| message.tag == 'E').unwrap();
+    assert_eq!(error.field('V'), "ERROR");
+    assert!(error.field('M').contains("no primary server has been available"), "{error:?}");
+    assert!(error.field('D').contains("server 1 of 3: down for"), "{error:?}");
+    // In a transaction that has not begun the same, and its end is the client's.
+    assert_eq!(told(&client.query("BEGIN")), (vec![], 'T'));
+    assert_eq!(told_once(&client.query("SELECT note('in vain')")), ("57P03".into(), 'E'));
+    assert_eq!(told(&client.query("ROLLBACK")), (vec![], 'I'));
+    let batch = [parse("", "SELECT note('in vain')"), bind("", "", &[]), execute("", 0), sync()];
+    assert_eq!(tags(&client.exchange(&batch)), "E Z");
+    stand.playground.node_mut(0).start().unwrap();
+    let other = stand.client().await;
+    eventually_async("it is served again", async || other.simple_query("SELECT note('back')").await.is_ok())
+        .await;
+    assert_eq!(told(&client.query("SELECT note('after')")), (vec![], 'I'));
+    assert_eq!(value(&other, "SELECT count(*) FROM notes WHERE word = 'in vain'").await, "0");
+}
