@@ -3,11 +3,12 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test truth prove soak bench
+.PHONY: help setup demo drill test truth prove soak bench
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
 	@echo 'make demo CHECK=1   the same for some seconds; verifies on the servers what went where; exits 0 or 1'
+	@echo 'make drill          breaks such a cluster in every way that is built in; a report; exits 0 or 1'
 	@echo 'make test           everything that must pass: format, lints, documentation, all tests'
 	@echo 'make truth          long runs of what the classifier calls a read, on a real primary and a real standby'
 	@echo 'make soak           mixed clients and random kills for 10 minutes, or SOAK=seconds; then all must be as before'
@@ -24,6 +25,13 @@ demo:
 	@echo 'demo: building pglagoon (a release build; some minutes the first time)'
 	@cargo build --release --locked --bin pglagoon
 	@exec target/release/pglagoon demo $(if $(filter-out 0,$(CHECK)),--check) $(DEMO_ARGS)
+
+# DRILL_ARGS: more arguments for `pglagoon drill`, for example: promote --html drill.html
+drill:
+	@scripts/setup.sh demo
+	@echo 'drill: building pglagoon (a release build; some minutes the first time)'
+	@cargo build --release --locked --bin pglagoon
+	@exec target/release/pglagoon drill $(DRILL_ARGS)
 
 test:
 	@scripts/setup.sh all

@@ -35,6 +35,8 @@ enum Command {
     Explain(cli::explain::ExplainArgs),
     /// Tries it all out: a real primary with replicas, pglagoon before them, and a workload.
     Demo(cli::demo::DemoArgs),
+    /// Breaks servers on purpose under a checked workload, and reports what clients saw.
+    Drill(cli::drill::DrillArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,5 +46,6 @@ fn main() -> ExitCode {
         Command::Check { config } => cli::check::run(&config),
         Command::Explain(args) => cli::explain::run(&args),
         Command::Demo(args) => cli::demo::run(&args),
+        Command::Drill(args) => cli::drill::run(&args),
     }
 }

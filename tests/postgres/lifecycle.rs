@@ -142,7 +142,7 @@ fn version_and_help_are_told() {
     assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
     let help = pglagoon(&["--help"]);
     assert!(help.status.success());
-    for subcommand in ["serve", "check", "demo"] {
+    for subcommand in ["serve", "check", "demo", "drill"] {
         assert!(String::from_utf8_lossy(&help.stdout).contains(subcommand), "{help:?}");
     }
 }

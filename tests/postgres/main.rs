@@ -11,6 +11,7 @@ mod certificates;
 mod consistency;
 mod console;
 mod copy;
+mod drill;
 mod endurance;
 mod explain;
 mod farewell;

@@ -7,7 +7,7 @@
 mod check;
 mod observe;
 mod view;
-mod workload;
+pub(super) mod workload;
 
 use std::fmt;
 use std::fs;
@@ -83,7 +83,8 @@ async fn demo(args: &DemoArgs) -> Result<ExitCode, Error> {
 
     let mut lagoon = Lagoon::start(&playground)?;
     lagoon.wait_ready().await?;
-    lagoon.wait_splitting(&playground).await?;
+    // The readers' own table is left alone: servers report their counts late, and these reads would be found among theirs.
+    lagoon.wait_splitting(&playground, "SELECT count(*) FROM notes").await?;
     let before = check::Counts::read(&playground)?;
 
     let workload = Arc::new(Workload::new(lagoon.client_config(), usize::from(args.clients)));
@@ -149,19 +150,19 @@ async fn watch(
 }
 
 /// Ctrl-C or SIGTERM.
-struct Stop {
+pub(super) struct Stop {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Stop {
-    fn listen() -> io::Result<Stop> {
+    pub(super) fn listen() -> io::Result<Stop> {
         let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         Ok(Stop { interrupt, terminate })
     }
 
-    /// Ends when somebody wants the demo to end. Cancel safe.
-    async fn told(&mut self) {
+    /// Ends when somebody wants us to end. Cancel safe.
+    pub(super) async fn told(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -170,7 +171,7 @@ impl Stop {
 }
 
 /// `pglagoon serve` as a child process.
-struct Lagoon {
+pub(super) struct Lagoon {
     child: Child,
     address: SocketAddr,
     http: SocketAddr,
@@ -178,7 +179,7 @@ struct Lagoon {
 }
 
 impl Lagoon {
-    fn start(playground: &Playground) -> Result<Lagoon, Error> {
+    pub(super) fn start(playground: &Playground) -> Result<Lagoon, Error> {
         let home = playground.folder().join("pglagoon");
         fs::create_dir(&home)?;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
@@ -200,7 +201,7 @@ impl Lagoon {
         Ok(Lagoon { child, address, http, home })
     }
 
-    async fn wait_ready(&mut self) -> Result<(), Error> {
+    pub(super) async fn wait_ready(&mut self) -> Result<(), Error> {
         const LIMIT: Duration = Duration::from_secs(30);
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -218,8 +219,8 @@ impl Lagoon {
     }
 
     /// Waits until reads go to replicas. What is not known of names yet goes to the primary, and names become known once the
-    /// first client has come.
-    async fn wait_splitting(&mut self, playground: &Playground) -> Result<(), Error> {
+    /// first client has come: `read` is what that client reads.
+    pub(super) async fn wait_splitting(&mut self, playground: &Playground, read: &str) -> Result<(), Error> {
         const LIMIT: Duration = Duration::from_secs(10);
         if playground.replicas().is_empty() {
             return Ok(());
@@ -227,10 +228,9 @@ impl Lagoon {
         let (client, connection) = self.client_config().connect(tokio_postgres::NoTls).await?;
         let driver = tokio::spawn(connection);
         let deadline = Instant::now() + LIMIT;
-        // Without success the demo goes on: then it has something to show, and the check something to find. The readers' own
-        // table is left alone: servers report their counts late, and these reads would be found among the readers'.
+        // Without success the demo goes on: then it has something to show, and the check something to find.
         while Instant::now() < deadline && !observe::reads_from_replicas(self.http).await {
-            client.simple_query("SELECT count(*) FROM notes").await?;
+            client.simple_query(read).await?;
         }
         drop(client);
         // Its error is the same that the client would have seen.
@@ -239,7 +239,7 @@ impl Lagoon {
     }
 
     /// Asks it to end as an operator would, and waits for that.
-    async fn terminate(&mut self) -> Result<ExitStatus, Error> {
+    pub(super) async fn terminate(&mut self) -> Result<ExitStatus, Error> {
         const LIMIT: Duration = Duration::from_secs(15);
         let pid = self.child.id().to_string();
         Command::new("/bin/sh").args(["-c", "kill -TERM \"$1\"", "kill", &pid]).status()?;
@@ -256,11 +256,11 @@ impl Lagoon {
         }
     }
 
-    fn has_ended(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub(super) fn has_ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    fn client_config(&self) -> tokio_postgres::Config {
+    pub(super) fn client_config(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(self.address.port()).user(USER).password(PASSWORD).dbname(DATABASE);
         config.application_name("demo");
@@ -278,7 +278,7 @@ impl Lagoon {
         }
     }
 
-    fn log_tail(&self) -> String {
+    pub(super) fn log_tail(&self) -> String {
         let log = fs::read(self.home.join("log")).unwrap_or_default();
         let tail = &log[log.len().saturating_sub(4096)..];
         String::from_utf8_lossy(tail).into_owned()
@@ -328,7 +328,7 @@ fn configuration(playground: &Playground, address: SocketAddr, http: SocketAddr)
 
 /// Why the demo ended early.
 #[derive(Debug)]
-enum Error {
+pub(super) enum Error {
     Playground(playground::Error),
     Io(io::Error),
     /// pglagoon ended by itself.
@@ -339,7 +339,7 @@ enum Error {
     NotReady {
         log: String,
     },
-    /// The demo's own connection to a server.
+    /// Our own connection to a server.
     Server(tokio_postgres::Error),
     /// A client of the workload panicked.
     Workload,
@@ -372,7 +372,7 @@ impl fmt::Display for Error {
                 write!(f, "pglagoon ended with {status}; its log ends with:\n{log}")
             }
             Error::NotReady { log } => write!(f, "pglagoon did not become ready; its log ends with:\n{log}"),
-            Error::Server(error) => write!(f, "a server did not answer the demo: {error}"),
+            Error::Server(error) => write!(f, "a server did not answer: {error}"),
             Error::Workload => f.write_str("a client of the workload failed"),
         }
     }

@@ -63,9 +63,14 @@ impl Second {
     pub(super) fn quantile(&self, q: f64) -> Option<Duration> {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
-        let last = sorted.len().checked_sub(1)?;
-        sorted.get((last as f64 * q).round() as usize).copied()
+        quantile(&sorted, q)
     }
+}
+
+/// What the fraction `q` of sorted answer times does not exceed.
+pub(in crate::cli) fn quantile(sorted: &[Duration], q: f64) -> Option<Duration> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last as f64 * q).round() as usize).copied()
 }
 
 /// Makes the tables, and waits until the replicas have them.
@@ -224,7 +229,7 @@ impl Workload {
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// An error with its causes: the client library prints only the outermost.
-fn explain(error: &tokio_postgres::Error) -> String {
+pub(in crate::cli) fn explain(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(answer) => format!("{} {}", answer.code().code(), answer.message()),
         None => {
@@ -240,14 +245,14 @@ fn explain(error: &tokio_postgres::Error) -> String {
 }
 
 /// Numbers that look random enough for a demo, the same in each run (xorshift64).
-struct Chance(u64);
+pub(in crate::cli) struct Chance(u64);
 
 impl Chance {
-    fn new(seed: u64) -> Chance {
+    pub(in crate::cli) fn new(seed: u64) -> Chance {
         Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn next(&mut self) -> u64 {
+    pub(in crate::cli) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -255,7 +260,7 @@ impl Chance {
     }
 
     /// The time that an application needs between two queries.
-    async fn think(&mut self) {
+    pub(in crate::cli) async fn think(&mut self) {
         tokio::time::sleep(Duration::from_micros(1_000 + self.next() % 8_000)).await;
     }
 }

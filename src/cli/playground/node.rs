@@ -60,8 +60,11 @@ impl Node {
         Ok(node)
     }
 
-    /// Makes it a replica of `primary` from its next start on.
-    pub(super) fn follow(&self, primary: &Node, slots: Slots) -> Result<(), Error> {
+    /// Makes it a replica of `primary` from its next start on; one that is a replica already, from its next reload on.
+    ///
+    /// # Errors
+    /// Its files cannot be written.
+    pub fn follow(&self, primary: &Node, slots: Slots) -> Result<(), Error> {
         let slot = match slots {
             Slots::None => String::new(),
             Slots::PerReplica => format!("primary_slot_name = '{}'\n", self.name),
