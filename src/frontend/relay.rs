@@ -67,9 +67,6 @@ struct Relay {
     /// Something has changed since the session last looked at `from_client`.
     fresh: bool,
     pins: Pins,
-    phase: Phase,
-    /// Since when the phase lasts.
-    since: Instant,
     watch: Option<Box<Limits>>,
     max_message: usize,
     received: u64,
@@ -109,11 +106,14 @@ enum Phase {
     Asked,
 }
 
-/// The time limits that are set at all.
+/// The time limits that are set at all, and what they run against.
 struct Limits {
     idle: Option<Duration>,
     transaction: Option<Duration>,
     query: Option<Duration>,
+    phase: Phase,
+    /// Since when the phase lasts.
+    since: Instant,
 }
 
 /// Which side a stream error is of.
@@ -154,8 +154,6 @@ impl Relay {
             quiet: Quiet::default(),
             fresh: !early.is_empty(),
             pins: Pins::default(),
-            phase: Phase::Idle,
-            since: Instant::now(),
             watch: Limits::new(&config, &pools),
             max_message: config.listen.max_message,
             received: 0,
@@ -842,22 +840,20 @@ impl Relay {
 
     /// Keeps the phase that time limits go by, where there are any.
     fn turn(&mut self, now: Instant) {
-        if self.watch.is_none() {
-            return;
-        }
+        let Some(watch) = &mut self.watch else { return };
         let phase = match (self.session.is_waiting(), self.session.in_transaction()) {
             (true, _) => Phase::Asked,
             (false, true) => Phase::Open,
             (false, false) => Phase::Idle,
         };
-        if phase != self.phase {
-            (self.phase, self.since) = (phase, now);
+        if phase != watch.phase {
+            (watch.phase, watch.since) = (phase, now);
         }
     }
 
     fn overdue(&self, now: Instant) -> Option<Report> {
         let limits = self.watch.as_ref()?;
-        let (limit, code, text) = match self.phase {
+        let (limit, code, text) = match limits.phase {
             Phase::Idle => (
                 limits.idle,
                 SqlState::IDLE_SESSION_TIMEOUT,
@@ -872,7 +868,7 @@ impl Relay {
                 (limits.query, SqlState::QUERY_CANCELED, "terminating connection due to query_timeout")
             }
         };
-        let is_over = now.saturating_duration_since(self.since) >= limit?;
+        let is_over = now.saturating_duration_since(limits.since) >= limit?;
         is_over.then(|| Report::new(ErrorSource::Pooler, code, text))
     }
 
@@ -927,6 +923,8 @@ impl Limits {
             idle: config.listen.client_idle_timeout,
             transaction: rules.pool.idle_transaction_timeout,
             query: rules.pool.query_timeout,
+            phase: Phase::Idle,
+            since: Instant::now(),
         };
         let any = limits.idle.is_some() || limits.transaction.is_some() || limits.query.is_some();
         any.then(|| Box::new(limits))
@@ -958,7 +956,7 @@ pub(super) fn fill(
         *is_quiet = false;
         return Poll::Pending;
     }
-    let count = ready!(stream.poll_read(cx, buffer.space()))?;
+    let count = ready!(stream.poll_read_arrived(cx, buffer.space()))?;
     *is_quiet = false;
     buffer.advance_filled(count);
     Poll::Ready(Ok(count))

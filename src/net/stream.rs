@@ -131,12 +131,6 @@ impl Stream {
 
     /// Reads what there is into `buffer`; 0 is the end (and what an empty `buffer` gives).
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let Layer::Plain(socket) = &self.0 {
-            match socket.read_what_is_there(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read),
-            }
-        }
         let mut buffer = ReadBuf::new(buffer);
         let read = match &mut self.0 {
             Layer::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
@@ -148,6 +142,18 @@ impl Stream {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    /// The same at once, after [`Stream::poll_readable`] has said that it is ready: that one sees to it that a task which
+    /// always finds something to read lets others have their turn.
+    pub fn poll_read_arrived(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Layer::Plain(socket) = &self.0 {
+            match socket.read_what_is_there(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+        self.poll_read(cx, buffer)
     }
 
     /// Writes some of `bytes`. With TLS that is one record at most, and [`Stream::poll_flush`] must follow sometime.
