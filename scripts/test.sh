@@ -50,8 +50,8 @@ if [ -n "${PGLAGOON_TEST_PG_BIN:-}" ]; then
 elif [ -d .cache/pg-new ]; then
     step "tests on the newest PostgreSQL"
     PGLAGOON_TEST_PG_BIN=$PWD/.cache/pg-new/bin run_tests --test postgres -- \
-        auth:: cancel:: console:: copy:: isolation:: listen:: pooling:: prepared:: protocol:: routing:: \
-        session_state:: || newest=$?
+        auth:: cancel:: consistency:: console:: copy:: isolation:: listen:: pooling:: prepared:: protocol:: prove:: \
+        routing:: session_state:: || newest=$?
 else
     echo "WARNING: only the packaged PostgreSQL version is here: nothing is tested on the newest one"
 fi

@@ -286,7 +286,7 @@ impl Cluster {
         if let Some((index, _)) = primary.first()
             && let Observation::Primary { timeline } = observations[*index]
         {
-            self.crown(*index, timeline, now);
+            self.crown(*index, timeline);
         }
         for (index, (standing, why)) in primary {
             any |= self.stand(index, &observations[index], standing, why, now);
@@ -312,7 +312,7 @@ impl Cluster {
     }
 
     /// Another primary, or another timeline, is another history: positions of the old one say nothing of it.
-    fn crown(&self, node: usize, timeline: u32, now: Instant) {
+    fn crown(&self, node: usize, timeline: u32) {
         let present = self.lineage.load_full();
         let is_new = |present: &Lineage| (present.node, present.timeline) != (node, timeline);
         if !present.as_deref().is_none_or(is_new) {
@@ -325,7 +325,9 @@ impl Cluster {
         let mut clock = lock(&self.clock);
         let next = match present.as_deref() {
             Some(present) if present.timeline != timeline => {
-                present.succeeded((node, timeline), fork, &clock, now)
+                // Whoever sees the one before without its end dates what it sees before `known`.
+                self.lineage.store(Some(Arc::new(present.ending(Instant::now()))));
+                present.succeeded((node, timeline), fork, &clock, Instant::now())
             }
             // The same server by another name, or the first.
             _ => Lineage::first(node, timeline, system),

@@ -17,6 +17,7 @@ use crate::routing::{Need, Role, Route, Why};
 use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -61,6 +62,8 @@ pub struct Granted {
     pub why: Why,
     /// The server's place in the cluster.
     pub node: usize,
+    /// On which timeline the primary wrote then.
+    pub timeline: Option<NonZeroU32>,
 }
 
 impl UserPools {
@@ -103,7 +106,7 @@ impl UserPools {
         self.trusted(lease, choice).map(|lease| self.granted(lease, choice, route))
     }
 
-    /// A connection for `route`: is held while there is no server for it (see [`hold`](super::hold)), stands in the queue of
+    /// A connection for `route`: is held while there is no server for it (see `hold.rs`), stands in the queue of
     /// one that is there, and looks for another when that fails.
     ///
     /// # Cancel safety
@@ -237,7 +240,9 @@ impl UserPools {
         if choice.role == Role::Replica && !stays {
             self.database.cluster.turn.fetch_add(1, Ordering::Relaxed);
         }
-        Granted { lease, role: choice.role, why: choice.why, node: choice.node }
+        let lineage = self.database.cluster.lineage();
+        let timeline = lineage.as_ref().and_then(|lineage| NonZeroU32::new(lineage.timeline));
+        Granted { lease, role: choice.role, why: choice.why, node: choice.node, timeline }
     }
 
     /// What a server reports to a login with these settings: what `server_version` and the like are, and what it makes of

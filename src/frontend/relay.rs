@@ -345,10 +345,15 @@ impl Relay {
             Poll::Ready(Ok(_)) => {}
         }
         let now = Instant::now();
+        let lineage = self.pools.database.cluster.lineage();
+        // What a server of yesterday answers today does not count as of today.
+        let then =
+            lineage.as_deref().map_or(now, |lineage| lineage.dated(granted.timeline, granted.node, now));
+        drop(lineage);
         let mut desk = worker.desk();
         let edits = &mut desk.edits;
         let mut held = Held { role: granted.role, node: granted.node as u16, state: &mut backend.state };
-        let want = self.session.on_backend(from_server.filled(), &mut held, now, edits);
+        let want = self.session.on_backend(from_server.filled(), &mut held, then, edits);
         self.sent += carry_out(edits, from_server, to_client, client, cx).map_err(|_| Failure::Client)?;
         let events = edits.events;
         drop(desk);

@@ -20,7 +20,9 @@
 //! 3. Then the read goes to the primary, as often as `max_fallbacks` allows, or fails (`on_stale`).
 //! 4. Who comes to the primary from a replica passes the barrier: the primary shows what the replica has shown.
 //! 5. A promotion begins another history ([`crate::routing::lineage`]): replicas of another timeline serve nothing, and a
-//!    client whose last write may be lost is told so once.
+//!    client whose last write may be lost is told so once, before anything of it is sent to the new primary. What it read counts
+//!    like what it wrote, but from the replica that was promoted; an answer that a server of the old line gives after all is
+//!    dated before the new one, so that it is in doubt.
 //! 6. Connections share a history by `routing.scope` or `SET pglagoon.causality_key` ([`crate::routing::scope`]), statements by a
 //!    key in their comments ([`crate::sql::comment`]); or they hand it on by a token ([`crate::routing::token`]).
 //!

@@ -11,6 +11,12 @@
 //! who is not the leader, by a client of forty lines: HTTP/1.0, a connection for each, no TLS. That is all that Patroni speaks
 //! but TLS; who has made TLS a must there puts the API on the loopback of a proxy.
 //!
+//! **2026-11-22, after a failover what was read is in doubt as well as what was written.** A session that had written and then
+//! read from a replica counted by what it had read, and one that waited for the new primary was looked at before it waited:
+//! both went on in silence with a history that lacked their writes. Now a session is looked at when it has its server, and what
+//! another replica than the promoted one showed counts, too. So more sessions are told in vain after a failover that loses
+//! nothing: those that read or wrote behind the last position that is known to be kept. Silence would be worse.
+//!
 //! **2026-11-22, a lost transaction ends with 40001.** 57P01 would be retried on as well, but pools in applications throw
 //! connections away by it, and ours is as good as ever. What may have been committed is 08007, without exception: a FATAL or a
 //! reset before the answer proves nothing. See [`super::failover`].

@@ -34,8 +34,15 @@ pub fn normalised(insert: Lsn) -> Lsn {
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     samples: VecDeque<(Instant, Lsn)>,
-    /// The newest position, and when it was known.
-    newest: Option<(Lsn, Instant)>,
+    /// The newest, also if it came too close behind the one before.
+    newest: Option<Sample>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    position: Lsn,
+    asked: Instant,
+    known: Instant,
 }
 
 impl Clock {
@@ -44,12 +51,12 @@ impl Clock {
         let position = normalised(insert);
         match self.newest {
             // Two questions were out at once; the one that was answered first knew less.
-            Some((newest, known)) if position < newest && before < known => return,
+            Some(newest) if position < newest.position && before < newest.known => return,
             // WAL that was not flushed is lost in a crash: what was known before says nothing any more.
-            Some((newest, _)) if position < newest => self.clear(),
+            Some(newest) if position < newest.position => self.clear(),
             _ => {}
         }
-        self.newest = Some((position, now));
+        self.newest = Some(Sample { position, asked: before, known: now });
         if self.samples.back().is_some_and(|(last, _)| before.saturating_duration_since(*last) < BEAT) {
             return;
         }
@@ -61,7 +68,7 @@ impl Clock {
 
     /// The newest position.
     pub fn newest(&self) -> Option<Lsn> {
-        self.newest.map(|(position, _)| position)
+        self.newest.map(|newest| newest.position)
     }
 
     /// Another primary writes another history.
@@ -77,7 +84,9 @@ impl Clock {
 
     /// When the newest sample at or below `position` was asked for: what was acknowledged before is at or below, too.
     pub fn last_below(&self, position: Lsn) -> Option<Instant> {
-        self.samples.iter().rev().find(|&&(_, sample)| sample <= position).map(|&(at, _)| at)
+        let newest = self.newest.map(|newest| (newest.asked, newest.position));
+        let mut newest_first = newest.into_iter().chain(self.samples.iter().rev().copied());
+        newest_first.find(|&(_, sample)| sample <= position).map(|(at, _)| at)
     }
 
     /// How old the data of a replica may be at most that said, asked at `asked`, that it has replayed up to `replay`: zero if
@@ -152,6 +161,11 @@ mod tests {
         (0..1000).for_each(|n| clock.sample(start + BEAT / 10 * n, Lsn(u64::from(n)), start + BEAT / 10 * n));
         assert!((95..=100).contains(&clock.samples.len()), "{}", clock.samples.len());
         assert_eq!(clock.newest(), Some(Lsn(999)));
+        assert_eq!(
+            clock.last_below(Lsn(999)),
+            Some(start + BEAT / 10 * 999),
+            "the newest counts all the same"
+        );
     }
 
     #[test]

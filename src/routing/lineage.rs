@@ -7,7 +7,8 @@
 
 use super::clock::Clock;
 use super::{Lsn, consistency::History};
-use std::time::Instant;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 /// The present primary's place in history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Lineage {
     pub system: Option<u64>,
     /// What the timeline before was, and where it ended.
     before: Option<Before>,
+    /// Another primary is about to take its place: answers count of this instant, and no longer of the present.
+    ending: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,12 @@ pub enum Fate {
 impl Lineage {
     /// The first primary that is known.
     pub fn first(node: usize, timeline: u32, system: Option<u64>) -> Lineage {
-        Lineage { node, timeline, system, before: None }
+        Lineage { node, timeline, system, before: None, ending: None }
+    }
+
+    /// It ends now, before its successor is known: whoever looks at it from here on dates nothing later than that.
+    pub fn ending(&self, now: Instant) -> Lineage {
+        Lineage { ending: Some(now), ..*self }
     }
 
     /// Another one has taken over. `clock` are the samples of this one; `fork`: where it says that it began.
@@ -60,7 +68,7 @@ impl Lineage {
     ) -> Lineage {
         let kept = fork.and_then(|fork| clock.last_below(fork));
         let before = Before { timeline: self.timeline, fork, kept, known: now };
-        Lineage { node, timeline, system: self.system, before: Some(before) }
+        Lineage { node, timeline, system: self.system, before: Some(before), ending: None }
     }
 
     /// Whether what was acknowledged to a client up to `until` may be gone.
@@ -69,9 +77,29 @@ impl Lineage {
         self.before.as_ref().is_some_and(in_doubt)
     }
 
-    /// Whether what the client has seen or written may be gone.
+    /// Whether what the client has seen or written may be gone. A replica may have shown what its primary then took along, and
+    /// what the client had written before; the new primary has all that it showed itself.
     pub fn doubts(&self, history: &History) -> bool {
-        history.on_primary().is_some_and(|until| self.may_have_lost(until))
+        let until = match history.shown() {
+            Some(shown) if usize::from(shown.node) == self.node => None,
+            Some(shown) => Some(shown.until),
+            None => history.on_primary(),
+        };
+        until.is_some_and(|until| self.may_have_lost(until))
+    }
+
+    /// The instant of which an answer counts that comes `now`, over a connection that was lent when the primary wrote on
+    /// `timeline`: another server than the one promoted since has shown its own line of history, so that it is in doubt.
+    pub fn dated(&self, timeline: Option<NonZeroU32>, node: usize, now: Instant) -> Instant {
+        if let Some(ending) = self.ending {
+            return ending;
+        }
+        match &self.before {
+            Some(before) if timeline.is_some_and(|then| then.get() < self.timeline) && node != self.node => {
+                before.known.checked_sub(Duration::from_nanos(1)).unwrap_or(before.known)
+            }
+            _ => now,
+        }
     }
 
     /// What has become of a position.
@@ -90,7 +118,8 @@ impl Lineage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::config::Consistency;
+    use crate::routing::Role;
 
     #[test]
     fn what_was_acknowledged_after_the_last_sample_below_the_fork_is_in_doubt() {
@@ -109,6 +138,35 @@ mod tests {
         assert!(!second_one.may_have_lost(now), "the new primary has that");
         assert!(first.succeeded((1, 2), None, &clock, now).may_have_lost(start), "nobody can tell");
         assert!(!first.may_have_lost(start));
+    }
+
+    #[test]
+    fn what_a_replica_showed_is_in_doubt_unless_it_was_the_one_that_was_promoted() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut clock = Clock::default();
+        clock.sample(start, Lsn(1000), start);
+        let lineage =
+            Lineage::first(0, 1, None).succeeded((1, 2), Some(Lsn(1250)), &clock, start + second * 5);
+        let seen_on = |role, node, until| {
+            let mut history = History::default();
+            history.agree(Consistency::Session, start);
+            history.wrote(start + second);
+            history.used(role, node, until);
+            lineage.doubts(&history)
+        };
+        assert!(seen_on(Role::Primary, 0, start + second));
+        assert!(seen_on(Role::Replica, 2, start + second), "its write, too, is forgotten for what it read");
+        assert!(!seen_on(Role::Replica, 1, start + second));
+        assert!(!seen_on(Role::Replica, 2, start), "a sample that was asked for then lies below the fork");
+        let late = start + second * 5;
+        assert!(!seen_on(Role::Replica, 2, late), "by then it was one of the new primary's");
+        assert!(
+            seen_on(Role::Replica, 2, lineage.dated(NonZeroU32::new(1), 2, late)),
+            "unless it was asked before"
+        );
+        assert!(seen_on(Role::Primary, 0, lineage.dated(NonZeroU32::new(1), 0, late)));
+        assert_eq!(lineage.dated(NonZeroU32::new(2), 2, late), late);
+        assert_eq!(lineage.dated(NonZeroU32::new(1), 1, late), late, "the new primary itself");
     }
 
     #[test]

@@ -140,6 +140,14 @@ impl Session {
                 _ => self.without_server(span, bytes, world, edits),
             };
         };
+        // While it waited for the server, another one has become primary: it is told before anything is sent.
+        if self.routed && span.tag() != FrontendTag::CLOSE && self.doubts(world) {
+            self.routed = false;
+            if self.may_return() {
+                return Flow::Stop(Want::Return);
+            }
+            self.routed = true;
+        }
         if matches!(self.restoring, Restoring::Held | Restoring::Failed(_)) {
             return Flow::Stop(Want::Input);
         }
@@ -277,11 +285,15 @@ impl Session {
 
     /// Whether a failover may have undone what the client did or saw, and the client is to be told so; it is told once.
     fn may_have_lost(&mut self, world: &World<'_>) -> bool {
-        if !world.lineage.is_some_and(|lineage| lineage.doubts(&self.history)) {
+        if !self.doubts(world) {
             return false;
         }
         self.recall(|history| history.lost_track(world.now));
         world.rules.on_lost_write == OnLostWrite::Error
+    }
+
+    fn doubts(&self, world: &World<'_>) -> bool {
+        world.lineage.is_some_and(|lineage| lineage.doubts(&self.history))
     }
 
     pub(super) fn terms(&self, world: &World<'_>) -> Terms {

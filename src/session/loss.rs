@@ -2,7 +2,7 @@
 //!
 //! The client stays. What was under way is answered with an error that says what is known: 40001 if nothing of it lasts,
 //! 08007 if it may have been committed. A transaction block is over at the server, but not for the client, who sends what
-//! belongs to it: all of that is refused up to its end, see [`begin`](super::begin).
+//! belongs to it: all of that is refused up to its end, see [`begin`].
 //!
 //! | the connection was lost | the client is told | and stands |
 //! |---|---|---|
@@ -15,7 +15,7 @@
 //! | under COPY FROM STDIN that waits for data | 40001 | as above |
 //!
 //! 40001 is what applications run again on; 57P01 is not, and connection pools in front of us would throw away a
-//! connection that is as good as ever. Only who kept state on the server that cannot follow ([`pin`](super::pin), or session
+//! connection that is as good as ever. Only who kept state on the server that cannot follow ([`pin`], or session
 //! mode) is disconnected, by 57P01: a connection of its own would be gone, too.
 
 use super::begin::Deferred;

@@ -2,7 +2,7 @@
 //!
 //! [`command`] reads a text; the session carries a [`Command`] out. A new name is an entry of [`Setting`]; a new kind of
 //! statement is a variant of [`Command`]. Transactions hold as for any setting: ROLLBACK takes back what was set, SET LOCAL
-//! ends with its transaction ([`Undo`]); a ROLLBACK TO a savepoint alone takes nothing back. A transaction stays on the server
+//! ends with its transaction (`Undo`); a ROLLBACK TO a savepoint alone takes nothing back. A transaction stays on the server
 //! that it began on, whatever is set in it.
 //!
 //! Texts of several statements are not taken apart: their server runs them, and takes these settings for an extension's;

@@ -8,20 +8,24 @@
 // What is printed here is the report.
 #![allow(clippy::print_stderr)]
 
+mod failover;
+mod page;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pglagoon::cli::playground::{DATABASE, PASSWORD, USER};
 use tokio::task::JoinHandle;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::harness::{Lagoon, Setup, Stand, installations, join_all, options, quote};
-use crate::history::{Event, Findings, Item, Kind, REGISTERS, Version, check};
+use crate::history::{Event, Findings, Fork, Item, Kind, REGISTERS, Version, check};
 
 /// How stale a read of level `bounded` may be here.
 const BOUND: Duration = Duration::from_millis(500);
@@ -33,12 +37,40 @@ enum Fault {
     None,
     /// Replay stands still on either replica for 20 to 250 ms at a time.
     Pauses,
+    /// Replay stands still on both replicas all the time.
+    Standstill,
     /// Commits are acknowledged before their WAL is written.
     AsyncCommit,
     /// Commits wait for a synchronous standby that is not there, for 50 to 250 ms at a time; replicas show them all the same.
     FrozenStandby,
     /// Replicas crash and start anew.
     Crashes,
+    /// The primary ends, a replica that has everything is promoted, and the old primary comes back.
+    Promotion,
+    /// As before, but the replica that is promoted lacks what was acknowledged last.
+    LossyPromotion,
+    /// A replica is promoted that was cut off, and the old primary goes on as one.
+    TwoPrimaries,
+}
+
+impl Fault {
+    fn words(self) -> &'static str {
+        match self {
+            Fault::None => "none",
+            Fault::Pauses => "replay pauses, 20 to 250 ms",
+            Fault::Standstill => "replay stands still",
+            Fault::AsyncCommit => "asynchronous commits",
+            Fault::FrozenStandby => "a frozen synchronous standby",
+            Fault::Crashes => "replicas crash",
+            Fault::Promotion => "promotion, nothing lost; the old primary returns",
+            Fault::LossyPromotion => "promotion with loss; the old primary returns",
+            Fault::TwoPrimaries => "promotion beside the living primary",
+        }
+    }
+
+    fn is_failover(self) -> bool {
+        matches!(self, Fault::Promotion | Fault::LossyPromotion | Fault::TwoPrimaries)
+    }
 }
 
 /// Who routes.
@@ -50,12 +82,49 @@ enum Policy {
     Naive,
     /// The position after a write is the one that has been *written*, not inserted.
     WriteLsn,
+    /// The same before each read, of one that means to be strong.
+    StrongWriteLsn,
+    /// What a replica has received is taken to be what it shows.
+    ReceivedLsn,
+    /// A replica that has caught up with a write makes the session forget it, for the other one, too.
+    OneCaughtUp,
     /// The position is asked for in the same string as the write: before its commit.
     LsnBeforeCommit,
     /// What was seen on a replica is taken to be what it had been polled at before.
     PolledMark,
     /// Falls back to the primary without looking at what the replica had shown.
     NoBarrier,
+    /// Stays with its replica, also when that has crashed and was started anew.
+    StayPastCrash,
+    /// After a failover a position counts without its timeline.
+    TokenWithoutTimeline,
+}
+
+impl Policy {
+    fn words(self) -> String {
+        let mistake = match self {
+            Policy::Lagoon(level) => return format!("pglagoon, `{level}`"),
+            Policy::Naive => "no care at all",
+            Policy::WriteLsn => "write position for insert position",
+            Policy::StrongWriteLsn => "write position for insert position, before each read",
+            Policy::ReceivedLsn => "receive position for replay position",
+            Policy::OneCaughtUp => "one replica that caught up clears the mark",
+            Policy::LsnBeforeCommit => "position asked for before the commit",
+            Policy::PolledMark => "polled position as mark of what was seen",
+            Policy::NoBarrier => "no barrier before the primary",
+            Policy::StayPastCrash => "stays with a replica that has crashed",
+            Policy::TokenWithoutTimeline => "position without its timeline",
+        };
+        format!("*control:* {mistake}")
+    }
+}
+
+impl Outcome {
+    fn add(&mut self, other: &Outcome) {
+        self.findings.add(&other.findings);
+        self.failed += other.failed;
+        self.told += other.told;
+    }
 }
 
 /// How the sessions work.
@@ -77,28 +146,35 @@ impl Load {
     }
 }
 
+/// How often a promise of a level was broken.
+type Count = fn(&Findings) -> usize;
+
 /// A history's findings, and where its reads ran.
 struct Outcome {
     findings: Findings,
-    on_replicas: f64,
+    on_replicas: Option<f64>,
     failed: usize,
+    /// Sessions that were told that what they had may be lost.
+    told: usize,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_keeps_its_promises_while_replicas_lag() {
     let stand = stand("session", |setup| setup);
     let load = Load::new(250, Duration::ZERO);
-    holds(&stand, Fault::Pauses, Policy::Lagoon("session"), load, Findings::keeps_session).await;
+    holds(&stand, Fault::Pauses, Policy::Lagoon("session"), load, Findings::of_session).await;
     breaks(&stand, Fault::Pauses, Policy::Naive, load, |found| found.own_writes).await;
     breaks(&stand, Fault::Pauses, Policy::LsnBeforeCommit, load, |found| found.own_writes).await;
     breaks(&stand, Fault::Pauses, Policy::PolledMark, load, |found| found.monotonic).await;
+    breaks(&stand, Fault::Pauses, Policy::ReceivedLsn, load, |found| found.own_writes).await;
+    breaks(&stand, Fault::Pauses, Policy::OneCaughtUp, load, |found| found.own_writes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_keeps_its_promises_when_commits_do_not_wait() {
     let stand = stand("session", |setup| setup);
     let load = Load::new(100, Duration::from_millis(2));
-    holds(&stand, Fault::AsyncCommit, Policy::Lagoon("session"), load, Findings::keeps_session).await;
+    holds(&stand, Fault::AsyncCommit, Policy::Lagoon("session"), load, Findings::of_session).await;
     breaks(&stand, Fault::AsyncCommit, Policy::WriteLsn, load, |found| found.own_writes).await;
 }
 
@@ -106,7 +182,7 @@ async fn a_session_keeps_its_promises_when_commits_do_not_wait() {
 async fn a_session_keeps_its_promises_when_replicas_show_commits_before_the_primary() {
     let stand = stand("session", |setup| setup);
     let load = Load::new(100, Duration::from_millis(2));
-    holds(&stand, Fault::FrozenStandby, Policy::Lagoon("session"), load, Findings::keeps_session).await;
+    holds(&stand, Fault::FrozenStandby, Policy::Lagoon("session"), load, Findings::of_session).await;
     breaks(&stand, Fault::FrozenStandby, Policy::NoBarrier, load, |found| found.monotonic).await;
 }
 
@@ -114,35 +190,42 @@ async fn a_session_keeps_its_promises_when_replicas_show_commits_before_the_prim
 async fn a_session_keeps_its_promises_when_replicas_crash() {
     let mut stand = stand("session", |setup| setup);
     let load = Load::new(250, Duration::from_millis(1));
-    let outcome = crashing(&mut stand, load).await;
-    report(Fault::Crashes, Policy::Lagoon("session"), &outcome);
-    assert!(outcome.findings.keeps_session(), "{}", outcome.findings);
+    let outcome = crashing(&mut stand, Policy::Lagoon("session"), load).await;
+    prove(Fault::Crashes, Policy::Lagoon("session"), &outcome, Findings::of_session);
+    let mut findings = Findings::default();
+    for _ in 0..TRIES {
+        let outcome = crashing(&mut stand, Policy::StayPastCrash, load).await;
+        findings.add(&outcome.findings);
+        if caught(Fault::Crashes, Policy::StayPastCrash, &outcome, |found| found.monotonic) {
+            return;
+        }
+    }
+    panic!("no crash brought a session down that stays: {findings}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strong_reads_see_whatever_was_acknowledged_to_anybody() {
     let stand = stand("strong", |setup| setup);
     let load = Load::new(100, Duration::from_millis(2));
-    let keeps = |found: &Findings| found.keeps_session() && found.fresh == 0;
-    holds(&stand, Fault::Pauses, Policy::Lagoon("strong"), load, keeps).await;
-    holds(&stand, Fault::AsyncCommit, Policy::Lagoon("strong"), load, keeps).await;
+    holds(&stand, Fault::Pauses, Policy::Lagoon("strong"), load, Findings::of_strong).await;
     breaks(&stand, Fault::Pauses, Policy::Naive, load, |found| found.fresh).await;
+    holds(&stand, Fault::AsyncCommit, Policy::Lagoon("strong"), load, Findings::of_strong).await;
+    breaks(&stand, Fault::AsyncCommit, Policy::StrongWriteLsn, load, |found| found.fresh).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bounded_reads_are_never_older_than_the_bound() {
     let stand = stand("bounded", |setup| {
-        setup.set("routing", "max_staleness", quote(&format!("{}ms", BOUND.as_millis())))
+        let bound = quote(&format!("{}ms", BOUND.as_millis()));
+        // No replica comes to it by waiting, and the primary may serve them all.
+        let setup = setup.set("routing", "max_wait", quote("10ms")).set("routing", "max_fallbacks", "10000");
+        setup.set("routing", "max_staleness", bound)
     });
     let load = Load::new(100, Duration::from_millis(2));
-    // Pauses that are longer than the bound, on both replicas at once.
-    let keeps = |found: &Findings| found.bounded == 0;
-    holds(&stand, Fault::Pauses, Policy::Lagoon("bounded"), load, keeps).await;
-    for replica in stand.playground.replicas() {
-        replica.pause_replay().unwrap();
-    }
-    holds(&stand, Fault::None, Policy::Lagoon("bounded"), load, keeps).await;
-    breaks(&stand, Fault::None, Policy::Naive, load, |found| found.bounded).await;
+    // Shorter pauses than the bound would prove nothing.
+    let stale: Count = |found| found.bounded;
+    holds(&stand, Fault::Standstill, Policy::Lagoon("bounded"), load, stale).await;
+    breaks(&stand, Fault::Standstill, Policy::Naive, load, stale).await;
 }
 
 /// The figures of the design: 8 sessions, 5 % writes, 10 ms think time.
@@ -150,11 +233,11 @@ async fn bounded_reads_are_never_older_than_the_bound() {
 async fn a_session_reads_from_replicas_at_equal_truth() {
     let stand = stand("session", |setup| setup);
     let load = Load::new(50, Duration::from_millis(10));
-    let lagging =
-        holds(&stand, Fault::Pauses, Policy::Lagoon("session"), load, Findings::keeps_session).await;
-    let calm = holds(&stand, Fault::None, Policy::Lagoon("session"), load, Findings::keeps_session).await;
-    assert!(lagging.on_replicas >= 0.94, "with lag, {:.1} %", lagging.on_replicas * 100.0);
-    assert!(calm.on_replicas >= 0.99, "without, {:.1} %", calm.on_replicas * 100.0);
+    let lagging = holds(&stand, Fault::Pauses, Policy::Lagoon("session"), load, Findings::of_session).await;
+    let calm = holds(&stand, Fault::None, Policy::Lagoon("session"), load, Findings::of_session).await;
+    let [lagging, calm] = [lagging, calm].map(|outcome| outcome.on_replicas.unwrap_or_default());
+    assert!(lagging >= 0.94, "with lag, {:.1} %", lagging * 100.0);
+    assert!(calm >= 0.99, "without, {:.1} %", calm * 100.0);
 }
 
 /// What routing costs: CPU time of pglagoon per query, with it and without. Only by `make prove`: in a debug build among
@@ -179,10 +262,7 @@ async fn routing_costs_little_cpu() {
         figures[ROUNDS / 2]
     };
     let (with, without) = (median(with), median(without));
-    note(&format!(
-        "| CPU per read | with routing {with:.2} us, without {without:.2} us | {:.3} | | |",
-        with / without
-    ));
+    note(&format!("CPU per read: {with:.2} us with routing, {without:.2} us without: {:.3}", with / without));
     assert!(with <= 1.15 * without, "{with:.2} us with routing, {without:.2} us without");
 }
 
@@ -201,33 +281,54 @@ async fn cpu_per_read(lagoon: &Lagoon) -> f64 {
     (lagoon.cpu() - before).as_secs_f64() * 1e6 / (READS * clients.len()) as f64
 }
 
-async fn holds(
-    stand: &Stand,
-    fault: Fault,
-    policy: Policy,
-    load: Load,
-    keeps: impl Fn(&Findings) -> bool,
-) -> Outcome {
-    let outcome = run(stand, fault, policy, load).await;
-    report(fault, policy, &outcome);
-    assert!(outcome.findings.reads > 100, "{fault:?}: there is something to check: {}", outcome.findings);
-    assert!(keeps(&outcome.findings), "{fault:?}: {}", outcome.findings);
+async fn holds(stand: &Stand, fault: Fault, policy: Policy, load: Load, count: Count) -> Outcome {
+    let mut outcome = run(stand, fault, policy, load).await;
+    // A busy machine does less in the same time.
+    for _ in 1..TRIES {
+        if outcome.findings.reads > ENOUGH {
+            break;
+        }
+        outcome.add(&run(stand, fault, policy, load).await);
+    }
+    prove(fault, policy, &outcome, count);
     outcome
 }
 
-/// A control that finds nothing in its time has more of it: a rare event is no less of a proof.
-async fn breaks(stand: &Stand, fault: Fault, policy: Policy, load: Load, count: impl Fn(&Findings) -> usize) {
-    const TRIES: usize = 5;
+/// So many reads are something to check.
+const ENOUGH: usize = 100;
+
+/// Reports a run of pglagoon, which must have kept its promises.
+#[track_caller]
+fn prove(fault: Fault, policy: Policy, outcome: &Outcome, count: Count) {
+    let Outcome { findings, failed, told, .. } = outcome;
+    let (reads, broken) = (findings.reads, count(findings));
+    let verdict = if broken == 0 { "held" } else { "BROKEN" };
+    report(fault, policy, outcome, broken, verdict);
+    assert!(reads > ENOUGH, "{fault:?}: there is something to check: {findings}");
+    assert!(broken == 0, "{fault:?}: {findings}; {failed} failed, {told} told");
+}
+
+/// How often a positive control that finds nothing is tried: a rare event is no less of a proof.
+const TRIES: usize = 5;
+
+async fn breaks(stand: &Stand, fault: Fault, policy: Policy, load: Load, count: Count) {
     let mut findings = Findings::default();
     for _ in 0..TRIES {
         let outcome = run(stand, fault, policy, load).await;
-        report(fault, policy, &outcome);
         findings.add(&outcome.findings);
-        if count(&findings) > 0 {
+        if caught(fault, policy, &outcome, count) {
             return;
         }
     }
     panic!("{fault:?} did not bring {policy:?} down: {findings}");
+}
+
+/// Reports a positive control, and whether it was caught.
+fn caught(fault: Fault, policy: Policy, outcome: &Outcome, count: Count) -> bool {
+    let broken = count(&outcome.findings);
+    let verdict = if broken > 0 { "caught" } else { "not caught" };
+    report(fault, policy, outcome, broken, verdict);
+    broken > 0
 }
 
 fn stand(level: &'static str, adjust: impl FnOnce(Setup) -> Setup) -> Stand {
@@ -253,57 +354,123 @@ async fn run(stand: &Stand, fault: Fault, policy: Policy, load: Load) -> Outcome
     let before = routed(stand);
     let outcome = sessions(stand, policy, load, fault).await;
     let after = routed(stand);
-    disturbance.end().await;
+    disturbance.end(stand, fault).await;
     let [primary, replica] = [0, 1].map(|role| after[role] - before[role]);
-    Outcome { on_replicas: replica / (primary + replica).max(1.0), ..outcome }
+    let on_replicas = matches!(policy, Policy::Lagoon(_)).then_some(replica / (primary + replica).max(1.0));
+    Outcome { on_replicas, ..outcome }
 }
 
-async fn crashing(stand: &mut Stand, load: Load) -> Outcome {
-    let policy = Policy::Lagoon("session");
+async fn crashing(stand: &mut Stand, policy: Policy, load: Load) -> Outcome {
     let urls = Urls::new(stand, policy);
-    let working = tokio::spawn(work(urls, policy, load, Fault::Crashes));
+    let stop = Arc::new(AtomicBool::new(false));
+    let working = tokio::spawn(work(urls, policy, load, Fault::Crashes, stop.clone()));
     let end = Instant::now() + load.time;
     while Instant::now() < end {
         for place in [1, 2] {
+            // There is something to replay for the one that comes back.
+            let ballast = "CREATE TABLE ballast AS SELECT generate_series(1, 20000); DROP TABLE ballast";
+            stand.playground.primary().sql(ballast).unwrap();
             stand.playground.node_mut(place).kill().unwrap();
             stand.playground.node_mut(place).start().unwrap();
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
-    let (events, failed) = working.await.unwrap();
-    Outcome { findings: check(events, BOUND), on_replicas: 0.0, failed }
+    stop.store(true, Ordering::Relaxed);
+    working.await.unwrap().judged(None)
 }
 
 async fn sessions(stand: &Stand, policy: Policy, load: Load, fault: Fault) -> Outcome {
-    let (events, failed) = work(Urls::new(stand, policy), policy, load, fault).await;
-    Outcome { findings: check(events, BOUND), on_replicas: 0.0, failed }
+    let stop = Arc::new(AtomicBool::new(false));
+    let working = work(Urls::new(stand, policy), policy, load, fault, stop.clone());
+    let clock = async {
+        tokio::time::sleep(load.time).await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(working, clock).0.judged(None)
+}
+
+/// What sessions have done, and what they were told.
+#[derive(Default)]
+struct Record {
+    events: Vec<Event>,
+    failed: usize,
+    told: usize,
+}
+
+impl Record {
+    fn judged(self, fork: Option<&Fork>) -> Outcome {
+        let Record { events, failed, told } = self;
+        Outcome { findings: check(events, BOUND, fork), on_replicas: None, failed, told }
+    }
 }
 
 /// Where sessions connect to.
 #[derive(Clone)]
-struct Urls(Vec<String>);
+struct Urls {
+    all: Vec<String>,
+    /// For those that know the servers: which one is the primary.
+    primary: Arc<AtomicUsize>,
+}
 
 impl Urls {
     fn new(stand: &Stand, policy: Policy) -> Urls {
+        let all = match policy {
+            Policy::Lagoon(_) => vec![stand.lagoon.url(USER, DATABASE)],
+            _ => stand.playground.nodes().iter().map(|node| server_url(node.port(), USER)).collect(),
+        };
+        Urls { all, primary: Arc::default() }
+    }
+
+    /// Those that a session has a connection to. `stays`: its replica.
+    fn of(&self, policy: Policy, stays: usize) -> Vec<String> {
         match policy {
-            Policy::Lagoon(_) => Urls(vec![stand.lagoon.url(USER, DATABASE)]),
-            _ => Urls(stand.playground.nodes().iter().map(|node| server_url(node.port(), USER)).collect()),
+            Policy::TokenWithoutTimeline => vec![self.all[self.primary.load(Ordering::Relaxed)].clone()],
+            Policy::StayPastCrash => vec![self.all[0].clone(), self.all[stays].clone()],
+            _ => self.all.clone(),
         }
     }
 }
 
-async fn work(urls: Urls, policy: Policy, load: Load, fault: Fault) -> (Vec<Event>, usize) {
-    let end = Instant::now() + load.time;
-    let sessions: Vec<JoinHandle<(Vec<Event>, usize)>> = (0..load.sessions)
-        .map(|number| tokio::spawn(Session::new(number, policy, load, fault, urls.clone()).live(end)))
+/// Sessions at work until they are told to stop.
+async fn work(urls: Urls, policy: Policy, load: Load, fault: Fault, stop: Arc<AtomicBool>) -> Record {
+    let sessions: Vec<JoinHandle<Record>> = (0..load.sessions)
+        .map(|number| {
+            tokio::spawn(Session::new(number, policy, load, fault, urls.clone()).live(stop.clone()))
+        })
         .collect();
-    let mut all = (Vec::new(), 0);
-    for (events, failed) in join_all(sessions).await.into_iter().map(Result::unwrap) {
-        all.0.extend(events);
-        all.1 += failed;
+    let mut all = Record::default();
+    for record in join_all(sessions).await.into_iter().map(Result::unwrap) {
+        all.events.extend(record.events);
+        all.failed += record.failed;
+        all.told += record.told;
     }
     all
 }
+
+/// Why there was no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// The session was told that what it had may be lost: it begins anew.
+    Told,
+    /// Anything else: of a write nobody knows (08007, a lost connection), or it did not happen (40001). A version that is not
+    /// known to be there is not missed.
+    Unanswered,
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Failure {
+        // 08007 is said of a write without an answer, too: of itself alone, not of what came before it.
+        let is_told = |error: &DbError| {
+            *error.code() == SqlState::TRANSACTION_RESOLUTION_UNKNOWN && error.message().contains("lost:")
+        };
+        match error.as_db_error().is_some_and(is_told) {
+            true => Failure::Told,
+            false => Failure::Unanswered,
+        }
+    }
+}
+
+type Answer<T> = Result<T, Failure>;
 
 /// One session: it writes and reads registers, and notes what it was told.
 struct Session {
@@ -318,8 +485,9 @@ struct Session {
     seen: Option<Item>,
     /// The register that it wrote last, which it reads more often than others.
     written: usize,
-    events: Vec<Event>,
-    failed: usize,
+    record: Record,
+    /// What pglagoon gave it, to be carried to another connection; `None` if something came after it.
+    token: Option<String>,
     /// For policies of their own: the position that reads go by, and the replica that is stayed with.
     mark: u64,
     stays: usize,
@@ -338,103 +506,156 @@ impl Session {
             random,
             seen: None,
             written: 0,
-            events: Vec::new(),
-            failed: 0,
+            record: Record::default(),
+            token: None,
             mark: 0,
             stays: 1 + number % 2,
         }
     }
 
-    async fn live(mut self, end: Instant) -> (Vec<Event>, usize) {
-        while Instant::now() < end {
+    async fn live(mut self, stop: Arc<AtomicBool>) -> Record {
+        while !stop.load(Ordering::Relaxed) {
             if self.clients.is_empty() && !self.connect().await {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(self.patience()).await;
                 continue;
             }
-            let kind = if self.random(1000) < self.load.writes { Kind::Write } else { Kind::Read };
-            let register = match self.random(2) {
-                0 if kind == Kind::Read => self.written,
-                _ => self.random(REGISTERS as u64) as usize,
-            };
-            let invoked = Instant::now();
-            let cause = self.seen;
-            let answer = match kind {
-                Kind::Write => self.write(register).await,
-                Kind::Read => self.read(register).await,
-            };
-            match answer {
-                Some(version) => {
-                    let item = (register, version);
-                    let returned = Instant::now();
-                    let cause = cause.filter(|_| kind == Kind::Write);
-                    self.events.push(Event { session: self.number, kind, item, cause, invoked, returned });
-                    self.seen = Some(item);
-                    if kind == Kind::Write {
-                        self.written = register;
-                    }
-                }
-                None => self.fail(),
+            if let Err(failure) = self.turn().await {
+                self.fail(failure);
             }
             if !self.load.think.is_zero() {
                 tokio::time::sleep(self.load.think).await;
             }
         }
-        (self.events, self.failed)
+        self.record
     }
 
-    /// A session that lost its connection is a new one: nothing is promised from the one to the other.
-    fn fail(&mut self) {
-        self.failed += 1;
-        if self.clients.iter().any(Client::is_closed) {
+    /// One read or write.
+    async fn turn(&mut self) -> Answer<()> {
+        let kind = if self.random(1000) < self.load.writes { Kind::Write } else { Kind::Read };
+        let register = match self.random(2) {
+            0 if kind == Kind::Read => self.written,
+            _ => self.random(REGISTERS as u64) as usize,
+        };
+        let invoked = Instant::now();
+        let version = match kind {
+            Kind::Write => self.write(register).await?,
+            Kind::Read => self.read(register).await?,
+        };
+        let item = (register, version);
+        let cause = self.seen.replace(item).filter(|_| kind == Kind::Write);
+        let returned = Instant::now();
+        self.record.events.push(Event { session: self.number, kind, item, cause, invoked, returned });
+        if kind == Kind::Write {
+            self.written = register;
+        }
+        self.token = None;
+        if self.carries_token() {
+            let token = texts(&self.clients[0], "SHOW pglagoon.causality_token").await?;
+            self.token = token.into_iter().next();
+        }
+        Ok(())
+    }
+
+    /// A session that lost its connection is a new one: nothing is promised from the one to the other, but where it carries
+    /// what it has seen.
+    fn fail(&mut self, failure: Failure) {
+        self.record.failed += 1;
+        let is_cut = self.clients.iter().any(Client::is_closed);
+        if is_cut {
             self.clients.clear();
-            self.number += 1000;
-            self.seen = None;
+        }
+        let is_carried = self.token.is_some()
+            || matches!(self.policy, Policy::StayPastCrash | Policy::TokenWithoutTimeline);
+        if failure == Failure::Told || (is_cut && !is_carried) {
+            self.begin_anew(failure);
+        }
+    }
+
+    fn begin_anew(&mut self, failure: Failure) {
+        self.record.told += usize::from(failure == Failure::Told);
+        self.number += 1000;
+        self.seen = None;
+        self.token = None;
+    }
+
+    /// Half of the sessions of a failover carry a token from one connection to the next.
+    fn carries_token(&self) -> bool {
+        self.fault.is_failover() && matches!(self.policy, Policy::Lagoon(_)) && !self.number.is_multiple_of(2)
+    }
+
+    /// How soon it tries to connect again.
+    fn patience(&self) -> Duration {
+        match self.policy {
+            // What a replica that crashed shows too early, it shows for some milliseconds.
+            Policy::StayPastCrash => Duration::from_millis(1),
+            _ => Duration::from_millis(20),
         }
     }
 
     async fn connect(&mut self) -> bool {
-        for url in &self.urls.0 {
+        let mut clients = Vec::new();
+        for url in &self.urls.of(self.policy, self.stays) {
             let Ok((client, connection)) = tokio_postgres::connect(url, NoTls).await else { return false };
             tokio::spawn(connection);
             if self.fault == Fault::AsyncCommit && self.number.is_multiple_of(2) {
                 // Half of them say so themselves; of the others only their server knows.
                 let _ = client.simple_query("SET synchronous_commit = off").await;
             }
-            self.clients.push(client);
+            clients.push(client);
         }
+        if let Some(token) = self.token.take() {
+            let carried = clients[0].simple_query(&format!("SET pglagoon.causality_token = '{token}'")).await;
+            match carried.map_err(Failure::from) {
+                Ok(_) => {}
+                Err(Failure::Told) => self.begin_anew(Failure::Told),
+                Err(Failure::Unanswered) => {
+                    self.token = Some(token);
+                    return false;
+                }
+            }
+        }
+        self.clients = clients;
         true
     }
 
-    async fn write(&mut self, register: usize) -> Option<Version> {
+    async fn write(&mut self, register: usize) -> Answer<Version> {
         let (dk, dv) = self.seen.map_or(("NULL".to_owned(), "NULL".to_owned()), |(key, version)| {
             (key.to_string(), version.to_string())
         });
-        let sql =
-            format!("UPDATE register SET v = v + 1, dk = {dk}, dv = {dv} WHERE k = {register} RETURNING v");
+        let sql = format!(
+            "UPDATE register SET v = greatest(v, {TIMELINE} << 32) + 1, dk = {dk}, dv = {dv} \
+             WHERE k = {register} RETURNING v"
+        );
         let primary = &self.clients[0];
         match self.policy {
             Policy::WriteLsn => {
                 let version = number(primary, &sql).await?;
-                self.mark = position(primary, "SELECT pg_current_wal_lsn()").await?;
-                Some(version)
+                self.mark = position(primary, WRITTEN).await?;
+                Ok(version)
             }
             Policy::LsnBeforeCommit => {
                 // What follows in the string keeps the commit waiting, while other sessions write on.
                 let sql = format!("{sql}; SELECT pg_current_wal_insert_lsn(); SELECT pg_sleep(0.005)");
                 let rows = texts(primary, &sql).await?;
-                self.mark = parsed(rows.get(1)?)?;
-                rows.first()?.parse().ok()
+                self.mark = rows.get(1).and_then(|text| parsed(text)).ok_or(Failure::Unanswered)?;
+                rows.first().and_then(|text| text.parse().ok()).ok_or(Failure::Unanswered)
             }
-            Policy::PolledMark => {
+            Policy::TokenWithoutTimeline => {
+                self.reached_alone().await?;
                 let version = number(primary, &sql).await?;
-                self.mark = position(primary, "SELECT pg_current_wal_insert_lsn()").await?;
-                Some(version)
+                self.mark = position(primary, INSERTED).await?;
+                Ok(version)
+            }
+            Policy::PolledMark | Policy::ReceivedLsn | Policy::OneCaughtUp => {
+                let version = number(primary, &sql).await?;
+                self.mark = position(primary, INSERTED).await?;
+                Ok(version)
             }
             _ => number(primary, &sql).await,
         }
     }
 
-    async fn read(&mut self, register: usize) -> Option<Version> {
+    async fn read(&mut self, register: usize) -> Answer<Version> {
         let sql = format!("SELECT v FROM register WHERE k = {register}");
         match self.policy {
             Policy::Lagoon(_) => match self.random(2) {
@@ -447,8 +668,31 @@ impl Session {
             }
             Policy::WriteLsn | Policy::LsnBeforeCommit => {
                 let replica = 1 + self.random(2) as usize;
-                let reached = position(&self.clients[replica], REPLAYED).await? >= self.mark;
-                number(&self.clients[if reached { replica } else { 0 }], &sql).await
+                self.read_if(replica, REPLAYED, &sql).await
+            }
+            Policy::StrongWriteLsn => {
+                let replica = 1 + self.random(2) as usize;
+                self.mark = position(&self.clients[0], WRITTEN).await?;
+                self.read_if(replica, REPLAYED, &sql).await
+            }
+            Policy::ReceivedLsn => {
+                let replica = 1 + self.random(2) as usize;
+                self.read_if(replica, RECEIVED, &sql).await
+            }
+            Policy::OneCaughtUp => {
+                let replica = 1 + self.random(2) as usize;
+                if position(&self.clients[replica], REPLAYED).await? < self.mark {
+                    return number(&self.clients[0], &sql).await;
+                }
+                self.mark = 0;
+                number(&self.clients[replica], &sql).await
+            }
+            Policy::StayPastCrash => number(&self.clients[1], &sql).await,
+            Policy::TokenWithoutTimeline => {
+                self.reached_alone().await?;
+                let version = number(&self.clients[0], &sql).await?;
+                self.mark = position(&self.clients[0], INSERTED).await?;
+                Ok(version)
             }
             Policy::PolledMark => {
                 let replica = 1 + self.random(2) as usize;
@@ -469,6 +713,20 @@ impl Session {
         }
     }
 
+    /// Reads on a replica that has come to the mark by what `asked` says of it, else on the primary.
+    async fn read_if(&self, replica: usize, asked: &str, sql: &str) -> Answer<Version> {
+        let reached = position(&self.clients[replica], asked).await? >= self.mark;
+        number(&self.clients[if reached { replica } else { 0 }], sql).await
+    }
+
+    /// The only server that is known must have come to the mark.
+    async fn reached_alone(&self) -> Answer<()> {
+        match position(&self.clients[0], INSERTED).await? < self.mark {
+            true => Err(Failure::Unanswered),
+            false => Ok(()),
+        }
+    }
+
     fn random(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -478,6 +736,12 @@ impl Session {
 }
 
 const REPLAYED: &str = "SELECT pg_last_wal_replay_lsn()";
+const RECEIVED: &str = "SELECT pg_last_wal_receive_lsn()";
+const INSERTED: &str = "SELECT pg_current_wal_insert_lsn()";
+const WRITTEN: &str = "SELECT pg_current_wal_lsn()";
+
+/// The primary's timeline, as a number.
+const TIMELINE: &str = "('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint";
 
 /// What disturbs the servers, until it is ended.
 struct Disturbance {
@@ -493,6 +757,10 @@ impl Disturbance {
         let nodes = stand.playground.nodes();
         match fault {
             Fault::None | Fault::Crashes => {}
+            Fault::Promotion | Fault::LossyPromotion | Fault::TwoPrimaries => {}
+            Fault::Standstill => {
+                stand.playground.replicas().iter().for_each(|node| node.pause_replay().unwrap())
+            }
             Fault::Pauses => {
                 for (place, node) in nodes.iter().enumerate().skip(1) {
                     let client = superuser(node.port()).await;
@@ -514,7 +782,10 @@ impl Disturbance {
         it
     }
 
-    async fn end(self) {
+    async fn end(self, stand: &Stand, fault: Fault) {
+        if fault == Fault::Standstill {
+            stand.playground.replicas().iter().for_each(|node| node.resume_replay().unwrap());
+        }
         self.stop.store(true, Ordering::Relaxed);
         join_all(self.tasks).await.into_iter().for_each(Result::unwrap);
         if let Some((client, statements)) = self.undo {
@@ -575,27 +846,27 @@ fn server_url(port: u16, user: &str) -> String {
     format!("host=127.0.0.1 port={port} user={user} password={PASSWORD} dbname={DATABASE}")
 }
 
-async fn texts(client: &Client, sql: &str) -> Option<Vec<String>> {
-    let messages = client.simple_query(sql).await.ok()?;
+async fn texts(client: &Client, sql: &str) -> Answer<Vec<String>> {
+    let messages = client.simple_query(sql).await?;
     let values = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,
     });
-    Some(values.collect())
+    Ok(values.collect())
 }
 
-async fn number(client: &Client, sql: &str) -> Option<Version> {
-    texts(client, sql).await?.first()?.parse().ok()
+async fn number(client: &Client, sql: &str) -> Answer<Version> {
+    texts(client, sql).await?.first().and_then(|text| text.parse().ok()).ok_or(Failure::Unanswered)
 }
 
-async fn bound(client: &Client, register: usize) -> Option<Version> {
+async fn bound(client: &Client, register: usize) -> Answer<Version> {
     let key = register as i32;
-    let row = client.query_one("SELECT v FROM register WHERE k = $1", &[&key]).await.ok()?;
-    Version::try_from(row.get::<_, i64>(0)).ok()
+    let row = client.query_one("SELECT v FROM register WHERE k = $1", &[&key]).await?;
+    Version::try_from(row.get::<_, i64>(0)).map_err(|_| Failure::Unanswered)
 }
 
-async fn position(client: &Client, sql: &str) -> Option<u64> {
-    parsed(texts(client, sql).await?.first()?)
+async fn position(client: &Client, sql: &str) -> Answer<u64> {
+    texts(client, sql).await?.first().and_then(|text| parsed(text)).ok_or(Failure::Unanswered)
 }
 
 fn parsed(position: &str) -> Option<u64> {
@@ -620,13 +891,18 @@ fn routed(stand: &Stand) -> [f64; 2] {
 }
 
 /// A line of the report: printed, and appended to the file that `make prove` names.
-fn report(fault: Fault, policy: Policy, outcome: &Outcome) {
-    let Outcome { findings, on_replicas, failed } = outcome;
-    let share = match policy {
-        Policy::Lagoon(_) => format!("{:.1} % of reads on replicas", on_replicas * 100.0),
-        _ => "positive control".to_owned(),
+fn report(fault: Fault, policy: Policy, outcome: &Outcome, broken: usize, verdict: &str) {
+    let Outcome { findings, on_replicas, failed, told } = outcome;
+    // Nothing in n tries: less than 3/n, with 95 % confidence.
+    let bound = match broken {
+        0 => format!("< {:.1e}", 3.0 / findings.reads.max(1) as f64),
+        _ => String::new(),
     };
-    note(&format!("| {fault:?} | {policy:?} | {findings} | {failed} failed | {share} |"));
+    let share = on_replicas.map_or(String::new(), |share| format!("{:.1} %", share * 100.0));
+    let (fault, policy) = (fault.words(), policy.words());
+    let Findings { reads, writes, lost, .. } = findings;
+    let counts = format!("{reads} | {writes} | {lost} | {told} | {failed} | {share} | {broken}");
+    note(&format!("| {fault} | {policy} | {counts} | {bound} | {verdict} |"));
 }
 
 fn note(line: &str) {

@@ -378,6 +378,7 @@ impl World {
         let ca = authority.write(self.folder(), "server-ca");
         Setup::before(&self.stand.playground)
             .set("pool", "checkout_timeout", quote("2s"))
+            .set("pool", "hold_timeout", quote("2s"))
             .set("databases.app", "server_tls", quote(tls))
             .set("databases.app", "server_tls_ca", path(&ca))
     }
