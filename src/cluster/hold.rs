@@ -5,8 +5,8 @@
 //!   first in the line ---- a server is there ----> stands for a connection of it, and the next one is the first
 //!   in the line       ---- hold_timeout is over ----> an error that says since when and why
 //! ```
-//! There is one line for each user of a database. Whoever comes anew stands behind those who are in it; who has to come back
-//! has the place that he had. So clients come to a new primary's pool in the order in which they came to us.
+//! There is one line for each user of a database. Whoever comes anew stands behind those who are in it, unless a replica serves
+//! him at once; who has to come back has the place that he had. So clients come to a new primary's pool in the order in which they came to us.
 //!
 //! Two times bound what a request may wait. `hold_timeout` runs from its arrival, and says how long it may be without a
 //! server; `checkout_timeout` runs while it stands for a connection of a server that is there, anew each time. Together they

@@ -98,10 +98,10 @@ impl UserPools {
 
     /// A connection for `route`, if one can be had without waiting.
     pub fn try_lease(&self, route: Route, home: usize) -> Option<Granted> {
-        if !self.line.is_empty() || self.is_restless(route) {
+        if self.is_restless(route) {
             return None;
         }
-        let choice = self.choose(route, None)?;
+        let choice = self.choose(route, None).filter(|choice| !self.must_line_up(*choice))?;
         let lease = self.pools[choice.node].try_lease(home)?;
         self.trusted(lease, choice).map(|lease| self.granted(lease, choice, route))
     }
@@ -122,7 +122,7 @@ impl UserPools {
         let mut trial = self.line.arrive(now);
         let mut changes = self.database.cluster.watch();
         let mut place = None;
-        if !self.line.is_empty() {
+        if !self.line.is_empty() && self.choose(route, None).is_none_or(|choice| self.must_line_up(choice)) {
             place = Some(Box::pin(self.hold(route, &trial, &mut changes)).await?);
         }
         loop {
@@ -175,6 +175,12 @@ impl UserPools {
                 search.renew(&rules, Instant::now());
             }
         }
+    }
+
+    /// Whether others wait for this server who came before. Who is held waits for the primary: a replica that will do is
+    /// nobody's but its own clients'.
+    fn must_line_up(&self, choice: Choice) -> bool {
+        choice.role == Role::Primary && !self.line.is_empty()
     }
 
     fn count(&self, search: &mut Search, home: usize) {

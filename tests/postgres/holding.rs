@@ -448,6 +448,35 @@ async fn a_held_client_is_told_why_served_in_turn_and_may_leave() {
     assert_eq!(turns.trim(), "0123");
 }
 
+/// Who only reads needs no primary, and does not stand behind those who do.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_read_from_while_writers_are_held() {
+    let mut stand = Stand::new(trusting);
+    let console = stand.lagoon.console().await;
+    let mut readers: Vec<Raw> = (0..3).map(|_| Raw::login(stand.lagoon.port)).collect();
+    let mut writer = Raw::login(stand.lagoon.port);
+    let read = "SELECT count(*) FROM numbers";
+    for client in readers.iter_mut().chain([&mut writer]) {
+        assert_eq!(first_column(&client.query(read)), ["1000"]);
+    }
+    stand.playground.node_mut(0).stop(Stop::Immediate).unwrap();
+    writer.send(&query("SELECT note('held')"));
+    eventually_async("it is held", async || {
+        let clients = table(&console, "SHOW CLIENTS").await;
+        clients.iter().any(|client| client["state"] == "waiting")
+    })
+    .await;
+    let began = Instant::now();
+    for _ in 0..20 {
+        for reader in &mut readers {
+            assert_eq!(first_column(&reader.query(read)), ["1000"]);
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    stand.playground.node_mut(0).start().unwrap();
+    assert_eq!(first_column(&writer.until_ready()), ["held"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_not_held_for_ever() {
     let mut stand = Stand::new(|setup| trusting(setup).set("pool", "hold_timeout", quote("500ms")));
@@ -478,7 +507,10 @@ async fn a_client_is_not_held_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_is_seen_long_before_the_interval_is_over() {
     const INTERVAL: Duration = Duration::from_secs(20);
-    let mut stand = Stand::new(|setup| setup.set("monitor", "interval", quote("20s")));
+    // So seldom asked, the primary has not said that the write is below a position that was kept.
+    let mut stand = Stand::new(|setup| {
+        setup.set("monitor", "interval", quote("20s")).set("routing", "on_lost_write", quote("reset"))
+    });
     let client = stand.client().await;
     assert_eq!(value(&client, "SELECT note('before')").await, "before");
     stand.playground.wait_caught_up().unwrap();
