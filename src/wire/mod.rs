@@ -18,9 +18,6 @@ pub use scan::{FramingError, Scanner, Span, Step};
 pub use sqlstate::SqlState;
 pub use tag::{BackendTag, FrontendTag};
 
-/// How far a name's end is looked for byte by byte.
-const SHORT: usize = 12;
-
 /// A position in a message body, moved forward by its readers. Every reader answers `None` past the end.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
@@ -64,12 +61,7 @@ impl<'a> Reader<'a> {
 
     /// A String: the bytes before the next NUL, which is read too.
     pub fn string(&mut self) -> Option<&'a [u8]> {
-        // Most names are short or none at all: for those a vector search costs more than it saves.
-        let near = self.rest.iter().take(SHORT).position(|&byte| byte == 0);
-        let end = match near {
-            Some(end) => end,
-            None => SHORT + memchr::memchr(0, self.rest.get(SHORT..)?)?,
-        };
+        let end = self.rest.iter().position(|&byte| byte == 0)?;
         let (text, rest) = self.rest.split_at(end);
         self.rest = &rest[1..];
         Some(text)
