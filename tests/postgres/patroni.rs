@@ -184,6 +184,8 @@ fn stand(adjust: impl FnOnce(Setup) -> Setup) -> (Stand, [Api; 3]) {
     let apis = [Member::leader(), Member::replica(), Member::replica()].map(Api::start);
     let urls = apis.each_ref().map(Api::url).join(", ");
     let stand = Stand::new(|setup| {
+        // What a promotion may have lost is another test's matter.
+        let setup = setup.set("routing", "on_lost_write", quote("reset"));
         adjust(setup.set("databases.app", "patroni", format!("[{urls}]")).set(
             "monitor",
             "timeout",
