@@ -105,7 +105,12 @@ impl Probe {
         {
             // The server has been away, or is: a connection of its own that ended says nothing of which.
             self.connection = None;
-            return Box::pin(self.ask(cluster, node, settings)).await;
+            let finding = Box::pin(self.ask(cluster, node, settings)).await;
+            if self.connection.is_some() {
+                // As if it had been started anew: its caches may be as cold.
+                node.comes_back(Instant::now());
+            }
+            return finding;
         }
         if let (Err(CommandError::Server(report)), PROBE) = (&answer, self.sql) {
             tracing::warn!(
