@@ -589,6 +589,8 @@ impl Shared {
             let detached = cluster.nodes().iter().filter(|node| node.is_detached());
             let names = detached.map(|node| (cluster.section.clone(), node.address.to_string()));
             standing.detached.extend(names);
+            let past = cluster.past();
+            standing.timelines.extend(past.map(|(system, line)| (cluster.section.clone(), system, line)));
         }
         Ok(standing)
     }
@@ -601,6 +603,8 @@ impl Shared {
         find(&standing.paused).iter().for_each(|database| database.pause());
         find(&standing.disabled).iter().for_each(|database| database.admit(Admission::Refused));
         for cluster in directory.clusters() {
+            let past = standing.timelines.iter().find(|(section, ..)| *section == cluster.section);
+            past.iter().for_each(|(_, system, timeline)| cluster.recall((*system, *timeline)));
             for (index, node) in cluster.nodes().iter().enumerate() {
                 let name = (cluster.section.clone(), node.address.to_string());
                 if standing.detached.contains(&name) {

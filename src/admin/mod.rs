@@ -82,7 +82,7 @@ pub enum Operation {
     Detach(String),
     /// As DETACH; done when no client holds a connection to it any more.
     Drain(String),
-    /// Puts a server back into service.
+    /// Puts a server back into service. Of one that is in service: it may be primary, though another has been since.
     Attach(String),
     /// Holds a database's clients until a server is its primary.
     Switchover {

@@ -1,6 +1,7 @@
 //! Observations become roles. Pure.
 
-use crate::routing::Lsn;
+use crate::routing::{Lineage, Lsn};
+use std::cmp::Ordering;
 use std::time::Duration;
 
 /// What the last probe of a server found.
@@ -107,66 +108,160 @@ impl Standing {
     }
 }
 
+/// What there is to judge a server by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// What it says of itself.
+    pub observation: Observation,
+    /// The identifier of the database cluster that it belongs to, if it says so.
+    pub system: Option<u64>,
+    /// What its Patroni says of it.
+    pub verdict: Verdict,
+}
+
+/// A server's claim to be primary, by what counts first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    /// Its Patroni says so, too.
+    is_leader: bool,
+    /// It does not say that it belongs to another database cluster than the primary so far.
+    is_kin: bool,
+    /// The one that was promoted last.
+    timeline: u32,
+    /// It has been primary before.
+    is_incumbent: bool,
+}
+
+impl Claim {
+    /// `None`: it makes none, or Patroni denies it, or it is a primary of yesterday.
+    fn of(place: usize, server: &Evidence, past: Option<&Lineage>) -> Option<Claim> {
+        let Observation::Primary { timeline } = server.observation else { return None };
+        let is_leader = server.verdict == Verdict::Leader;
+        let is_outlived = past.is_some_and(|past| past.has_outlived(server.system, timeline));
+        let counts = is_leader || !(server.verdict.denies_leader() || is_outlived);
+        counts.then(|| Claim {
+            is_leader,
+            is_kin: past.is_none_or(|past| past.may_be_kin(server.system)),
+            timeline,
+            is_incumbent: past.is_some_and(|past| past.node == place),
+        })
+    }
+}
+
+/// The history that servers are compared with: the primary's, or the last one's while there is none.
+struct Present {
+    claim: Option<Claim>,
+    primary: Option<usize>,
+    timeline: Option<u32>,
+    system: Option<u64>,
+}
+
+impl Present {
+    fn of(servers: &[Evidence], past: Option<&Lineage>) -> Present {
+        let claims = servers.iter().enumerate();
+        let claims = claims.filter_map(|(place, server)| Some((Claim::of(place, server, past)?, place)));
+        // Of equals the first.
+        let best = claims.max_by(|(one, here), (other, there)| one.cmp(other).then(there.cmp(here)));
+        match best {
+            Some((claim, place)) => Present {
+                claim: Some(claim),
+                primary: Some(place),
+                timeline: Some(claim.timeline),
+                system: servers[place].system,
+            },
+            None => Present {
+                claim: None,
+                primary: None,
+                timeline: past.map(|past| past.timeline),
+                system: past.and_then(|past| past.system),
+            },
+        }
+    }
+
+    fn is_alien(&self, server: &Evidence) -> bool {
+        server.system.zip(self.system).is_some_and(|(its, ours)| its != ours)
+    }
+
+    /// Whether a replica's data are another history's, or it has not come yet to where this one begins. What follows a
+    /// server that was promoted without the leader's lock is of another history, however high its timeline.
+    fn is_astray(&self, timeline: u32) -> bool {
+        let is_leader = self.claim.is_some_and(|claim| claim.is_leader);
+        self.timeline.is_some_and(|present| match timeline.cmp(&present) {
+            Ordering::Less => true,
+            Ordering::Equal => false,
+            Ordering::Greater => is_leader,
+        })
+    }
+
+    fn judge(&self, place: usize, server: &Evidence, max_lag: Duration) -> (Standing, String) {
+        match &server.observation {
+            Observation::None => (Standing::Unknown, "not probed yet".to_owned()),
+            Observation::Refused(why) => (Standing::Unknown, why.clone()),
+            Observation::Failed(why) => (Standing::Down, why.clone()),
+            Observation::Primary { .. } if self.primary == Some(place) => (Standing::Primary, String::new()),
+            Observation::Primary { timeline } => (Standing::Down, self.why_fenced(server, *timeline)),
+            Observation::Replica { replay, timeline, age } => {
+                match self.why_not_read(server, *replay, *timeline, *age, max_lag) {
+                    Some(why) => (Standing::Lagging, why),
+                    // Without a primary to compare with, a replica is as good as it was.
+                    None => (Standing::Replica, String::new()),
+                }
+            }
+        }
+    }
+
+    fn why_fenced(&self, server: &Evidence, timeline: u32) -> String {
+        let claim = format!("says that it is primary on timeline {timeline}");
+        let present = self.timeline.unwrap_or_default();
+        if server.verdict.denies_leader() {
+            let instead = server.verdict.instead();
+            return format!("{claim}; Patroni says that it is not the leader, but {instead}");
+        }
+        match self.primary {
+            Some(_) if self.is_alien(server) => format!("{claim} of another database cluster"),
+            Some(_) => format!("{claim}; another is, on {present}"),
+            None => format!(
+                "{claim}, but another has been since, on {present}; ATTACH it if it shall be primary again"
+            ),
+        }
+    }
+
+    fn why_not_read(
+        &self,
+        server: &Evidence,
+        replay: Option<Lsn>,
+        timeline: Option<u32>,
+        age: Option<Duration>,
+        max_lag: Duration,
+    ) -> Option<String> {
+        if replay.is_none() {
+            return Some("has replayed nothing yet".to_owned());
+        }
+        if self.is_alien(server) {
+            return Some("of another database cluster than the primary".to_owned());
+        }
+        if let Some(timeline) = timeline.filter(|timeline| self.is_astray(*timeline)) {
+            let present = self.timeline.unwrap_or_default();
+            return Some(format!("on timeline {timeline}; the primary is on {present}"));
+        }
+        if matches!(server.verdict, Verdict::Neither(_)) {
+            let instead = server.verdict.instead();
+            return Some(format!("Patroni says that it is no replica to read from, but {instead}"));
+        }
+        let age = age.filter(|age| *age > max_lag)?;
+        Some(format!("{:.1} s behind the primary", age.as_secs_f64()))
+    }
+}
+
 /// What each server may be used for, and why if it is not used. At most one is primary: of several that say so, and of which
 /// Patroni does not say otherwise, the one of which Patroni says so too; else the one on the highest timeline (the one
-/// promoted last); among equals the first.
-pub fn standings(
-    observations: &[Observation],
-    verdicts: &[Verdict],
-    max_lag: Duration,
-) -> Vec<(Standing, String)> {
-    let claim = |(observation, verdict): (&Observation, &Verdict)| match observation {
-        Observation::Primary { timeline } if !verdict.denies_leader() => {
-            Some((*verdict == Verdict::Leader, *timeline))
-        }
-        _ => None,
-    };
-    let claims: Vec<_> = observations.iter().zip(verdicts).map(claim).collect();
-    let best = claims.iter().flatten().max().copied();
-    let primary = claims.iter().position(|claim| claim.is_some() && *claim == best);
-    let (is_leader, highest) =
-        best.map_or((false, None), |(is_leader, timeline)| (is_leader, Some(timeline)));
-    // What follows a server that was promoted without the leader's lock is of another history, however high its timeline.
-    let is_astray =
-        |timeline: u32| highest.is_some_and(|highest| timeline < highest || is_leader && timeline > highest);
-    let standing = |(index, (observation, verdict)): (usize, (&Observation, &Verdict))| match observation {
-        Observation::None => (Standing::Unknown, "not probed yet".to_owned()),
-        Observation::Refused(why) => (Standing::Unknown, why.clone()),
-        Observation::Failed(why) => (Standing::Down, why.clone()),
-        Observation::Primary { .. } if primary == Some(index) => (Standing::Primary, String::new()),
-        Observation::Primary { timeline } if verdict.denies_leader() => {
-            let instead = verdict.instead();
-            let why = format!(
-                "says that it is primary on timeline {timeline}; Patroni says that it is not the leader, but {instead}"
-            );
-            (Standing::Down, why)
-        }
-        Observation::Primary { timeline } => {
-            let highest = highest.unwrap_or_default();
-            (
-                Standing::Down,
-                format!("says that it is primary on timeline {timeline}; another is, on {highest}"),
-            )
-        }
-        Observation::Replica { replay: None, .. } => {
-            (Standing::Lagging, "has replayed nothing yet".to_owned())
-        }
-        // Its data are another history's, or it has not come yet to where this one begins.
-        Observation::Replica { timeline: Some(timeline), .. } if is_astray(*timeline) => (
-            Standing::Lagging,
-            format!("on timeline {timeline}; the primary is on {}", highest.unwrap_or_default()),
-        ),
-        Observation::Replica { .. } if matches!(verdict, Verdict::Neither(_)) => {
-            let instead = verdict.instead();
-            (Standing::Lagging, format!("Patroni says that it is no replica to read from, but {instead}"))
-        }
-        Observation::Replica { age: Some(age), .. } if *age > max_lag => {
-            (Standing::Lagging, format!("{:.1} s behind the primary", age.as_secs_f64()))
-        }
-        // Without a primary to compare with, a replica is as good as it was.
-        Observation::Replica { .. } => (Standing::Replica, String::new()),
-    };
-    observations.iter().zip(verdicts).enumerate().map(standing).collect()
+/// promoted last); among equals the one that was before, or the first.
+///
+/// `past` is what has been so far: a server that says that it is primary on an earlier timeline of the same database cluster
+/// was primary yesterday, and is none today, also if who came after it does not answer.
+pub fn standings(servers: &[Evidence], past: Option<&Lineage>, max_lag: Duration) -> Vec<(Standing, String)> {
+    let present = Present::of(servers, past);
+    servers.iter().enumerate().map(|(place, server)| present.judge(place, server, max_lag)).collect()
 }
 
 #[cfg(test)]
@@ -184,7 +279,32 @@ mod tests {
     }
 
     fn under(verdicts: &[Verdict], observations: &[Observation]) -> Vec<Standing> {
-        standings(observations, verdicts, MAX_LAG).into_iter().map(|(standing, _)| standing).collect()
+        let evidence = |(observation, verdict): (&Observation, &Verdict)| Evidence {
+            observation: observation.clone(),
+            system: None,
+            verdict: verdict.clone(),
+        };
+        let servers: Vec<_> = observations.iter().zip(verdicts).map(evidence).collect();
+        standings(&servers, None, MAX_LAG).into_iter().map(|(standing, _)| standing).collect()
+    }
+
+    /// Of servers that belong to these database clusters, after what has been.
+    fn after(past: &Lineage, servers: &[(u64, Observation)]) -> Vec<(Standing, String)> {
+        let evidence = |(system, observation): &(u64, Observation)| Evidence {
+            observation: observation.clone(),
+            system: Some(*system),
+            verdict: Verdict::None,
+        };
+        let servers: Vec<_> = servers.iter().map(evidence).collect();
+        standings(&servers, Some(past), MAX_LAG)
+    }
+
+    fn primary(timeline: u32) -> Observation {
+        Observation::Primary { timeline }
+    }
+
+    fn failed() -> Observation {
+        Observation::Failed("x".into())
     }
 
     fn silent() -> Verdict {
@@ -219,6 +339,51 @@ mod tests {
         let [old, new] = [1, 2].map(|timeline| Observation::Primary { timeline });
         assert_eq!(of(&[old.clone(), new]), [Standing::Down, Standing::Primary]);
         assert_eq!(of(&[old.clone(), old]), [Standing::Primary, Standing::Down]);
+    }
+
+    #[test]
+    fn a_primary_of_yesterday_is_none_though_todays_does_not_answer() {
+        let past = Lineage::first(1, 2, Some(7));
+        let [old, new] = &after(&past, &[(7, primary(1)), (7, failed())])[..] else { panic!() };
+        assert_eq!((old.0, new.0), (Standing::Down, Standing::Down));
+        assert!(
+            old.1.contains("timeline 1") && old.1.contains("on 2") && old.1.contains("ATTACH"),
+            "{}",
+            old.1
+        );
+        assert_eq!(after(&past, &[(7, primary(3)), (7, failed())])[0].0, Standing::Primary);
+        // Its replicas are of yesterday, too.
+        let follower =
+            |timeline| Observation::Replica { replay: Some(Lsn(1)), timeline: Some(timeline), age: None };
+        let found = after(&past, &[(7, follower(1)), (7, failed()), (7, follower(2))]);
+        assert_eq!((found[0].0, found[2].0), (Standing::Lagging, Standing::Replica));
+        // Nothing is known of its timeline: it cannot be told.
+        assert_eq!(after(&past, &[(7, primary(0)), (7, failed())])[0].0, Standing::Primary);
+    }
+
+    #[test]
+    fn what_patroni_says_counts_more_than_what_has_been() {
+        let leader = Evidence { observation: primary(1), system: Some(7), verdict: Verdict::Leader };
+        let found = standings(&[leader], Some(&Lineage::first(0, 2, Some(7))), MAX_LAG);
+        assert_eq!(found[0].0, Standing::Primary);
+    }
+
+    #[test]
+    fn a_database_cluster_that_was_made_anew_is_taken_when_the_old_one_is_gone() {
+        let past = Lineage::first(0, 5, Some(7));
+        let replica_of = Observation::Replica { replay: Some(Lsn(1)), timeline: Some(5), age: None };
+        let found = after(&past, &[(8, primary(1)), (7, replica_of)]);
+        assert_eq!([found[0].0, found[1].0], [Standing::Primary, Standing::Lagging]);
+        let [stranger, ours] = &after(&past, &[(8, primary(9)), (7, primary(5))])[..] else { panic!() };
+        assert_eq!((stranger.0, ours.0), (Standing::Down, Standing::Primary), "not while it is there");
+        assert!(stranger.1.contains("another database cluster"), "{}", stranger.1);
+    }
+
+    #[test]
+    fn of_equals_the_one_stays_that_is_primary() {
+        let past = Lineage::first(1, 2, Some(7));
+        let found = after(&past, &[(7, primary(2)), (7, primary(2))]);
+        assert_eq!([found[0].0, found[1].0], [Standing::Down, Standing::Primary]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
-use failover::{Observation, Standing, Verdict};
+use failover::{Evidence, Observation, Standing, Verdict};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -273,23 +273,27 @@ impl Cluster {
             self.sampled(asked, insert, timeline, now);
         }
         self.note(node, finding, verdict, asked);
-        let observations: Vec<_> = self.nodes.iter().map(|node| self.current(node)).collect();
-        let verdicts: Vec<_> = self.nodes.iter().map(|node| lock(&node.state).verdict.clone()).collect();
-        let standings = failover::standings(&observations, &verdicts, self.rules.load().routing.max_lag);
+        self.judge(self.lineage.load_full().as_deref(), now);
+    }
+
+    /// Judges every server by what is known of it and by what has been.
+    fn judge(&self, past: Option<&Lineage>, now: Instant) {
+        let servers: Vec<_> = self.nodes.iter().map(|node| self.evidence(node)).collect();
+        let standings = failover::standings(&servers, past, self.rules.load().routing.max_lag);
         let mut any = false;
         let (primary, others): (Vec<_>, Vec<_>) =
             standings.into_iter().enumerate().partition(|(_, (standing, _))| *standing == Standing::Primary);
         // Who sees a new primary must not see those any more that are not of its line.
         for (index, (standing, why)) in others {
-            any |= self.stand(index, &observations[index], standing, why, now);
+            any |= self.stand(index, &servers[index].observation, standing, why, now);
         }
         if let Some((index, _)) = primary.first()
-            && let Observation::Primary { timeline } = observations[*index]
+            && let Observation::Primary { timeline } = servers[*index].observation
         {
             self.crown(*index, timeline);
         }
         for (index, (standing, why)) in primary {
-            any |= self.stand(index, &observations[index], standing, why, now);
+            any |= self.stand(index, &servers[index].observation, standing, why, now);
         }
         if any {
             self.note_primary(now);
@@ -305,7 +309,9 @@ impl Cluster {
         }
         if let Some(Finding { observation, position, fork, system }) = finding {
             state.observation = observation;
-            (state.fork, state.system) = (fork, system);
+            state.fork = fork;
+            // Who does not answer belongs to what it has belonged to.
+            state.system = system.or(state.system);
             state.position = position;
             state.asked = asked;
         }
@@ -314,20 +320,25 @@ impl Cluster {
     /// Another primary, or another timeline, is another history: positions of the old one say nothing of it.
     fn crown(&self, node: usize, timeline: u32) {
         let present = self.lineage.load_full();
-        let is_new = |present: &Lineage| (present.node, present.timeline) != (node, timeline);
-        if !present.as_deref().is_none_or(is_new) {
-            return;
-        }
         let (fork, system) = {
             let state = lock(&self.nodes[node].state);
             (state.fork, state.system)
         };
+        let is_new = |present: &Lineage| {
+            (present.node, present.timeline) != (node, timeline) || !present.may_be_kin(system)
+        };
+        if !present.as_deref().is_none_or(is_new) {
+            return;
+        }
         let mut clock = lock(&self.clock);
         let next = match present.as_deref() {
-            Some(present) if present.timeline != timeline => {
+            Some(present) if present.timeline != timeline || !present.may_be_kin(system) => {
                 // Whoever sees the one before without its end dates what it sees before `known`.
                 self.lineage.store(Some(Arc::new(present.ending(Instant::now()))));
-                present.succeeded((node, timeline), fork, &clock, Instant::now())
+                match present.may_be_kin(system) {
+                    true => present.succeeded((node, timeline), fork, &clock, Instant::now()),
+                    false => present.replaced((node, timeline), system, Instant::now()),
+                }
             }
             // The same server by another name, or the first.
             _ => Lineage::first(node, timeline, system),
@@ -384,9 +395,9 @@ impl Cluster {
         }
     }
 
-    fn current(&self, node: &Node) -> Observation {
+    fn evidence(&self, node: &Node) -> Evidence {
         let state = lock(&node.state);
-        match &state.observation {
+        let observation = match &state.observation {
             Observation::Replica { replay: Some(replay), timeline, .. } => {
                 let clock = lock(&self.clock);
                 // Behind every sample that is kept: at least as old as the oldest of them.
@@ -398,7 +409,8 @@ impl Cluster {
                 }
             }
             observation => observation.clone(),
-        }
+        };
+        Evidence { observation, system: state.system, verdict: state.verdict.clone() }
     }
 
     /// Takes a server out of service: nothing is leased from it, who waits for it goes elsewhere, and its connections close
@@ -414,13 +426,35 @@ impl Cluster {
         self.changes.send_modify(|version| *version += 1);
     }
 
-    /// Puts it back into service.
+    /// Puts it back into service. Of one that is in service, it is the operator's word that it may be primary, whatever
+    /// others have been since: a cluster that was restored from a backup looks like a primary of yesterday.
     pub fn attach(&self, index: usize) {
-        self.nodes[index].comes_back(Instant::now());
-        self.nodes[index].detached.store(false, Ordering::Release);
-        self.note_primary(Instant::now());
+        let now = Instant::now();
+        if !self.nodes[index].detached.swap(false, Ordering::AcqRel) {
+            return self.restore(index, now);
+        }
+        self.nodes[index].comes_back(now);
+        self.note_primary(now);
         self.nodes[index].poke();
         self.changes.send_modify(|version| *version += 1);
+    }
+
+    fn restore(&self, index: usize, now: Instant) {
+        let Evidence { observation, system, .. } = self.evidence(&self.nodes[index]);
+        if let Observation::Primary { timeline } = observation {
+            self.judge(Some(&Lineage::first(index, timeline, system)), now);
+        }
+    }
+
+    /// What has been primary so far, for a process that takes over: which database cluster, and on which timeline.
+    pub fn past(&self) -> Option<(Option<u64>, u32)> {
+        self.lineage.load().as_deref().map(|lineage| (lineage.system, lineage.timeline))
+    }
+
+    /// What had been primary before this process began.
+    pub fn recall(&self, (system, timeline): (Option<u64>, u32)) {
+        // Which server that was, is found out.
+        self.lineage.store(Some(Arc::new(Lineage::first(usize::MAX, timeline, system))));
     }
 
     /// Connections to a server that clients hold, or that are being cleaned after one.

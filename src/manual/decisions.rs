@@ -1,5 +1,12 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, what has been counts for who is primary.** Roles went by what servers say at the moment, so that a primary
+//! of yesterday was taken again when today's did not answer. Now the highest timeline that was primary is kept, with the
+//! database cluster's identifier, and what is earlier is refused for good, not for a while: an application that writes to the
+//! wrong half of a split cluster is worse than one that waits for an operator. What may lawfully come with a lower timeline is
+//! let in: another database cluster by its identifier, Patroni's leader, and by ATTACH what an operator has restored. A
+//! timeline that a server does not tell is compared with nothing.
+//!
 //! **2026-11-22, Patroni's silence frees nobody and fences nobody.** A REST API that does not answer could have meant "no
 //! leader": then restarting Patroni everywhere, which leaves PostgreSQL alone, would be an outage here. It could have meant
 //! "what the server says" without exception: then a primary that had lost its lock would get writes again as soon as its

@@ -64,6 +64,11 @@
 //!
 //! **Fenced.** When another server has become primary, nothing more is sent to the one before, not even the COMMIT of a
 //! transaction that is open there, and it may answer as well as ever: its client is told that the transaction is lost.
+//! It stays so when the new one does not answer, also over a reload and a restart by hand-over: no server is primary on an
+//! earlier timeline than the database cluster is known to have come to. A server of another database cluster (another system
+//! identifier) has another count of timelines: it is taken when there is no primary of the old one any more, and whatever was
+//! seen of that is in doubt. A cluster that was restored from a backup, so that its timeline is an earlier one, cannot be told
+//! from a primary that returns: `SHOW NODES` says so, and `ATTACH server` (of one that is not detached) takes it.
 //!
 //! **Strictly unsent.** A connection that proves dead before anything of a request was sent leads to another one, and the
 //! client hears nothing: idle connections are looked at before they are lent, and settings that must be confirmed first are

@@ -71,6 +71,23 @@ impl Lineage {
         Lineage { node, timeline, system: self.system, before: Some(before), ending: None }
     }
 
+    /// A database cluster that was made anew has taken its place: nothing of what was is there.
+    pub fn replaced(&self, (node, timeline): (usize, u32), system: Option<u64>, now: Instant) -> Lineage {
+        let before = Before { timeline: self.timeline, fork: None, kept: None, known: now };
+        Lineage { node, timeline, system, before: Some(before), ending: None }
+    }
+
+    /// Whether a server may belong to the same database cluster: it does not say that it belongs to another.
+    pub fn may_be_kin(&self, system: Option<u64>) -> bool {
+        self.system.zip(system).is_none_or(|(ours, its)| ours == its)
+    }
+
+    /// Whether who writes on this timeline was primary before this one. Timelines of different database clusters cannot be
+    /// compared, and one that is not known (0) with none.
+    pub fn has_outlived(&self, system: Option<u64>, timeline: u32) -> bool {
+        self.may_be_kin(system) && (1..self.timeline).contains(&timeline)
+    }
+
     /// Whether what was acknowledged to a client up to `until` may be gone.
     pub fn may_have_lost(&self, until: Instant) -> bool {
         let in_doubt = |before: &Before| until < before.known && before.kept.is_none_or(|kept| until > kept);
@@ -106,10 +123,10 @@ impl Lineage {
     pub fn fate(&self, timeline: u32, position: Lsn) -> Fate {
         match self.before {
             _ if timeline == self.timeline => Fate::Kept,
-            _ if timeline > self.timeline => Fate::Unknown,
-            Some(Before { timeline: last, fork: Some(fork), .. }) if timeline == last && position <= fork => {
-                Fate::Kept
+            Some(Before { timeline: last, fork, .. }) if timeline == last => {
+                if fork.is_some_and(|fork| position <= fork) { Fate::Kept } else { Fate::Lost }
             }
+            _ if timeline > self.timeline => Fate::Unknown,
             _ => Fate::Lost,
         }
     }
@@ -178,5 +195,17 @@ mod tests {
         assert_eq!(lineage.fate(1, Lsn(501)), Fate::Lost);
         assert_eq!(lineage.fate(2, Lsn(1)), Fate::Lost);
         assert_eq!(lineage.fate(4, Lsn(1)), Fate::Unknown);
+        let back = lineage.succeeded((0, 1), None, &Clock::default(), Instant::now());
+        assert_eq!(back.fate(3, Lsn(1)), Fate::Lost, "of a later one, by the operator's word");
+    }
+
+    #[test]
+    fn of_a_database_cluster_that_was_made_anew_nothing_is_known() {
+        let now = Instant::now();
+        let anew = Lineage::first(0, 5, Some(7)).replaced((0, 1), Some(8), now + Duration::from_secs(1));
+        assert!(anew.may_have_lost(now) && !anew.may_have_lost(now + Duration::from_secs(2)));
+        assert!(!anew.has_outlived(Some(7), 1) && !anew.may_be_kin(Some(7)));
+        assert!(Lineage::first(0, 5, Some(7)).has_outlived(Some(7), 4));
+        assert!(!Lineage::first(0, 5, Some(7)).has_outlived(Some(7), 5));
     }
 }

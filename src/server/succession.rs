@@ -72,7 +72,7 @@ pub(super) struct Hello {
     pub(super) standing: StandingOrders,
 }
 
-/// What operators have taken out of service.
+/// What operators have taken out of service, and what has been primary.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct StandingOrders {
     /// Databases that are paused.
@@ -81,6 +81,9 @@ pub(super) struct StandingOrders {
     pub(super) disabled: Vec<String>,
     /// Servers by section and address.
     pub(super) detached: Vec<(String, String)>,
+    /// By section: the database cluster's identifier, and the primary's timeline. A primary of before is none afterwards either.
+    #[serde(default)]
+    pub(super) timelines: Vec<(String, Option<u64>, u32)>,
 }
 
 /// The process that takes over, as the old one sees it. Dropped before it was let go, it is ended.

@@ -520,3 +520,43 @@ async fn a_promotion_is_seen_long_before_the_interval_is_over() {
     assert_eq!(value(&client, "SELECT note('after')").await, "after");
     assert!(promoted.elapsed() < INTERVAL / 4, "{:?}", promoted.elapsed());
 }
+
+/// Today's primary goes away: the one of yesterday, which takes writes as ever, is not taken for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_of_yesterday_stays_fenced_until_an_operator_says_otherwise() {
+    let mut stand = Stand::new(|setup| {
+        trusting(setup).set("routing", "on_lost_write", quote("reset")).set(
+            "pool",
+            "hold_timeout",
+            quote("500ms"),
+        )
+    });
+    let old = stand.playground.primary().address();
+    let why = async |stand: &Stand| {
+        let nodes = table(&stand.lagoon.console().await, "SHOW NODES").await;
+        nodes.into_iter().find(|node| node["server"] == old).expect("it is listed").remove("why").unwrap()
+    };
+    let mut client = Raw::login(stand.lagoon.port);
+    assert_eq!(told(&client.query("SELECT note('before')")), (vec![], 'I'));
+    stand.playground.nodes()[1].promote().unwrap();
+    eventually_async("it is fenced", async || why(&stand).await.contains("another is, on 2")).await;
+    stand.playground.node_mut(1).stop(Stop::Immediate).unwrap();
+    let is_fenced = async |stand: &Stand| why(stand).await.contains("another has been since, on 2");
+    eventually_async("it stays fenced", async || is_fenced(&stand).await).await;
+    assert_eq!(told_once(&client.query("SELECT note('astray')")), ("57P03".into(), 'I'));
+    // A process that takes over knows it, too.
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(Duration::from_secs(20)).success());
+    eventually_async("it is fenced there", async || is_fenced(&stand).await).await;
+    assert_eq!(told_once(&client.query("SELECT note('astray')")), ("57P03".into(), 'I'));
+    let astray = "SELECT count(*) FROM notes WHERE word = 'astray'";
+    assert_eq!(stand.playground.primary().sql_in("app", astray).unwrap().trim(), "0");
+
+    let console = stand.lagoon.console().await;
+    console.simple_query(&format!("ATTACH {old}")).await.unwrap();
+    assert_eq!(told(&client.query("SELECT note('restored')")), (vec![], 'I'));
+    let restored = "SELECT count(*) FROM notes WHERE word = 'restored'";
+    assert_eq!(stand.playground.primary().sql_in("app", restored).unwrap().trim(), "1");
+    drop(console);
+    assert!(stand.lagoon.end_successor());
+}
