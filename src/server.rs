@@ -22,7 +22,7 @@ use crate::config::{self, Changes, Config, ConfigError};
 use crate::frontend::clients::{Clients, Order};
 use crate::frontend::listener::{Accepted, Listener};
 use crate::frontend::{Access, Frontend, cancel};
-use crate::net::Acceptor;
+use crate::net::{Acceptor, Resolver};
 use crate::runtime::{self, Workers};
 use crate::wire::ClientKey;
 use arc_swap::ArcSwap;
@@ -198,7 +198,8 @@ fn assemble(
     systemd: Systemd,
     handle: tokio::runtime::Handle,
 ) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<Told>), ServeError> {
-    let directory = Directory::new(config, config.listen.workers, hashing_key(&secrets), handle)
+    let (workers, key) = (config.listen.workers, hashing_key(&secrets));
+    let directory = Directory::new(config, workers, key, Resolver::system(), handle)
         .map_err(|error| setup("TLS towards servers", &error))?;
     let access = access(config, seed(&secrets)).map_err(|error| setup("TLS towards clients", &error))?;
     let (orders, controls) = mpsc::unbounded_channel();
@@ -489,6 +490,7 @@ async fn sweep(shared: &Shared) {
     loop {
         tick.tick().await;
         shared.frontend.directory.sweep(Instant::now());
+        shared.look_after_those_who_wait();
         shared.frontend.console.sample(Instant::now());
     }
 }
@@ -557,6 +559,16 @@ async fn dismiss(clients: &Clients) {
 }
 
 impl Shared {
+    /// Who waits for a server that hangs is woken by nothing that it says.
+    fn look_after_those_who_wait(&self) {
+        let now = Instant::now();
+        // Each is to note what it has seen.
+        let lost = self.frontend.directory.clusters().iter().filter(|one| one.has_lost_contact(now)).count();
+        if lost > 0 {
+            self.frontend.clients.all().iter().for_each(|card| card.command(Order::Look));
+        }
+    }
+
     /// Waits until every section's primary is known, but not for long: clients that come before it is would have to wait.
     async fn get_acquainted(&self) {
         let is_known =

@@ -16,7 +16,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use arc_swap::ArcSwapOption;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::dialog::{DialogError, Message};
 use super::{Backend, CancelTarget, Dialog, Remote};
@@ -24,7 +25,7 @@ use crate::auth::scram::{MECHANISM, offered};
 use crate::auth::{ScramClient, ScramError, ScramKeys, ServerCredential, md5};
 use crate::config::{ServerAddress, TlsMode};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
-use crate::net::{Connector, Side, Stream};
+use crate::net::{Connector, Resolver, Side, Stream};
 use crate::session::server_state::ServerState;
 use crate::wire::backend::Fields;
 use crate::wire::frontend::{write_password, write_sasl_initial, write_sasl_response};
@@ -50,6 +51,30 @@ pub struct Target {
     pub parameters: Vec<(String, String)>,
     /// What an earlier login can save the next one.
     pub scram: ScramCache,
+    /// Who says what its name stands for.
+    pub resolver: Resolver,
+    /// Where the server was found, which is where to go; while that is not known, where its name leads.
+    pub abode: Abode,
+}
+
+/// Where a server was found.
+#[derive(Debug, Clone, Default)]
+pub struct Abode(Arc<ArcSwapOption<SocketAddr>>);
+
+impl Abode {
+    /// That address.
+    pub fn known(&self) -> Option<SocketAddr> {
+        self.0.load().as_deref().copied()
+    }
+
+    /// It is there.
+    pub fn settle(&self, here: SocketAddr) {
+        self.0.store(Some(Arc::new(here)));
+    }
+
+    fn is_elsewhere(&self, place: &Place) -> bool {
+        self.known().is_some_and(|here| *place != Place::Tcp(here))
+    }
 }
 
 /// The keys that a password gave for this server's salt: deriving them takes milliseconds, and every connection of a pool
@@ -158,11 +183,14 @@ pub async fn connect(target: &Target, within: Duration) -> Result<Backend, Conne
 }
 
 async fn connect_and_log_in(target: &Target, deadline: Instant) -> Result<Backend, ConnectError> {
-    let (place, stream) = open_any(&target.address, deadline)
-        .await
-        .map_err(|error| ConnectError::Io(target.address.clone(), error))?;
+    let (place, stream) =
+        open_any(target, deadline).await.map_err(|error| ConnectError::Io(target.address.clone(), error))?;
     let mut stream = negotiate(stream, &target.tls, &target.address).await?;
     let (state, key) = Login::new(target).run(&mut stream).await?;
+    if target.abode.is_elsewhere(&place) {
+        let moved = io::Error::other("the server's name has come to stand for another address");
+        return Err(ConnectError::Io(target.address.clone(), moved));
+    }
     let tls = stream.is_tls().then(|| target.tls.clone());
     let address = target.address.clone();
     Ok(Backend {
@@ -198,8 +226,8 @@ impl Place {
 
 /// The first of the server's addresses that answers. Each gets its share of the time that is left, so that a dead first one
 /// does not use up all of it.
-async fn open_any(address: &ServerAddress, deadline: Instant) -> io::Result<(Place, Stream)> {
-    let places = places(address).await?;
+async fn open_any(target: &Target, deadline: Instant) -> io::Result<(Place, Stream)> {
+    let places = places(target).await?;
     let mut error = io::Error::new(ErrorKind::NotFound, "the host name has no address");
     for (tried, place) in places.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now()) / (places.len() - tried) as u32;
@@ -212,10 +240,13 @@ async fn open_any(address: &ServerAddress, deadline: Instant) -> io::Result<(Pla
     Err(error)
 }
 
-async fn places(address: &ServerAddress) -> io::Result<Vec<Place>> {
-    match address {
+async fn places(target: &Target) -> io::Result<Vec<Place>> {
+    if let Some(here) = target.abode.known() {
+        return Ok(vec![Place::Tcp(here)]);
+    }
+    match &target.address {
         ServerAddress::Tcp { host, port } => {
-            Ok(lookup_host((host.as_str(), *port)).await?.map(Place::Tcp).collect())
+            Ok(target.resolver.addresses(host, *port).await?.into_iter().map(Place::Tcp).collect())
         }
         ServerAddress::Unix { directory, port } => {
             Ok(vec![Place::Unix(directory.join(format!(".s.PGSQL.{port}")))])

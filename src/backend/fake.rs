@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connect::{ScramCache, Target};
+use super::connect::{Abode, ScramCache, Target};
 use crate::auth::ServerCredential;
 use crate::config::ServerAddress;
-use crate::net::Connector;
+use crate::net::{Connector, Resolver};
 use crate::wire::ClientKey;
 use crate::wire::backend::{
     TransactionStatus, write_authentication_ok, write_key_data, write_parameter_status, write_ready,
@@ -36,6 +36,8 @@ pub(super) fn target(address: ServerAddress) -> Target {
         statements: 10,
         parameters: vec![("application_name".into(), "pglagoon".into())],
         scram: ScramCache::default(),
+        resolver: Resolver::system(),
+        abode: Abode::default(),
     }
 }
 

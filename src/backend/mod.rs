@@ -23,7 +23,7 @@ use std::time::Instant;
 
 pub use cancel::CancelTarget;
 pub use command::{CommandError, Rows};
-pub use connect::{ConnectError, Target, connect};
+pub use connect::{Abode, ConnectError, Target, connect};
 use dialog::Dialog;
 pub use listen::{Ear, Heard};
 pub use reset::Owed;

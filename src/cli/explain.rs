@@ -8,6 +8,7 @@ use crate::auth::ServerCredential;
 use crate::catalog::Builtin;
 use crate::cluster::{Database, Directory, failover::Standing};
 use crate::config::{self, Config};
+use crate::net::Resolver;
 use crate::routing::explain::{self, Case, Fitness, Line, Server, Servers, Way};
 use crate::routing::{self, History, Terms};
 use crate::runtime;
@@ -112,7 +113,7 @@ fn live(config: &Config, name: &str, sql: &str) -> Result<Vec<Line>, String> {
     let process = runtime::process().map_err(|error| format!("the runtime cannot start: {error}"))?;
     let only = |section: &str| config.databases.get(section).map(|rules| (section.to_owned(), rules.clone()));
     let config = Config { databases: only(name).into_iter().collect::<BTreeMap<_, _>>(), ..config.clone() };
-    let directory = Directory::new(&config, 1, [0; 16], process.handle().clone())
+    let directory = Directory::new(&config, 1, [0; 16], Resolver::system(), process.handle().clone())
         .map_err(|error| format!("TLS towards servers cannot be set up: {error}"))?;
     let database = directory.find(name).ok_or("the database cannot be opened")?;
     // Whoever uses a database of the wildcard's keeps its catalog alive.

@@ -1,9 +1,9 @@
 //! Which database is served from where.
 
-use super::{Cluster, Database, Login, barrier, listener, lock, monitor, oracle};
+use super::{Cluster, Database, Login, abode, barrier, listener, lock, monitor, oracle};
 use crate::auth::ServerCredential;
 use crate::config::{self, Config, Secret};
-use crate::net::{Connector, tls::TlsSetupError};
+use crate::net::{Connector, Resolver, tls::TlsSetupError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,7 @@ pub struct Directory {
     workers: usize,
     key: [u8; 16],
     connection_ids: Arc<AtomicU64>,
+    resolver: Resolver,
     runtime: Handle,
 }
 
@@ -55,6 +56,7 @@ impl Directory {
         config: &Config,
         workers: usize,
         key: [u8; 16],
+        resolver: Resolver,
         runtime: Handle,
     ) -> Result<Arc<Self>, TlsSetupError> {
         let directory = Directory {
@@ -67,6 +69,7 @@ impl Directory {
             workers,
             key,
             connection_ids: Arc::default(),
+            resolver,
             runtime,
         };
         directory.apply(config)?;
@@ -212,13 +215,15 @@ impl Directory {
         config: &Config,
         before: Option<&Cluster>,
     ) -> Section {
-        let cluster = Cluster::new(rules.clone(), connector, logins(rules, config), before, Instant::now());
+        let reached = (connector, self.resolver.clone());
+        let cluster = Cluster::new(rules.clone(), reached, logins(rules, config), before, Instant::now());
         let watch = |index| {
             let settings = || config.monitor.clone();
             [
                 self.runtime.spawn(monitor::watch(cluster.clone(), index, settings())).abort_handle(),
                 self.runtime.spawn(oracle::answer(cluster.clone(), index, settings())).abort_handle(),
                 self.runtime.spawn(barrier::keep(cluster.clone(), index)).abort_handle(),
+                self.runtime.spawn(abode::follow(cluster.clone(), index, settings())).abort_handle(),
             ]
         };
         let watchers = (0..rules.servers.len()).flat_map(watch).collect();

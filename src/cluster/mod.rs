@@ -4,6 +4,7 @@
 //! [`failover`] judges. A [`Database`] is a name that clients ask for, served by a cluster; a [`UserPools`] is one user of
 //! it, with a pool on each node. What a client leases from is its `UserPools`.
 
+mod abode;
 mod barrier;
 mod choice;
 mod database;
@@ -26,10 +27,10 @@ pub use replication::Replication;
 pub use user_pools::{Granted, Greeting, UserPools};
 
 use crate::auth::ServerCredential;
-use crate::backend::ConnectError;
+use crate::backend::{Abode, ConnectError};
 use crate::config::{self, Consistency, Reads, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
-use crate::net::Connector;
+use crate::net::{Connector, Resolver};
 use crate::pool::Upstream;
 use crate::routing::balance::{self, Pace};
 use crate::routing::bucket::Bucket;
@@ -54,6 +55,7 @@ pub struct Cluster {
     nodes: Vec<Arc<Node>>,
     rules: ArcSwap<config::Database>,
     tls: Connector,
+    resolver: Resolver,
     clock: Mutex<Clock>,
     /// Since when there has been no primary.
     headless: Mutex<Option<Instant>>,
@@ -66,7 +68,12 @@ pub struct Cluster {
     turn: AtomicUsize,
     logins: Mutex<Vec<Login>>,
     databases: Mutex<Vec<Weak<Database>>>,
+    /// What [`has_lost_contact`](Cluster::has_lost_contact) saw last.
+    contacts: Mutex<Contacts>,
 }
+
+/// How servers can be reached, and who is primary.
+type Contacts = (Vec<Contact>, Option<(usize, u32)>);
 
 /// One server.
 pub struct Node {
@@ -85,7 +92,23 @@ pub struct Node {
     pace: AtomicU64,
     /// When it came back into service, in milliseconds since `epoch`; zero once it has its full share again.
     returned: AtomicU64,
+    /// When it counts as dead unless it says something before, in milliseconds since `epoch`; zero while it answers.
+    dies: AtomicU64,
+    /// Where it was found.
+    abode: Abode,
+    moves: AtomicU64,
     epoch: Instant,
+}
+
+/// Whether a server may still answer what was asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    /// Yes, as far as is known.
+    Open,
+    /// It is down, and has not said a word since: whoever can go elsewhere shall.
+    Silent,
+    /// It has been so for `monitor.dead_after`.
+    Dead,
 }
 
 /// What is known of a server.
@@ -135,7 +158,7 @@ impl Cluster {
     /// are probed; the others are not known yet. `logins` are tried in order.
     pub fn new(
         rules: Arc<config::Database>,
-        tls: Connector,
+        (tls, resolver): (Connector, Resolver),
         logins: Vec<Login>,
         before: Option<&Cluster>,
         now: Instant,
@@ -151,6 +174,7 @@ impl Cluster {
             nodes,
             rules: ArcSwap::new(rules),
             tls,
+            resolver,
             clock: Mutex::default(),
             headless: Mutex::new(Some(now)),
             lineage: ArcSwapOption::empty(),
@@ -160,6 +184,7 @@ impl Cluster {
             turn: AtomicUsize::new(0),
             logins: Mutex::new(logins),
             databases: Mutex::default(),
+            contacts: Mutex::default(),
         });
         if let Some(before) = before {
             cluster.inherit_history(before);
@@ -193,6 +218,11 @@ impl Cluster {
     /// TLS towards its servers.
     pub fn tls(&self) -> &Connector {
         &self.tls
+    }
+
+    /// Who says what its servers' names stand for.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// What a reload changes, and every database served from here with it.
@@ -439,6 +469,30 @@ impl Cluster {
         self.changes.send_modify(|version| *version += 1);
     }
 
+    /// Whether since the last time that this was asked a server has fallen silent, or died, or silent ones have lost their
+    /// place to another primary: then each client shall look whether it still waits for the right one.
+    pub fn has_lost_contact(&self, now: Instant) -> bool {
+        let contacts: Vec<_> = self.nodes.iter().map(|node| node.contact(now)).collect();
+        let is_any_lost = contacts.iter().any(|contact| *contact != Contact::Open);
+        let primary = self.lineage.load().as_deref().map(|lineage| (lineage.node, lineage.timeline));
+        let mut seen = lock(&self.contacts);
+        let before = std::mem::replace(&mut *seen, (contacts, primary));
+        is_any_lost && before != *seen
+    }
+
+    /// Why a client that waits for a connection to this server waits in vain. `can_go`: what it asked for runs elsewhere as
+    /// well, so that it need not wait for the server's end.
+    pub fn why_forsaken(&self, index: usize, role: Role, can_go: bool) -> Option<&'static str> {
+        let is_outdated =
+            || role == Role::Primary && self.lineage.load().as_ref().is_some_and(|now| now.node != index);
+        match self.nodes[index].contact(Instant::now()) {
+            Contact::Open => None,
+            Contact::Silent if can_go => Some("the server does not answer"),
+            Contact::Silent => is_outdated().then_some("another server has become primary"),
+            Contact::Dead => Some("the server has not answered for too long"),
+        }
+    }
+
     fn restore(&self, index: usize, now: Instant) {
         let Evidence { observation, system, .. } = self.evidence(&self.nodes[index]);
         if let Observation::Primary { timeline } = observation {
@@ -546,6 +600,9 @@ impl Node {
             is_traced: AtomicBool::new(false),
             pace: AtomicU64::new(Pace::default().bits()),
             returned: AtomicU64::new(0),
+            dies: AtomicU64::new(0),
+            abode: Abode::default(),
+            moves: AtomicU64::new(0),
             epoch: now,
         }
     }
@@ -568,6 +625,20 @@ impl Node {
     /// It is used again, after it was not.
     fn comes_back(&self, now: Instant) {
         self.returned.store(self.millis(now).max(1), Ordering::Relaxed);
+    }
+
+    fn is_silent_until(&self, dies: Option<Instant>) {
+        self.dies.store(dies.map_or(0, |dies| self.millis(dies).max(1)), Ordering::Release);
+    }
+
+    /// Whether what was asked of it may still be answered.
+    pub fn contact(&self, now: Instant) -> Contact {
+        let dies = self.dies.load(Ordering::Acquire);
+        // A single question that got no answer makes no server down. Nor does it matter here whether it is detached.
+        if dies == 0 || Standing::from_u8(self.standing.load(Ordering::Acquire)) != Standing::Down {
+            return Contact::Open;
+        }
+        if self.millis(now) < dies { Contact::Silent } else { Contact::Dead }
     }
 
     /// How much of its share it gets, of [`balance::WARM`].

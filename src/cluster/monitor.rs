@@ -7,9 +7,11 @@ use super::failover::{Observation, Standing};
 use super::patroni::Patroni;
 use super::{Cluster, Login, Node};
 use crate::backend::connect::ScramCache;
-use crate::backend::{self, Backend, CommandError, ConnectError, Target, command};
+use crate::backend::{self, Abode, Backend, CommandError, ConnectError, Target, command};
 use crate::config::Monitor;
+use crate::net::Endpoint;
 use crate::routing::Lsn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,10 +46,20 @@ const PLAIN_PROBE: &str = "SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_rep
 pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
     let node = cluster.nodes()[index].clone();
     let mut patroni = Patroni::default();
-    let mut probe = Probe { connection: None, sql: PROBE, attempt: 0, refusals: 0, failures: 0 };
+    let mut probe = Probe {
+        index,
+        connection: None,
+        moves: 0,
+        sql: PROBE,
+        attempt: 0,
+        refusals: 0,
+        failures: 0,
+        silent_since: None,
+    };
     loop {
         let asked = Instant::now();
         let finding = probe.ask(&cluster, &node, &settings).await;
+        node.is_silent_until(probe.silent_since.map(|since| since + settings.dead_after));
         // Asked afterwards: whoever promotes a server has the leader's lock before, so both answers agree. A server that does
         // not answer is down, whatever is said of it.
         let verdict = match finding.as_ref().is_some_and(Finding::is_failure) {
@@ -70,23 +82,36 @@ pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
 }
 
 struct Probe {
+    index: usize,
     connection: Option<Backend>,
+    /// How often the server had moved when that was made.
+    moves: u64,
     sql: &'static str,
     /// Which of the cluster's logins is used: the next one after a refusal.
     attempt: usize,
     /// Logins refused in a row.
     refusals: u32,
     failures: u32,
+    /// When the first question was asked that got no answer of any kind, nor has any since.
+    silent_since: Option<Instant>,
 }
 
 impl Probe {
     /// `None`: nothing can be said yet.
     async fn ask(&mut self, cluster: &Cluster, node: &Node, settings: &Monitor) -> Option<Finding> {
+        let began = Instant::now();
+        if node.moves() != self.moves {
+            self.connection = None;
+        }
         let is_new = self.connection.is_none();
         if is_new {
             let login = cluster.login(self.attempt)?;
-            match Box::pin(backend::connect(&target(cluster, node, login), settings.timeout)).await {
+            // Its name leads the way: everybody else goes where this connection does.
+            let target = Target { abode: Abode::default(), ..target(cluster, node, login) };
+            match Box::pin(backend::connect(&target, settings.timeout)).await {
                 Ok(connection) => {
+                    cluster.found(self.index, address(&connection));
+                    self.moves = node.moves();
                     if self.failures > 0 {
                         // Started anew so soon that it never counted as down; its caches are as cold.
                         node.comes_back(Instant::now());
@@ -95,7 +120,7 @@ impl Probe {
                     self.sql = PROBE;
                     self.connection = Some(connection);
                 }
-                Err(error) => return self.unreachable(node, &error),
+                Err(error) => return self.unreachable(node, &error, began),
             }
         }
         let connection = self.connection.as_mut().expect("made above");
@@ -120,6 +145,7 @@ impl Probe {
             self.sql = PLAIN_PROBE;
             answer = Box::pin(command::run(connection, self.sql, settings.timeout)).await;
         }
+        self.hears(matches!(answer, Err(CommandError::Timeout | CommandError::Io(..))).then_some(began));
         match answer {
             Ok(rows) => {
                 self.failures = 0;
@@ -132,7 +158,8 @@ impl Probe {
         }
     }
 
-    fn unreachable(&mut self, node: &Node, error: &ConnectError) -> Option<Finding> {
+    fn unreachable(&mut self, node: &Node, error: &ConnectError, began: Instant) -> Option<Finding> {
+        self.hears(matches!(error, ConnectError::Timeout(_) | ConnectError::Io(..)).then_some(began));
         match error {
             error if error.is_of_login() => self.refused(node, error),
             // Short of connections, memory or disk: clients that have a connection may go on.
@@ -145,6 +172,11 @@ impl Probe {
             }
             _ => self.failed(node, error.to_string()),
         }
+    }
+
+    /// A question that was asked at `unanswered` got no answer, or (`None`) the last one got one: a refusal is one, too.
+    fn hears(&mut self, unanswered: Option<Instant>) {
+        self.silent_since = unanswered.map(|asked| self.silent_since.unwrap_or(asked));
     }
 
     /// The server is up; what it is, this login cannot find out. Another may, perhaps one that a client brings. Until
@@ -184,6 +216,15 @@ pub(super) fn target(cluster: &Cluster, node: &Node, login: Login) -> Target {
         statements: 0,
         parameters: vec![("application_name".into(), "pglagoon monitor".into())],
         scram: ScramCache::default(),
+        resolver: cluster.resolver().clone(),
+        abode: node.abode.clone(),
+    }
+}
+
+fn address(connection: &Backend) -> Option<SocketAddr> {
+    match connection.stream.peer() {
+        Endpoint::Tcp(address) => Some(address),
+        Endpoint::Unix | Endpoint::Gone => None,
     }
 }
 

@@ -86,7 +86,7 @@ impl Oracle {
 pub async fn answer(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
     let node = cluster.nodes()[index].clone();
     let oracle = &node.oracle;
-    let mut line = Line { connection: None, attempt: 0, retry: Instant::now() };
+    let mut line = Line { connection: None, moves: 0, attempt: 0, retry: Instant::now() };
     let mut next = Instant::now();
     let mut pause = PAUSES.0;
     loop {
@@ -122,6 +122,8 @@ pub async fn answer(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
 /// The connection over which a server is asked.
 struct Line {
     connection: Option<Backend>,
+    /// How often the server had moved when that was made.
+    moves: u64,
     /// Which of the cluster's logins is used.
     attempt: usize,
     /// When the next login may be tried.
@@ -141,11 +143,15 @@ impl Line {
     }
 
     async fn run(&mut self, cluster: &Cluster, node: &Node, settings: &Monitor, sql: &str) -> Option<Rows> {
+        if self.moves != node.moves() {
+            (self.connection, self.moves) = (None, node.moves());
+        }
         if self.connection.is_none() {
             self.connect(cluster, node, settings).await;
         }
         match command::run(self.connection.as_mut()?, sql, settings.timeout).await {
-            Ok(rows) => Some(rows),
+            // What the server at the old address says holds for nobody any more.
+            Ok(rows) => (self.moves == node.moves()).then_some(rows),
             Err(error) => {
                 tracing::debug!(server = %node.address, %error, "the server did not say how far it is");
                 self.connection = None;

@@ -395,8 +395,13 @@ impl UserPools {
     }
 
     pub(super) fn reconnect(&self, home: usize) {
-        lock(&self.greetings).clear();
+        self.forget_greetings();
         self.pools.iter().for_each(|pool| pool.reconnect(home));
+    }
+
+    /// What servers reported, a server of another version or configuration may not.
+    pub(super) fn forget_greetings(&self) {
+        lock(&self.greetings).clear();
     }
 
     pub(super) fn outdated(&self) -> usize {
@@ -408,8 +413,7 @@ impl UserPools {
     }
 
     pub(super) fn abandon(&self, node: usize, why: &Report) {
-        // What comes back may be another version, or configured otherwise.
-        lock(&self.greetings).clear();
+        self.forget_greetings();
         self.pools[node].abandon(why);
     }
 
@@ -501,6 +505,8 @@ fn target(
         statements: rules.pool.prepared_statements,
         parameters: Vec::new(),
         scram: ScramCache::default(),
+        resolver: database.cluster.resolver().clone(),
+        abode: database.cluster.nodes()[index].abode.clone(),
     }
 }
 

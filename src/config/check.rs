@@ -514,6 +514,8 @@ fn monitor(section: &mut Section<'_, '_>) -> Monitor {
     let monitor = Monitor {
         interval: section.duration("interval", seconds(1)),
         timeout: section.duration("timeout", seconds(2)),
+        dead_after: section.duration("dead_after", seconds(10)),
+        resolve_interval: section.duration("resolve_interval", seconds(10)),
         user: section.text("user", "a name", name_text),
         password: section.login_secret("password"),
         database: section.text("database", "a name", name_text),

@@ -262,6 +262,19 @@ pub const KEYS: &[Key] = &[
     key("monitor.interval", Value("\"1s\""), "Time between two probes of a server."),
     key("monitor.timeout", Value("\"2s\""), "How long a probe may take."),
     key(
+        "monitor.dead_after",
+        Value("\"10s\""),
+        "How long a server that is down may be silent before what is under way there is given up, as if it had \
+         died: 40001 for transactions, 08007 where nobody knows whether they were committed. Reads on a replica of which \
+         nothing was shown run again elsewhere as soon as it counts as down.",
+    ),
+    key(
+        "monitor.resolve_interval",
+        Value("\"10s\""),
+        "Time between two look-ups of a server's name. When it does not stand any more for the address that is used, \
+         connections are made anew, as transactions end.",
+    ),
+    key(
         "monitor.user",
         Unset("\"pglagoon\""),
         "The user for probes. Without: one that can log in to the database.",

@@ -572,6 +572,10 @@ pub struct Monitor {
     pub interval: Duration,
     /// How long a probe may take.
     pub timeout: Duration,
+    /// How long a server may be silent before what is under way there is given up.
+    pub dead_after: Duration,
+    /// Time between two look-ups of a server's name.
+    pub resolve_interval: Duration,
     /// The user for probes; `None`: a user that can log in to the database.
     pub user: Option<String>,
     /// That user's password.

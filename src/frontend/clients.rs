@@ -55,6 +55,8 @@ pub struct ClientCard {
 pub enum Order {
     /// Nothing.
     None,
+    /// Look whether the server that is waited for may still answer.
+    Look,
     /// Look for the pools anew when no server connection is held: a reload has put others into the place of these.
     Move,
     /// Leave when nothing is under way: the user is not configured any more.
@@ -336,10 +338,11 @@ impl ClientCard {
     pub fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::None,
-            1 => Order::Move,
-            2 => Order::Expel,
-            3 => Order::HandOver,
-            4 => Order::Drain,
+            1 => Order::Look,
+            2 => Order::Move,
+            3 => Order::Expel,
+            4 => Order::HandOver,
+            5 => Order::Drain,
             _ => Order::Kill,
         }
     }

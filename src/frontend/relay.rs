@@ -748,9 +748,19 @@ impl Relay {
     /// What an order leads to now; orders that wait for the end of something are looked at again and again.
     fn ordered(&self) -> Option<Next> {
         let order = self.card().order();
+        if order == Order::None {
+            return None;
+        }
+        // Whatever the order is: it may stand for more than one.
+        if let Some(why) = self.why_forsaken() {
+            return Some(Next::ServerLost(why.to_owned()));
+        }
         let is_at_rest = || self.session.is_between_requests() && self.from_client.is_empty();
         let report = match order {
-            Order::None => return None,
+            Order::None | Order::Look => {
+                self.card().obeyed(order);
+                return None;
+            }
             Order::Move if !self.pools.is_closed() => {
                 self.card().obeyed(order);
                 return None;
@@ -775,6 +785,12 @@ impl Relay {
             Order::Expel | Order::HandOver | Order::Drain => return None,
         };
         Some(Next::Want(Want::Close(Farewell::Fatal(Box::new(report)))))
+    }
+
+    /// Why the server will not answer, or too late.
+    fn why_forsaken(&self) -> Option<&'static str> {
+        let Granted { node, role, .. } = self.lease.as_ref()?;
+        self.pools.database.cluster.why_forsaken(*node, *role, self.session.can_run_again())
     }
 
     fn can_be_handed_over(&self) -> bool {

@@ -1,5 +1,13 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, a server that hangs is given up in two steps.** When it counts as down, only what can run again unseen leaves
+//! it; errors come when `dead_after` is over. One step would either make every stall of some seconds an outage for those who are
+//! in a transaction, or keep reads waiting that another replica could have answered.
+//!
+//! **2026-11-22, all connections of a server go where the monitor's does.** Each connection looked up the server's name for
+//! itself. If that changes, or stands for several servers, positions were asked of one server and reads sent to another.
+//! Looking up at each connection is not needed for following either: connections that are there already do not follow.
+//!
 //! **2026-11-22, what has been counts for who is primary.** Roles went by what servers say at the moment, so that a primary
 //! of yesterday was taken again when today's did not answer. Now the highest timeline that was primary is kept, with the
 //! database cluster's identifier, and what is earlier is refused for good, not for a while: an application that writes to the

@@ -9,6 +9,8 @@
 //! | with state that only its server connection had, or in session mode | 57P01, and the end of its connection |
 //! | that is being sent a row when the server dies | the end of its connection: nothing can be said inside a message |
 //!
+//! | whose server hangs: it accepts connections and answers nothing | after `monitor.dead_after` the same as by its death; a read on a replica of which nothing was shown runs again before that |
+//!
 //! The server's own farewells (57P01, 57P02, 57P03: a shutdown, a crash, `pg_terminate_backend`) are such losses, too, and never
 //! the client's end.
 //!
@@ -39,6 +41,19 @@
 //! judgement by itself: one terminated backend says nothing of its server. One thing is: a login to what is taken for the
 //! primary that finds a standby (`in_hot_standby`) is not used for writes. While there is no primary, each server is asked
 //! ten times a second.
+//!
+//! **Hung.** A server that does not answer two probes in a row (`monitor.timeout` each) is down, and nothing new is sent to it.
+//! What waits for its answer then goes on elsewhere if it can: a read on a replica of which nothing was shown. All else waits
+//! for as long as the server may be dead, `monitor.dead_after` from the first question that got no answer: a pause is better
+//! than an error, and PostgreSQL's own pauses (a checkpoint on slow disks, a machine that is moved) last for seconds. Then
+//! the connections are given up, and clients are told by what was at stake, as when they had been cut. If another server becomes
+//! primary before, that is when. A refused login is an answer: a server that is full, or shuts down, is not given up. Clients
+//! are woken for this by an order to look ([`crate::frontend::clients::Order`]), since their server will not wake them.
+//!
+//! **Names.** A server's name is looked up by the monitor, anew for each connection of its own and every
+//! `monitor.resolve_interval`; all other connections go where the monitor's does (`abode.rs`). A name that does not stand for
+//! that address any more is another server's: connections are made anew, as transactions end, what was known of how far it is
+//! is forgotten, and its role is asked for at once.
 //!
 //! **Patroni.** Where `databases.NAME.patroni` names the REST APIs of the servers' Patronis, each probe of a server ends with two
 //! questions to its own one (`patroni.rs`): is it the leader, and if not, is it a replica to read from? A server is primary if

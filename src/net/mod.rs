@@ -5,11 +5,13 @@
 
 mod certificate;
 pub mod courier;
+mod resolver;
 mod shelf;
 mod stream;
 pub mod tls;
 
 pub use courier::Courier;
+pub use resolver::Resolver;
 pub use shelf::{BUFFER_SIZE, Buffer, Shelf};
 pub use stream::{Arrival, Endpoint, Side, Stream};
 pub use tls::{Acceptor, Connector};

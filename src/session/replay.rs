@@ -134,6 +134,12 @@ pub(super) struct Kept {
     generation: u64,
 }
 
+impl Kept {
+    fn may_be_lost(&self) -> bool {
+        self.role == Role::Replica && self.tries < MAX_TRIES
+    }
+}
+
 /// What the beginning of an answer says of its rest.
 enum Omen {
     Good,
@@ -360,12 +366,19 @@ impl Session {
         }
     }
 
+    /// Whether what is under way would run again, unseen, if the connection were lost.
+    pub fn can_run_again(&self) -> bool {
+        match &self.replay {
+            Replay::Kept(kept) => kept.may_be_lost(),
+            Replay::Failed(..) => true,
+            Replay::Nothing | Replay::Gathering(_) | Replay::Again(..) => false,
+        }
+    }
+
     /// The connection is lost, and all that was outstanding on it undone.
     pub(super) fn replay_what_was_lost(&mut self) -> Option<Want> {
         self.replay = match std::mem::take(&mut self.replay) {
-            Replay::Kept(kept) if kept.role == Role::Replica && kept.tries < MAX_TRIES => {
-                Replay::Failed(kept, Rescue::Lost)
-            }
+            Replay::Kept(kept) if kept.may_be_lost() => Replay::Failed(kept, Rescue::Lost),
             failed @ Replay::Failed(..) => failed,
             _ => Replay::Nothing,
         };

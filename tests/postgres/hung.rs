@@ -1,0 +1,125 @@
+//! Servers that hang: they accept connections, and answer nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Setup, Stand, eventually, eventually_async, quote, table};
+use crate::raw::{Message, Raw, bind, execute, first_column, parse, query, sync};
+
+fn hasty(setup: Setup) -> Setup {
+    setup
+        .set("auth", "method", quote("trust"))
+        .set("monitor", "timeout", quote("300ms"))
+        .set("pool", "size", "10")
+}
+
+fn codes(answer: &[Message]) -> Vec<String> {
+    answer.iter().filter(|message| message.tag == 'E').map(Message::code).collect()
+}
+
+/// Ends a server's sleep when the test is over, however it ends.
+struct Frozen<'a>(&'a Stand, usize);
+
+impl<'a> Frozen<'a> {
+    fn new(stand: &'a Stand, place: usize) -> Self {
+        stand.playground.nodes()[place].freeze().unwrap();
+        Frozen(stand, place)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.playground.nodes()[self.1].thaw();
+    }
+}
+
+#[test]
+fn reads_on_a_replica_that_hangs_run_again_elsewhere_long_before_it_is_given_up() {
+    let stand = Stand::new(|setup| {
+        hasty(setup).set("routing", "consistency", quote("eventual")).set(
+            "monitor",
+            "dead_after",
+            quote("1h"),
+        )
+    });
+    let slow = "SELECT 'seen', pg_sleep(2)";
+    let run = [parse("", slow), bind("", "", &[]), execute("", 0), sync()].concat();
+    let simple = query(slow);
+    let mut clients: Vec<Raw> = (0..8).map(|_| Raw::login(stand.lagoon.port)).collect();
+    for (place, client) in clients.iter_mut().enumerate() {
+        client.send(if place % 2 == 0 { &run } else { &simple });
+    }
+    eventually("the replicas read", || {
+        (1..3).all(|place| stand.backends(place, "wait_event = 'PgSleep'") > 0)
+    });
+    let began = Instant::now();
+    let _frozen = Frozen::new(&stand, 1);
+    for client in &mut clients {
+        let answer = client.until_ready();
+        assert_eq!((codes(&answer), first_column(&answer)), (vec![], vec!["seen".to_owned()]), "{answer:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let rescued = stand.lagoon.http("/metrics").unwrap().body;
+    let lost = rescued
+        .lines()
+        .find(|line| line.starts_with("pglagoon_rescued_queries_total") && line.contains("lost"));
+    assert!(lost.is_some_and(|line| !line.ends_with(" 0")), "{lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_on_a_primary_that_hangs_ends_as_by_its_death_and_not_before_its_time() {
+    let stand = Stand::new(|setup| hasty(setup).set("monitor", "dead_after", quote("3s")));
+    let mut clients: Vec<Raw> = (0..4).map(|_| Raw::login(stand.lagoon.port)).collect();
+    for client in &mut clients {
+        client.query("BEGIN");
+        assert_eq!(codes(&client.query("INSERT INTO notes (word) VALUES ('block')")), [""; 0]);
+    }
+    // There is a connection for the fourth, too.
+    clients[3].query("COMMIT");
+    let frozen = Frozen::new(&stand, 0);
+    let began = Instant::now();
+    let requests = ["SELECT 1", "COMMIT", "SELECT 1", "INSERT INTO notes (word) VALUES ('alone')"];
+    // The third is idle in its transaction.
+    for place in [0, 1, 3] {
+        clients[place].send(&query(requests[place]));
+    }
+    for (place, expected) in [(0, ("40001", 'E')), (1, ("08007", 'I')), (3, ("08007", 'I'))] {
+        let answer = clients[place].until_ready();
+        assert_eq!((codes(&answer), answer.last().unwrap().status()), (vec![expected.0.into()], expected.1));
+        assert!(began.elapsed() >= Duration::from_millis(2500), "{:?}", began.elapsed());
+    }
+    let answer = clients[2].query(requests[2]);
+    assert_eq!((codes(&answer), answer.last().unwrap().status()), (vec!["40001".into()], 'E'));
+    let console = stand.lagoon.console().await;
+    eventually_async("no connection is kept", async || {
+        let servers = table(&console, "SHOW SERVERS").await;
+        let primary = stand.playground.primary().port().to_string();
+        servers.iter().all(|server| server["port"] != primary)
+    })
+    .await;
+    drop(frozen);
+    for client in &mut clients {
+        if client.query("ROLLBACK").last().unwrap().status() == 'I' {
+            assert_eq!(first_column(&client.query("SELECT note('after')")), ["after"]);
+        }
+    }
+    // Nothing was sent a second time.
+    eventually("what was sent is dealt with", || stand.backends(0, "state = 'active'") == 0);
+    let alone = "SELECT count(*) FROM notes WHERE word = 'alone'";
+    let count: u32 = stand.playground.primary().sql_in("app", alone).unwrap().trim().parse().unwrap();
+    assert!(count <= 1, "{count}");
+}
+
+#[test]
+fn a_short_sleep_of_the_primary_is_a_pause() {
+    let stand = Stand::new(|setup| hasty(setup).set("monitor", "dead_after", quote("20s")));
+    let mut client = Raw::login(stand.lagoon.port);
+    client.query("BEGIN");
+    assert_eq!(codes(&client.query("INSERT INTO notes (word) VALUES ('kept')")), [""; 0]);
+    let frozen = Frozen::new(&stand, 0);
+    client.send(&query("COMMIT"));
+    let down = || stand.lagoon.log().contains("to=Down");
+    eventually("it is down", down);
+    drop(frozen);
+    assert_eq!(codes(&client.until_ready()), [""; 0]);
+    assert_eq!(first_column(&client.query("SELECT word FROM notes")), ["kept"]);
+}
