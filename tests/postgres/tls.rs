@@ -361,6 +361,42 @@ async fn a_reload_takes_new_certificates_and_keeps_clients_and_the_old_ones_if_t
     assert!(ciphers.iter().any(|tls| tls.starts_with("TLSv1.3/")) && ciphers.contains(&""), "{ciphers:?}");
 }
 
+/// What a client is told at its end.
+fn last_word(client: &mut Raw) -> (String, String) {
+    let end = client.until_end();
+    let fatal = end.last().unwrap_or_else(|| panic!("closed without a word"));
+    assert_eq!(fatal.field('V'), "FATAL", "{end:?}");
+    (fatal.code(), fatal.field('D'))
+}
+
+#[test]
+fn an_encrypted_client_is_told_goodbye_at_a_hand_over_as_soon_as_it_is_idle() {
+    const DRAIN: Duration = Duration::from_secs(6);
+    let world = World::new();
+    let mut lagoon = world.start(world.trusting("require").set("", "drain_timeout", quote("6s")));
+    let [mut idle, mut ending, mut lasting] = [(); 3].map(|()| world.log_in(&lagoon));
+    idle.query("SELECT note('idle')");
+    for client in [&mut ending, &mut lasting] {
+        client.query("BEGIN");
+        client.query("SELECT note('begun')");
+    }
+    let began = Instant::now();
+    lagoon.upgrade();
+    let (code, why) = last_word(&mut idle);
+    assert!(code == "57P01" && why.contains("cannot be handed over: it is encrypted"), "{code} {why}");
+    let late = began.elapsed();
+    assert_eq!(first_column(&ending.query("SELECT note('during')")), ["during"]);
+    assert_eq!(ending.query("COMMIT").last().unwrap().status(), 'I');
+    assert_eq!(last_word(&mut ending).0, "57P01");
+    // One that does not come to an end is not waited for longer than that.
+    assert_eq!(last_word(&mut lasting).0, "57P01");
+    assert!(late < DRAIN && began.elapsed() >= DRAIN, "{late:?}, {:?}", began.elapsed());
+    assert!(lagoon.wait_end(Duration::from_secs(10)).success());
+    let notes = first_column(&world.log_in(&lagoon).query("SELECT word FROM notes ORDER BY id"));
+    assert_eq!(notes, ["idle", "begun", "during"]);
+    assert!(lagoon.end_successor());
+}
+
 // Towards servers.
 
 /// Whether the connection that answers is encrypted, by the server's own account; or why there is none.
