@@ -15,6 +15,11 @@ const SAMPLES: usize = 512;
 /// How far apart they are at least: those that come closer, when many are asked for, take no place.
 const BEAT: Duration = Duration::from_millis(250);
 
+/// The latest ones are kept beside that, this far apart: whoever asks what a promotion has kept looks at these, and each
+/// instant that cannot be told is one of which clients are told that it may be lost.
+const RECENT: usize = 64;
+const FINE_BEAT: Duration = Duration::from_millis(2);
+
 /// The pages of WAL, and the headers that may stand at their start: a position just behind a header is one at which no
 /// record ends, so no replica ever reaches it before the next record.
 ///
@@ -34,6 +39,7 @@ pub fn normalised(insert: Lsn) -> Lsn {
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     samples: VecDeque<(Instant, Lsn)>,
+    recent: VecDeque<(Instant, Lsn)>,
     /// The newest, also if it came too close behind the one before.
     newest: Option<Sample>,
 }
@@ -57,13 +63,8 @@ impl Clock {
             _ => {}
         }
         self.newest = Some(Sample { position, asked: before, known: now });
-        if self.samples.back().is_some_and(|(last, _)| before.saturating_duration_since(*last) < BEAT) {
-            return;
-        }
-        self.samples.push_back((before, position));
-        if self.samples.len() > SAMPLES {
-            self.samples.pop_front();
-        }
+        keep(&mut self.recent, (before, position), FINE_BEAT, RECENT);
+        keep(&mut self.samples, (before, position), BEAT, SAMPLES);
     }
 
     /// The newest position.
@@ -85,7 +86,8 @@ impl Clock {
     /// When the newest sample at or below `position` was asked for: what was acknowledged before is at or below, too.
     pub fn last_below(&self, position: Lsn) -> Option<Instant> {
         let newest = self.newest.map(|newest| (newest.asked, newest.position));
-        let mut newest_first = newest.into_iter().chain(self.samples.iter().rev().copied());
+        let kept = self.recent.iter().rev().chain(self.samples.iter().rev());
+        let mut newest_first = newest.into_iter().chain(kept.copied());
         newest_first.find(|&(_, sample)| sample <= position).map(|(at, _)| at)
     }
 
@@ -105,6 +107,17 @@ impl Clock {
     /// Since when the oldest sample is kept.
     pub fn oldest(&self) -> Option<Instant> {
         self.samples.front().map(|&(at, _)| at)
+    }
+}
+
+/// Keeps a sample, unless it comes too close behind the one before.
+fn keep(samples: &mut VecDeque<(Instant, Lsn)>, sample: (Instant, Lsn), beat: Duration, most: usize) {
+    if samples.back().is_some_and(|(last, _)| sample.0.saturating_duration_since(*last) < beat) {
+        return;
+    }
+    samples.push_back(sample);
+    if samples.len() > most {
+        samples.pop_front();
     }
 }
 
@@ -166,6 +179,17 @@ mod tests {
             Some(start + BEAT / 10 * 999),
             "the newest counts all the same"
         );
+    }
+
+    #[test]
+    fn what_was_kept_is_known_to_a_few_milliseconds_if_it_was_asked_for() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        let at = |n: u32| start + FINE_BEAT / 2 * n;
+        (0..1000).for_each(|n| clock.sample(at(n), Lsn(u64::from(n)), at(n)));
+        assert_eq!(clock.last_below(Lsn(991)), Some(at(990)));
+        assert!(clock.last_below(Lsn(500)) > Some(at(500) - BEAT), "older ones by the beat");
+        assert_eq!(clock.recent.len(), RECENT);
     }
 
     #[test]
