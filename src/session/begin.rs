@@ -203,6 +203,31 @@ impl Session {
         (ends && effect::is_plain_end(text)).then_some(verb)
     }
 
+    /// A plain COMMIT or ROLLBACK outside of a transaction, as a server answers it. For a client that is to be told of a loss:
+    /// who cleans up after an error does not listen to what becomes of that, so it is told at what it asks for next.
+    pub(super) fn end_of_nothing(
+        &mut self,
+        span: Span<FrontendTag>,
+        bytes: &[u8],
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Option<Flow> {
+        if span.tag() != FrontendTag::QUERY || self.batch != Batch::Idle || self.deferred.is_some() {
+            return None;
+        }
+        let tag = match self.end(span, bytes, world)? {
+            TransactionVerb::Commit => "COMMIT",
+            _ => "ROLLBACK",
+        };
+        if self.takes_notices() {
+            let text = "there is no transaction in progress";
+            Report::new(ErrorSource::Pooler, SqlState::NO_ACTIVE_SQL_TRANSACTION, text)
+                .write(&mut edits.reply, Severity::Warning);
+        }
+        self.answer_simple(tag, TransactionStatus::Idle, edits);
+        Some(self.skip(span, edits))
+    }
+
     /// As a server answers in an aborted transaction: the end is taken, all else refused.
     fn request_after_failure(
         &mut self,

@@ -134,6 +134,11 @@ impl Session {
             return flow;
         }
         let Some(held) = held else {
+            if self.doubts(world)
+                && let Some(flow) = self.end_of_nothing(span, bytes, world, edits)
+            {
+                return flow;
+            }
             return match span.tag() {
                 FrontendTag::CLOSE => self.close_without_server(span, bytes, edits),
                 _ if self.may_have_lost(world) => self.refuse(span, may_be_lost(), None, edits),

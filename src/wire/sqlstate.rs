@@ -20,6 +20,7 @@ impl SqlState {
     pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
     /// A transaction that had an error takes nothing but its end.
     pub const IN_FAILED_SQL_TRANSACTION: Self = Self(*b"25P02");
+    pub const NO_ACTIVE_SQL_TRANSACTION: Self = Self(*b"25P01");
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     pub const INTERNAL_ERROR: Self = Self(*b"XX000");
     pub const INVALID_AUTHORIZATION_SPECIFICATION: Self = Self(*b"28000");

@@ -521,6 +521,43 @@ async fn a_promotion_is_seen_long_before_the_interval_is_over() {
     assert!(promoted.elapsed() < INTERVAL / 4, "{:?}", promoted.elapsed());
 }
 
+/// Who cleans up after an error does not look at what becomes of that.
+#[test]
+fn who_has_lost_a_write_is_told_at_the_next_request_that_asks_for_something() {
+    let mut stand = Stand::new(trusting);
+    let deaf = &stand.playground.nodes()[1];
+    deaf.sql("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
+    deaf.reload().unwrap();
+    eventually("it hears nothing", || {
+        deaf.sql("SELECT count(*) FROM pg_stat_wal_receiver").unwrap().trim() == "0"
+    });
+    let mut clients: Vec<Raw> = (0..3).map(|_| Raw::login(stand.lagoon.port)).collect();
+    for client in &mut clients {
+        assert_eq!(told(&client.query("SELECT note('lost')")), (vec![], 'I'));
+        client.query("BEGIN");
+        assert_eq!(told(&client.query("SELECT note('open')")), (vec![], 'T'));
+    }
+    stand.playground.node_mut(0).kill().unwrap();
+    for client in &mut clients {
+        assert_eq!(told_once(&client.query("COMMIT")), ("40001".into(), 'I'));
+    }
+    // One that comes before there is a primary is held.
+    clients[0].send(&query("ROLLBACK"));
+    stand.playground.nodes()[1].promote().unwrap();
+    let ended = [clients[0].until_ready(), clients[1].query("COMMIT")];
+    for (answer, command) in ended.iter().zip(["ROLLBACK", "COMMIT"]) {
+        assert_eq!((tags(answer).as_str(), answer.last().unwrap().status()), ("C Z", 'I'), "{answer:?}");
+        let complete = answer.iter().find(|message| message.tag == 'C').unwrap();
+        assert_eq!(complete.command(), command);
+        let warning = answer.iter().find(|message| message.tag == 'N' && message.code() == "25P01");
+        assert!(warning.is_some(), "{answer:?}");
+    }
+    for client in &mut clients {
+        assert_eq!(told_once(&client.query("SELECT note('told')")), ("08007".into(), 'I'));
+        assert_eq!(told(&client.query("SELECT note('after')")), (vec![], 'I'));
+    }
+}
+
 /// Today's primary goes away: the one of yesterday, which takes writes as ever, is not taken for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_of_yesterday_stays_fenced_until_an_operator_says_otherwise() {
