@@ -36,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime};
 use succession::{Predecessor, StandingOrders, Successor};
 use systemd::Systemd;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use view::View;
 
@@ -251,14 +251,15 @@ async fn run(
     let arriving = arrive(before, workers);
     let ending = async {
         let mut sockets = Some(sockets);
+        let mut signals = Signals::new();
         loop {
             let told = tokio::select! {
-                told = signalled(shared) => told,
+                told = signals.told(shared) => told,
                 Some(told) = orders.recv() => told,
             };
             let shutdown = match (told, &sockets) {
                 (Told::Stop(shutdown), _) => shutdown,
-                (Told::Upgrade(asker), Some(open)) => match upgrade(shared, open, asker, workers).await {
+                (Told::Upgrade(asker), Some(open)) => match upgrade(shared, open, asker, workers, &mut signals).await {
                     Upgraded::Done => return End::Succeeded,
                     Upgraded::GoOn => continue,
                     Upgraded::Stop(shutdown) => shutdown,
@@ -266,7 +267,7 @@ async fn run(
                 (Told::Upgrade(_), None) => continue,
             };
             drop(sockets.take());
-            stop(shared, shutdown).await;
+            stop(shared, shutdown, &mut signals).await;
             return End::Stopped;
         }
     };
@@ -373,6 +374,7 @@ async fn upgrade(
     sockets: &Sockets,
     asker: Option<oneshot::Sender<Result<String, String>>>,
     workers: &Workers,
+    signals: &mut Signals,
 ) -> Upgraded {
     tracing::info!("upgrade: starting the process that takes over");
     let last_id = shared.frontend.clients.last_id();
@@ -385,7 +387,7 @@ async fn upgrade(
     };
     let called = tokio::select! {
         called = called => called,
-        shutdown = told_to_stop(shared) => return Upgraded::Stop(shutdown),
+        shutdown = signals.told_to_stop(shared) => return Upgraded::Stop(shutdown),
     };
     let answer = |outcome: Result<String, String>| asker.map(|asker| asker.send(outcome));
     match called {
@@ -396,7 +398,7 @@ async fn upgrade(
             let _ = answer(Ok(format!("process {pid} has taken over")));
             tokio::select! {
                 upgraded = hand_over(shared, successor, workers) => upgraded,
-                _ = told_to_stop(shared) => {
+                _ = signals.told_to_stop(shared) => {
                     tracing::warn!("told to stop while handing over: ending at once");
                     Upgraded::Done
                 }
@@ -475,12 +477,12 @@ async fn hand_over(shared: &Shared, successor: Successor, workers: &Workers) -> 
 }
 
 /// Drains, or ends at once if told to stop again.
-async fn stop(shared: &Shared, shutdown: Shutdown) {
+async fn stop(shared: &Shared, shutdown: Shutdown, signals: &mut Signals) {
     shared.systemd.stopping();
     let patience = shared.frontend.access.load().config.drain_timeout;
     tokio::select! {
         () = drain(shared, shutdown, patience) => {}
-        _ = told_to_stop(shared) => tracing::warn!("told to stop a second time: ending at once"),
+        _ = signals.told_to_stop(shared) => tracing::warn!("told to stop a second time: ending at once"),
     }
 }
 
@@ -495,33 +497,52 @@ async fn sweep(shared: &Shared) {
     }
 }
 
-/// Waits for a signal to stop, and passes over others but SIGHUP.
-async fn told_to_stop(shared: &Shared) -> Shutdown {
-    loop {
-        if let Told::Stop(shutdown) = signalled(shared).await {
-            return shutdown;
-        }
-    }
+/// The signals that the process heeds. Kept for as long as it runs: one that comes while nobody waits is not lost.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    second: Signal,
 }
 
-/// Waits for SIGTERM, SIGINT or SIGUSR2; reloads at SIGHUP meanwhile.
-async fn signalled(shared: &Shared) -> Told {
-    let listen = |kind| signal(kind).expect("signals are enabled on this runtime");
-    let (mut term, mut interrupt, mut hangup, mut second) = (
-        listen(SignalKind::terminate()),
-        listen(SignalKind::interrupt()),
-        listen(SignalKind::hangup()),
-        listen(SignalKind::user_defined2()),
-    );
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Told::Stop(Shutdown::WaitForServers),
-            _ = interrupt.recv() => return Told::Stop(Shutdown::WaitForServers),
-            _ = second.recv() => return Told::Upgrade(None),
-            _ = hangup.recv() => match shared.reload() {
-                Ok(what) => tracing::info!(%what, "configuration reloaded"),
-                Err(error) => tracing::error!(%error, "configuration not reloaded"),
-            },
+impl Signals {
+    fn new() -> Signals {
+        let listen = |kind| signal(kind).expect("signals are enabled on this runtime");
+        Signals {
+            term: listen(SignalKind::terminate()),
+            interrupt: listen(SignalKind::interrupt()),
+            hangup: listen(SignalKind::hangup()),
+            second: listen(SignalKind::user_defined2()),
+        }
+    }
+
+    /// Waits for a signal to stop, and passes over others but SIGHUP.
+    ///
+    /// # Cancel safety
+    /// A signal that has come is kept.
+    async fn told_to_stop(&mut self, shared: &Shared) -> Shutdown {
+        loop {
+            if let Told::Stop(shutdown) = self.told(shared).await {
+                return shutdown;
+            }
+        }
+    }
+
+    /// Waits for SIGTERM, SIGINT or SIGUSR2; reloads at SIGHUP meanwhile.
+    ///
+    /// # Cancel safety
+    /// A signal that has come is kept.
+    async fn told(&mut self, shared: &Shared) -> Told {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return Told::Stop(Shutdown::WaitForServers),
+                _ = self.interrupt.recv() => return Told::Stop(Shutdown::WaitForServers),
+                _ = self.second.recv() => return Told::Upgrade(None),
+                _ = self.hangup.recv() => match shared.reload() {
+                    Ok(what) => tracing::info!(%what, "configuration reloaded"),
+                    Err(error) => tracing::error!(%error, "configuration not reloaded"),
+                },
+            }
         }
     }
 }

@@ -312,7 +312,7 @@ async fn servers_are_used_and_followed_while_no_patroni_answers() {
         let log = stand.lagoon.log();
         log.lines().any(|line| line.contains("Patroni does not answer") && line.contains(why))
     };
-    for why in ["refused", "no answer within 500ms", "HTTP status 404 to /primary"] {
+    for why in ["refused", "no answer within 500ms", "HTTP status 404 to /"] {
         eventually(why, || silent(why));
     }
     let client = stand.client().await;
