@@ -259,11 +259,13 @@ async fn run(
             };
             let shutdown = match (told, &sockets) {
                 (Told::Stop(shutdown), _) => shutdown,
-                (Told::Upgrade(asker), Some(open)) => match upgrade(shared, open, asker, workers, &mut signals).await {
-                    Upgraded::Done => return End::Succeeded,
-                    Upgraded::GoOn => continue,
-                    Upgraded::Stop(shutdown) => shutdown,
-                },
+                (Told::Upgrade(asker), Some(open)) => {
+                    match upgrade(shared, open, asker, workers, &mut signals).await {
+                        Upgraded::Done => return End::Succeeded,
+                        Upgraded::GoOn => continue,
+                        Upgraded::Stop(shutdown) => shutdown,
+                    }
+                }
                 (Told::Upgrade(_), None) => continue,
             };
             drop(sockets.take());

@@ -319,6 +319,10 @@ fn configuration(playground: &Playground, address: SocketAddr, http: SocketAddr)
          password = \"{PASSWORD}\"\n\
          database = \"postgres\"\n\
          \n\
+         # Where a primary dies for good here, commits have waited for the replica that is promoted.\n\
+         [routing]\n\
+         on_lost_write = \"reset\"\n\
+         \n\
          # Which one is the primary is found out.\n\
          [databases.{DATABASE}]\n\
          servers = [{}]\n",

@@ -30,6 +30,8 @@ pub(super) enum InFlight {
     Survives,
     /// Its server dies or hangs: one error that drivers retry on, or "unknown".
     MayFail,
+    /// As well; and what takes its place lacks acknowledged writes, so that each of their clients must be told.
+    MayLose,
 }
 
 /// One thing that is done to a server. The built-in cluster's servers go by their place, 0 being the first primary.

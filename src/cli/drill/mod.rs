@@ -160,7 +160,7 @@ async fn rehearse(
     for step in &fault.prepare {
         stage.hands().take(step).await?;
     }
-    let workload = Arc::new(Workload::new(stage.clients(), stage.table()));
+    let workload = Arc::new(Workload::new(stage.clients(), stage.table(), fault.in_flight));
     let clients = workload.start(args.clients);
     let phase = Duration::from_secs(u64::from(args.seconds));
     let mut director = Director::new(fault, stage.hands(), &workload);

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Statement};
 
+use super::fault::InFlight;
 use crate::cli::demo::workload::{Chance, explain};
 
 /// The clients, and what they have seen.
 pub(super) struct Workload {
     config: Config,
     table: String,
+    in_flight: InFlight,
     began: Instant,
     stop: AtomicBool,
     journal: Mutex<Journal>,
@@ -24,12 +26,20 @@ pub(super) struct Workload {
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     pub(super) operations: Vec<Operation>,
-    /// Client and number of each row whose commit was acknowledged.
-    pub(super) acknowledged: Vec<(i32, i32)>,
+    pub(super) acknowledged: Vec<Acknowledged>,
     /// Rows of which the client cannot know whether they are there.
     pub(super) unknown_writes: u64,
     /// Connections that ended before the workload did.
     pub(super) connections_lost: u64,
+}
+
+/// A row whose commit was acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acknowledged {
+    pub(super) client: i32,
+    pub(super) number: i32,
+    /// Since the workload's start.
+    pub(super) at: Duration,
 }
 
 /// One thing that a client did. Times are since the workload's start.
@@ -77,6 +87,9 @@ pub(super) const CONNECTION_LOST: &str = "connection lost";
 pub(super) const CANNOT_CONNECT: &str = "cannot connect";
 /// Nothing came within [`ANSWER_WITHIN`].
 pub(super) const NO_ANSWER: &str = "no answer";
+
+/// What a client is told whose writes may be lost.
+pub(super) const TOLD: &str = "08007";
 
 /// Longer than pglagoon holds clients by default (30 s): what is not answered by then never will be.
 const ANSWER_WITHIN: Duration = Duration::from_secs(45);
@@ -135,10 +148,11 @@ impl Actor {
 }
 
 impl Workload {
-    pub(super) fn new(config: Config, table: String) -> Workload {
+    pub(super) fn new(config: Config, table: String, in_flight: InFlight) -> Workload {
         Workload {
             config,
             table,
+            in_flight,
             began: Instant::now(),
             stop: AtomicBool::new(false),
             journal: Mutex::default(),
@@ -238,11 +252,12 @@ impl Workload {
             _ => within_limit(session.insert(client, number), CONNECTION_LOST).await.map(|()| number),
         };
         let outcome = judge(&written, number);
-        if written.is_ok() {
-            actor.floor = number;
+        match &written {
+            Ok(_) => actor.floor = number,
+            Err(failure) => self.hear(actor, failure),
         }
         self.keep(|journal| match &written {
-            Ok(_) => journal.acknowledged.push((client, number)),
+            Ok(_) => journal.acknowledged.push(Acknowledged { client, number, at: self.clock() }),
             Err(failure) => journal.unknown_writes += u64::from(failure.leaves_unknown()),
         });
         self.note(actor, kind, began, outcome);
@@ -253,8 +268,21 @@ impl Workload {
         let began = self.clock();
         let found = within_limit(session.newest(actor.reads_of()), CONNECTION_LOST).await;
         self.note(actor, Kind::Read, began, judge(&found, actor.floor));
-        actor.floor = actor.floor.max(found?);
+        match found {
+            Ok(found) => actor.floor = actor.floor.max(found),
+            Err(failure) => {
+                self.hear(actor, &failure);
+                return Err(failure);
+            }
+        }
         Ok(())
+    }
+
+    /// A client that is told that what it wrote or saw may be lost can expect none of it.
+    fn hear(&self, actor: &mut Actor, failure: &Failure) {
+        if self.in_flight == InFlight::MayLose && failure.code == TOLD {
+            actor.floor = 0;
+        }
     }
 
     fn note(&self, actor: &Actor, kind: Kind, began: Duration, outcome: Outcome) {
@@ -310,6 +338,11 @@ enum Speech {
     Simple,
     /// Extended, by the unnamed statement.
     Unnamed,
+    /// As prepared; a transaction is sent as a whole before any of it is answered.
+    Pipelined {
+        insert: Statement,
+        newest: Statement,
+    },
     /// Extended, by statements prepared at the start.
     Prepared {
         insert: Statement,
@@ -332,10 +365,15 @@ impl Session {
         let driver = Driver(tokio::spawn(connection));
         let insert = format!("INSERT INTO {table} (client, number) VALUES ($1, $2)");
         let newest = format!("SELECT coalesce(max(number), 0) FROM {table} WHERE client = $1");
-        let speech = match number % 3 {
+        // One client in four reads only: it shall not be the same speech that these have.
+        let speech = match (number + number / 4) % 4 {
             0 => Speech::Simple,
             1 => Speech::Unnamed,
-            _ => Speech::Prepared {
+            2 => Speech::Prepared {
+                insert: client.prepare(&insert).await?,
+                newest: client.prepare(&newest).await?,
+            },
+            _ => Speech::Pipelined {
                 insert: client.prepare(&insert).await?,
                 newest: client.prepare(&newest).await?,
             },
@@ -354,7 +392,7 @@ impl Session {
                     [(&client, Type::INT4), (&number, Type::INT4)];
                 self.client.query_typed(&self.insert, &values).await.map(drop)
             }
-            Speech::Prepared { insert, .. } => {
+            Speech::Prepared { insert, .. } | Speech::Pipelined { insert, .. } => {
                 self.client.execute(insert, &[&client, &number]).await.map(drop)
             }
         }
@@ -372,25 +410,46 @@ impl Session {
                 let rows = self.client.query_typed(&self.newest, &[(&client, Type::INT4)]).await?;
                 Ok(rows.first().map_or(0, |row| row.get(0)))
             }
-            Speech::Prepared { newest, .. } => Ok(self.client.query_one(newest, &[&client]).await?.get(0)),
+            Speech::Prepared { newest, .. } | Speech::Pipelined { newest, .. } => {
+                Ok(self.client.query_one(newest, &[&client]).await?.get(0))
+            }
         }
     }
 
     /// Writes a row and returns what the transaction then saw as the newest.
     async fn transaction(&self, client: i32, number: i32) -> Result<i32, tokio_postgres::Error> {
-        let done = async {
+        let in_turn = async {
             self.client.batch_execute("BEGIN").await?;
             self.insert(client, number).await?;
             let found = self.newest(client).await?;
             self.client.batch_execute("COMMIT").await?;
             Ok(found)
         };
-        let outcome = done.await;
+        let outcome = match self.speech {
+            Speech::Pipelined { .. } => self.pipelined_transaction(client, number).await,
+            Speech::Simple | Speech::Unnamed | Speech::Prepared { .. } => in_turn.await,
+        };
         if outcome.is_err() {
             // What matters has failed before; whether this does, the next statement tells.
             let _ = self.client.batch_execute("ROLLBACK").await;
         }
         outcome
+    }
+}
+
+impl Session {
+    /// All of it is sent before any of it is answered: each future sends when it is polled first.
+    async fn pipelined_transaction(&self, client: i32, number: i32) -> Result<i32, tokio_postgres::Error> {
+        let (begun, inserted, found, committed) = tokio::join!(
+            self.client.batch_execute("BEGIN"),
+            self.insert(client, number),
+            self.newest(client),
+            self.client.batch_execute("COMMIT")
+        );
+        // What is not known of the commit counts more than why.
+        committed?;
+        begun.and(inserted)?;
+        found
     }
 }
 
