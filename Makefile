@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo drill test truth prove soak bench
+.PHONY: help setup demo drill test truth prove soak chaos bench
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test           everything that must pass: format, lints, documentation, all tests'
 	@echo 'make truth          long runs of what the classifier calls a read, on a real primary and a real standby'
 	@echo 'make soak           mixed clients and random kills for 10 minutes, or SOAK=seconds; then all must be as before'
+	@echo 'make chaos          fifty clients while servers, the network and pglagoon break in every way; CHAOS=10 seconds per phase'
 	@echo 'make prove          what reads return, level by level, under faults; SECONDS_EACH=60 per run; writes target/prove.md'
 	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
 	@echo 'make setup          installs what these need and this machine lacks'
@@ -44,6 +45,10 @@ truth:
 soak:
 	@scripts/setup.sh all
 	@PGLAGOON_SOAK=$(or $(SOAK),600) cargo test --locked --test postgres soak:: -- --nocapture
+
+chaos:
+	@scripts/setup.sh all
+	@PGLAGOON_CHAOS=$(or $(CHAOS),10) cargo test --locked --test postgres chaos:: -- --nocapture --test-threads=1
 
 prove:
 	@scripts/setup.sh all

@@ -22,4 +22,7 @@
 //! | Lag measured by `replay_lag` or the last replayed transaction | Samples of our own: the primary's insert position with the instant before it was asked for |
 //! | An insert position behind a page header was waited for in vain | It is normalised to the end of the last record |
 //! | A server restarted, and its clients were disconnected, or told nothing of what became of their transaction | They stay, and are told 40001 or 08007 by what was at stake with each answer that was owed |
+//! | The new primary did not answer for a moment, and the old one was taken again | A timeline that has been left is never the primary's again; `failover.rs` |
+//! | A server hung, and its clients with it, until TCP gave up | What can run elsewhere does so when it counts as down; the rest ends after `monitor.dead_after` |
+//! | A server's name moved, and connections stayed where they were | The monitor looks names up again, and everybody goes where it does; `abode.rs` |
 //! | Clients that waited for a new primary stormed it, the last one first | They are let on in the order of arrival, each when the one before stands in the pool's queue |

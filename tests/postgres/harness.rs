@@ -473,6 +473,12 @@ impl Lagoon {
         kilobytes.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// How many descriptors it, or who has taken over from it, has open.
+    pub fn descriptors(&self) -> usize {
+        let pid = self.successor.unwrap_or_else(|| self.child.as_ref().expect("it runs").id());
+        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    }
+
     /// All that it has logged.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.home.join("log")).unwrap_or_default()).into_owned()
@@ -623,7 +629,9 @@ impl Watchdog {
     fn start() -> Watchdog {
         // The long form of a test runs for as long as it is told.
         let long = std::env::var("PGLAGOON_PROVE").ok().and_then(|seconds| seconds.parse::<u64>().ok());
-        Self::within(Duration::from_secs(120 + long.unwrap_or(0) * 20 + crate::soak::seconds()))
+        Self::within(Duration::from_secs(
+            120 + long.unwrap_or(0) * 20 + crate::soak::seconds() + crate::chaos::seconds(),
+        ))
     }
 
     /// With a limit of the test's own.

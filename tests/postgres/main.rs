@@ -8,6 +8,7 @@ mod bad_input;
 mod balance;
 mod cancel;
 mod certificates;
+mod chaos;
 mod consistency;
 mod console;
 mod copy;
