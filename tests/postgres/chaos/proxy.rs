@@ -83,8 +83,7 @@ async fn carry(
     mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let is_carried = |state: &State| state.weather != Weather::Hole;
         if state.wait_for(is_carried).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             break;
