@@ -9,7 +9,7 @@ use crate::catalog::{NoCatalog, Snapshot};
 use crate::config::{self, TokenSecret};
 use crate::error::Report;
 use crate::routing::scope::Scopes;
-use crate::sql::{Cache, Catalog};
+use crate::sql::{Cache, Catalog, Effects};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,6 +55,8 @@ pub struct Database {
     refresh: Notify,
     suspected: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
+    /// What runs by the way when something is written asks what its session drew from sequences.
+    asks_sequences: AtomicBool,
     /// Clients that are held while there is no server for their request.
     pub held: AtomicUsize,
     paused: AtomicBool,
@@ -127,6 +129,7 @@ impl Database {
             refresh: Notify::new(),
             suspected: Mutex::default(),
             users: Mutex::default(),
+            asks_sequences: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
@@ -218,6 +221,11 @@ impl Database {
     fn read_catalog_anew(&self) {
         self.catalog.store(Arc::new(Box::new(NoCatalog)));
         self.refresh.notify_one();
+    }
+
+    /// Whether what runs by the way when something is written asks what its session drew from sequences.
+    pub fn asks_sequences(&self) -> bool {
+        self.asks_sequences.load(Ordering::Relaxed)
     }
 
     /// A statement named something that the catalog snapshot does not know: made by somebody else perhaps, and not past us.
@@ -409,6 +417,7 @@ impl Database {
     async fn refresh_catalog(&self, version: u64) -> Option<Duration> {
         let generation = self.generation();
         let snapshot = self.read_catalog(version as usize, (generation << 20) + version).await?;
+        self.asks_sequences.store(snapshot.writes().any(Effects::SEQUENCE), Ordering::Relaxed);
         self.catalog.store(Arc::new(Box::new(snapshot)));
         // DDL that ended while the catalog was being read may be missing from it. Looked at after the snapshot was put in
         // place: whoever sees DDL takes it away again.

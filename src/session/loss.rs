@@ -191,9 +191,13 @@ impl Cause<'_> {
     fn of_state(&self, state: &str, is_unknown: bool) -> Report {
         let code =
             if is_unknown { SqlState::TRANSACTION_RESOLUTION_UNKNOWN } else { SqlState::ADMIN_SHUTDOWN };
-        let detail = if is_unknown { "Whether what ran last was committed is not known." } else { "" };
-        let text =
-            format!("terminating connection because {state} was lost with its server connection: {self}");
+        let unknown = if is_unknown { " Whether what ran last was committed is not known." } else { "" };
+        let (code, text) = match &self.words {
+            // What the server said about itself is what the client would have heard from it.
+            Some(words) if !is_unknown => (words.code, words.message.clone()),
+            _ => (code, format!("terminating connection: {self}").into()),
+        };
+        let detail = format!("With the server connection, {state} was lost.{unknown}");
         Report::new(ErrorSource::Server, code, text).detail(detail)
     }
 
