@@ -126,18 +126,18 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Trigger functions, and the expressions of defaults, constraints and rules. Which table they belong to is not looked at.
+    /// Trigger functions, and what defaults, constraints and rules call. Which table they belong to is not looked at.
     /// Settings are left out: a trigger that hides what it sets, as many seem to do, would pin every client that writes.
-    fn read_what_runs_by_the_way(&mut self, bodies: &Rows, expressions: &Rows) -> Result<(), MalformedRow> {
+    fn read_what_runs_by_the_way(&mut self, bodies: &Rows, calls: &Rows) -> Result<(), MalformedRow> {
         for row in bodies {
             let [name, _, is_trigger] = columns_of(row)?;
             if required(is_trigger)? == "true" {
                 self.writes = self.writes.with(self.leaves(required(name)?));
             }
         }
-        for row in expressions {
-            let [expression] = columns_of(row)?;
-            let read = body::read(required(expression)?.as_bytes());
+        for row in calls {
+            let [call] = columns_of(row)?;
+            let read = body::read(required(call)?.as_bytes());
             let called = read.calls.iter().map(|call| self.leaves(call));
             self.writes = called.fold(self.writes.with(read.effects), Effects::with);
         }
@@ -636,30 +636,25 @@ WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
   AND (l.lanname OPERATOR(pg_catalog.=) 'sql'::pg_catalog.name
        OR l.lanname OPERATOR(pg_catalog.=) 'plpgsql'::pg_catalog.name)";
 
-/// What runs when something is written though no statement names it, as far as it calls anything that may leave something
-/// behind: functions of users' and extensions' own, and those built-in ones. Their OIDs stand in the stored trees.
+/// Calls of what runs when something is written though no statement names it: functions of users' and extensions' own, and
+/// the built-in ones that leave something behind. Their OIDs are taken from the stored trees: to have these as text would lock
+/// their tables.
 const BY_THE_WAY: &str = "
-WITH calls AS (
-    SELECT ':funcid ([0-9]{5,}|' OPERATOR(pg_catalog.||) pg_catalog.string_agg(p.oid::pg_catalog.text, '|') OPERATOR(pg_catalog.||) ') ' AS pattern
-    FROM pg_catalog.pg_proc p
-    WHERE p.oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
-      AND (p.proname OPERATOR(pg_catalog.=) ANY ('{currval,lastval,set_config,setseed}'::pg_catalog.name[])
-           OR p.proname::pg_catalog.text OPERATOR(pg_catalog.~) '^pg_(try_)?advisory_(lock|unlock)'))
-SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d, calls
-WHERE d.adrelid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
-  AND d.adbin::pg_catalog.text OPERATOR(pg_catalog.~) calls.pattern
-  AND pg_catalog.pg_get_expr(d.adbin, d.adrelid) IS NOT NULL
-UNION ALL
-SELECT pg_catalog.pg_get_expr(c.conbin, c.conrelid) FROM pg_catalog.pg_constraint c, calls
-WHERE c.conrelid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
-  AND c.conbin::pg_catalog.text OPERATOR(pg_catalog.~) calls.pattern
-  AND pg_catalog.pg_get_expr(c.conbin, c.conrelid) IS NOT NULL
-UNION ALL
-SELECT pg_catalog.pg_get_ruledef(r.oid) FROM pg_catalog.pg_rewrite r, calls
-WHERE r.ev_class OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
-  AND r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog.\"char\"
-  AND r.ev_action::pg_catalog.text OPERATOR(pg_catalog.~) calls.pattern
-  AND pg_catalog.pg_get_ruledef(r.oid) IS NOT NULL";
+SELECT DISTINCT pg_catalog.quote_ident(p.proname::pg_catalog.text) OPERATOR(pg_catalog.||) '()'
+FROM (SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d
+      WHERE d.adrelid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+      UNION ALL
+      SELECT c.conbin::pg_catalog.text FROM pg_catalog.pg_constraint c
+      WHERE c.conrelid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+      UNION ALL
+      SELECT r.ev_action::pg_catalog.text FROM pg_catalog.pg_rewrite r
+      WHERE r.ev_class OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+        AND r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog.\"char\") AS stored (tree),
+     pg_catalog.regexp_matches(stored.tree, ':funcid ([0-9]+) ', 'g') AS call
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) call[1]::pg_catalog.oid
+WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+   OR p.proname OPERATOR(pg_catalog.=) ANY ('{currval,lastval,set_config,setseed}'::pg_catalog.name[])
+   OR p.proname::pg_catalog.text OPERATOR(pg_catalog.~) '^pg_(try_)?advisory_lock'";
 
 /// Operators that users or extensions created, with the function behind each.
 const OPERATORS: &str = "

@@ -192,10 +192,11 @@ impl Cause<'_> {
         let code =
             if is_unknown { SqlState::TRANSACTION_RESOLUTION_UNKNOWN } else { SqlState::ADMIN_SHUTDOWN };
         let unknown = if is_unknown { " Whether what ran last was committed is not known." } else { "" };
+        // What the server said about itself is what the client would have heard from it.
         let (code, text) = match &self.words {
-            // What the server said about itself is what the client would have heard from it.
-            Some(words) if !is_unknown => (words.code, words.message.clone()),
-            _ => (code, format!("terminating connection: {self}").into()),
+            Some(words) if is_unknown => (code, words.message.clone()),
+            Some(words) => (words.code, words.message.clone()),
+            None => (code, format!("terminating connection: {self}").into()),
         };
         let detail = format!("With the server connection, {state} was lost.{unknown}");
         Report::new(ErrorSource::Server, code, text).detail(detail)

@@ -20,9 +20,20 @@ from cluster import Pooler, Stage, answers, free_port, ready, start_cluster, too
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE_SECONDS = 1500
+# How long a step of an isolation test may wait before it is cancelled (300).
+STEP_SECONDS = 60
 # As pg_regress sets them for an instance of its own, and `make installcheck` for a database.
 SERVER = {"max_prepared_transactions": "2", "log_temp_files": "128kB", "max_connections": "100", "max_wal_size": "4GB", "shared_buffers": "256MB"}
 DATABASE_SETTINGS = ("lc_messages", "lc_monetary", "lc_numeric", "lc_time")
+# What comes out otherwise, or may, and why.
+KNOWN = {
+    "async-notify": "a notification names the server process that it came from, whichever client had it",
+    "create_index": "plans of a table that VACUUM found not all visible: pglagoon was reading the catalog, which the DDL before had changed",
+    "guc": "LOAD 'plpgsql' in a process that has loaded it for another client: no connection unloads a library",
+    "stats": "counts the server's sessions and what its processes have not reported yet: a client's new connection is no new process",
+    "temp": "PREPARE TRANSACTION is refused to the session that creates its temporary schema; here another client's has created it",
+    "read-only-anomaly-3": "the server process ran another client's SERIALIZABLE transaction before, and pg_safe_snapshot_blocking_pids looks at that one",
+}
 SUITES = {
     "regress": ["regress/pg_regress", "--schedule={inputdir}/parallel_schedule", "--max-concurrent-tests=20"],
     "isolation": ["isolation/pg_isolation_regress", "--schedule={inputdir}/isolation_schedule"],
@@ -54,7 +65,7 @@ def parse_options():
 
 
 def compare(stage, options, suite):
-    """One suite both ways; 0 if every test came out alike."""
+    """One suite both ways; 0 if every test came out alike, but for those of which it is known why they do not."""
     inputs = stage.folder / "input"
     shutil.copytree(options.source / "src/test" / suite, inputs)
     shutil.copytree(options.source / "build", stage.folder / "lib")
@@ -67,12 +78,12 @@ def compare(stage, options, suite):
     differing = [name for name in verdicts[ways[0]] if differs(name, ways, verdicts, outputs)]
     for name in differing:
         first, second = (verdicts[way].get(name, "did not run") for way in ways)
-        print(f"{suite:<10}{name:<28}{ways[0]}: {first:<8}{ways[1]}: {second}")
+        print(f"{suite:<10}{name:<32}{ways[0]}: {first:<8}{ways[1]}: {second:<8}{KNOWN.get(name, 'UNKNOWN')}")
     if options.keep:
         keep(options.keep / suite, ways, differing, outputs)
     alike = len(verdicts[ways[0]]) - len(differing)
     print(f"{suite}: {alike} of {len(verdicts[ways[0]])} tests came out alike", flush=True)
-    return 1 if differing else 0
+    return 1 if set(differing) - set(KNOWN) else 0
 
 
 def differs(name, ways, verdicts, outputs):
@@ -118,7 +129,7 @@ def run(stage, options, suite, way, inputs):
 def stage_run(stage, argv):
     """pg_regress as the servers' user; it exits with 1 when a test fails, which is for us to judge."""
     log = f"{len(stage.processes)}.log"
-    process = stage.start(log, *argv)
+    process = stage.start(log, *argv, env={"PGISOLATIONTIMEOUT": str(STEP_SECONDS)})
     try:
         process.wait(timeout=SUITE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -158,8 +169,6 @@ users = ["postgres"]
 [pool]
 mode = "transaction"
 size = {options.pool}
-pin_limit = 100
-checkout_timeout = "120s"
 
 [databases.{database}]
 servers = [{addresses}]
