@@ -333,7 +333,7 @@ fn a_terminated_backend_is_no_end_of_its_client() {
     let end = client.until_end();
     let fatal = end.last().expect("a last word");
     assert_eq!((fatal.field('V').as_str(), fatal.code().as_str()), ("FATAL", "57P01"));
-    assert!(fatal.field('M').contains("temporary_relation"), "{fatal:?}");
+    assert!(fatal.field('D').contains("temporary_relation"), "{fatal:?}");
 }
 
 #[test]
