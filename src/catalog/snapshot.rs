@@ -11,7 +11,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Builtin, leaves::leaves};
+use super::Builtin;
+use super::leaves::{self, leaves};
 use crate::sql::body;
 use crate::sql::classify::classify;
 use crate::sql::second::confirm;
@@ -130,7 +131,7 @@ impl Snapshot {
     /// Settings are left out: a trigger that hides what it sets, as many seem to do, would pin every client that writes.
     fn read_what_runs_by_the_way(&mut self, bodies: &Rows, calls: &Rows) -> Result<(), MalformedRow> {
         for row in bodies {
-            let [name, _, is_trigger] = columns_of(row)?;
+            let [name, _, is_trigger, _] = columns_of(row)?;
             if required(is_trigger)? == "true" {
                 self.writes = self.writes.with(self.leaves(required(name)?));
             }
@@ -499,8 +500,8 @@ fn judge_code(code: [Option<&str>; 5]) -> Result<Verdict, MalformedRow> {
 fn read_bodies(rows: &Rows) -> Result<HashMap<String, Effects>, MalformedRow> {
     let mut bodies = Vec::with_capacity(rows.len());
     for row in rows {
-        let [name, body, _] = columns_of(row)?;
-        bodies.push((required(name)?, required(body)?));
+        let [name, body, _, language] = columns_of(row)?;
+        bodies.push((required(name)?, leaves::read(required(language)?, required(body)?)));
     }
     Ok(leaves(bodies))
 }
@@ -625,16 +626,25 @@ WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
   AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
   AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.event_trigger'::pg_catalog.regtype::pg_catalog.oid";
 
-/// The bodies of functions and procedures that users or extensions created, in the languages that are read.
+/// The bodies of functions and procedures that users created, and of those in SQL and PL/pgSQL that extensions did; of functions
+/// in C only those that may leave something behind: volatile ones that belong to no extension.
 const BODIES: &str = "
 SELECT p.proname::pg_catalog.text, p.prosrc,
        (p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
-        OR p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.event_trigger'::pg_catalog.regtype::pg_catalog.oid)::pg_catalog.text
+        OR p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.event_trigger'::pg_catalog.regtype::pg_catalog.oid)::pg_catalog.text,
+       l.lanname::pg_catalog.text
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
 WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
   AND (l.lanname OPERATOR(pg_catalog.=) 'sql'::pg_catalog.name
-       OR l.lanname OPERATOR(pg_catalog.=) 'plpgsql'::pg_catalog.name)";
+       OR l.lanname OPERATOR(pg_catalog.=) 'plpgsql'::pg_catalog.name
+       OR ((p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\"
+            OR (l.lanname OPERATOR(pg_catalog.<>) 'c'::pg_catalog.name
+                AND l.lanname OPERATOR(pg_catalog.<>) 'internal'::pg_catalog.name))
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                           WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+                             AND d.objid OPERATOR(pg_catalog.=) p.oid
+                             AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\")))";
 
 /// Calls of what runs when something is written though no statement names it: functions of users' and extensions' own, and
 /// the built-in ones that leave something behind. Their OIDs are taken from the stored trees: to have these as text would lock

@@ -128,9 +128,9 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          17110 |  SELECT * FROM cycle_a;",
     );
     let bodies = rows(
-        "f_write | BEGIN PERFORM pg_advisory_lock(1); END | false
-         f_order | SELECT f_write() | false
-         t_audit | BEGIN PERFORM set_config('a.b', 'c', true); INSERT INTO audit VALUES (1); END | true",
+        "f_write | BEGIN PERFORM pg_advisory_lock(1); END | false | plpgsql
+         f_order | SELECT f_write() | false | sql
+         t_audit | BEGIN PERFORM set_config('a.b', 'c', true); INSERT INTO audit VALUES (1); END | true | plpgsql",
     );
     let by_the_way = rows("f_harmless()");
     [
@@ -219,8 +219,8 @@ fn functions_are_unsure_but_reviewed_ones() {
 fn writing_leaves_behind_what_runs_by_the_way() {
     assert_eq!(shop().writes(), Effects::NONE);
     for (table, row, effects) in [
-        (7, "t | BEGIN CREATE TEMP TABLE seen (id int); END | true", Effects::TEMPORARY),
-        (7, "t | BEGIN PERFORM f_order(); END | true", Effects::ADVISORY_LOCK),
+        (7, "t | BEGIN CREATE TEMP TABLE seen (id int); END | true | plpgsql", Effects::TEMPORARY),
+        (7, "t | BEGIN PERFORM f_order(); END | true | plpgsql", Effects::ADVISORY_LOCK),
         (8, "f_write()", Effects::ADVISORY_LOCK),
         (8, "currval()", Effects::SEQUENCE),
     ] {
