@@ -354,7 +354,8 @@ impl Relay {
         let edits = &mut desk.edits;
         let mut held = Held { role: granted.role, node: granted.node as u16, state: &mut backend.state };
         let want = self.session.on_backend(from_server.filled(), &mut held, then, edits);
-        self.sent += carry_out(edits, from_server, to_client, client, cx).map_err(|_| Failure::Client)?;
+        self.sent += carry_out(edits, from_server, to_client, &worker.shelf, client, cx)
+            .map_err(|_| Failure::Client)?;
         let events = edits.events;
         drop(desk);
         self.fresh = true;
@@ -436,13 +437,13 @@ impl Relay {
                     let Backend { stream, state, .. } = granted.lease.backend();
                     let held = Some(Held { role: granted.role, node: granted.node as u16, state });
                     let want = self.session.on_client(from_client.filled(), held, &mut world, edits);
-                    carry_out(edits, from_client, to_server, stream, cx)
+                    carry_out(edits, from_client, to_server, &worker.shelf, stream, cx)
                         .map_err(|error| Failure::Server(error.to_string()))?;
                     want
                 }
             };
             self.sent += edits.reply.len() as u64;
-            to_client.extend(&edits.reply);
+            to_client.append(&edits.reply, &worker.shelf);
             (want, edits.events, edits.consumed() > 0 || !edits.reply.is_empty())
         };
         self.settle_in(now);
@@ -989,10 +990,11 @@ fn carry_out(
     edits: &Edits,
     input: &mut Buffer,
     left: &mut Buffer,
+    shelf: &Shelf,
     stream: &mut Stream,
     cx: &mut Context<'_>,
 ) -> io::Result<u64> {
-    let carried = write_out(edits, input.filled(), left, stream, cx);
+    let carried = write_out(edits, input.filled(), left, shelf, stream, cx);
     // Whatever became of the output: the session has dealt with the input, and must not be shown it again.
     input.consume(edits.consumed());
     let output = carried?;
@@ -1004,6 +1006,7 @@ fn write_out(
     edits: &Edits,
     input: &[u8],
     left: &mut Buffer,
+    shelf: &Shelf,
     stream: &mut Stream,
     cx: &mut Context<'_>,
 ) -> io::Result<u64> {
@@ -1014,7 +1017,7 @@ fn write_out(
             Poll::Pending => 0,
         };
         if written < bytes.len() {
-            left.extend(&bytes[written..]);
+            left.append(&bytes[written..], shelf);
         }
         return Ok(bytes.len() as u64);
     }
@@ -1025,7 +1028,7 @@ fn write_out(
             Edit::Insert(bytes) => bytes,
         };
         output += bytes.len() as u64;
-        left.extend(bytes);
+        left.append(bytes, shelf);
     }
     Ok(output)
 }
