@@ -29,7 +29,7 @@ pub(super) struct Deferred {
     repeated: Vec<Box<[u8]>>,
 }
 
-/// The longest BEGIN that is kept, in bytes; people write comments.
+/// The longest BEGIN that is kept, in bytes with its NUL; people write comments.
 const MAX_BEGIN: usize = 1024;
 
 #[derive(Debug)]
@@ -106,10 +106,11 @@ impl Session {
         if span.tag() != FrontendTag::QUERY || self.mode != PoolMode::Transaction || self.is_bound() {
             return None;
         }
-        let text = frontend::query(span.body(bytes)).filter(|text| text.len() <= MAX_BEGIN)?;
-        if self.head(text, world).transaction != Some(TransactionVerb::Begin) {
+        let body = span.body(bytes);
+        if body.len() > MAX_BEGIN || self.head_of(body, world).transaction != Some(TransactionVerb::Begin) {
             return None;
         }
+        let text = frontend::query(body)?;
         let begin = effect::begin(text)?;
         self.deferred = Some(Box::new(Deferred {
             text: text.into(),

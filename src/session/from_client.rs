@@ -370,29 +370,15 @@ impl Session {
     /// transaction, and what has been sent to a replica cannot be taken back when a write follows.
     pub(super) fn judge_batch(&mut self, bytes: &[u8], world: &mut World<'_>) -> Option<Judgement> {
         let mut parsed: SmallVec<[(&[u8], Judgement); 4]> = SmallVec::new();
-        let mut scanner = Scanner::<FrontendTag>::default();
-        let mut at = 0;
-        let mut head = self.head.take();
-        loop {
-            let step = match scanner.step(&bytes[at..]) {
-                Ok(step) => step,
-                Err(_) => return Some(UNSURE),
-            };
-            let Step::Message(span) = step else { break };
-            if !span.is_whole() {
-                break;
-            }
-            let body = span.body(&bytes[at..]);
-            let judged = match span.tag() {
+        for (place, message) in messages(bytes).enumerate() {
+            let Ok((tag, body)) = message else { return Some(UNSURE) };
+            let judged = match tag {
                 FrontendTag::SYNC => return Some(HARMLESS),
                 FrontendTag::PARSE => {
-                    let Some(parse) = Parse::new(body) else { return Some(UNSURE) };
-                    let statement = head.take().unwrap_or_else(|| world.classify(parse.text));
-                    let judged = self.routable(&statement);
-                    parsed.push((parse.name, judged));
-                    if at == 0 {
-                        self.head = Some(statement);
-                    }
+                    let Some((name, judged)) = self.judge_parse(place, body, world) else {
+                        return Some(UNSURE);
+                    };
+                    parsed.push((name, judged));
                     judged
                 }
                 FrontendTag::BIND => {
@@ -408,11 +394,28 @@ impl Session {
             if judged.0 != Access::Read {
                 return Some(judged);
             }
-            at += span.len();
-            scanner.pass(&step);
         }
         // Waiting cannot go on for ever: a batch without an end in sight is the primary's.
         (bytes.len() >= LOOKAHEAD).then_some(UNSURE)
+    }
+
+    /// The name that a Parse gives, and by what its statement is routed: `place` messages stand before it. `None`: it is
+    /// malformed.
+    fn judge_parse<'a>(
+        &mut self,
+        place: usize,
+        body: &'a [u8],
+        world: &mut World<'_>,
+    ) -> Option<(&'a [u8], Judgement)> {
+        if place > 0 {
+            let parse = Parse::new(body)?;
+            return Some((parse.name, self.routable(&world.classify(parse.text))));
+        }
+        if self.head.is_none() {
+            self.head = Some(world.classify(Parse::new(body)?.text));
+        }
+        let name = Parse::name(body)?;
+        self.head.as_deref().map(|head| (name, self.routable(head)))
     }
 
     fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Judgement {

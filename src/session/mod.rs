@@ -67,7 +67,7 @@ use crate::sql::effect::{self, Deallocated, SettingChange};
 use crate::sql::{Access, Cache, Catalog, Effects, Hint, Reason, Statement, TransactionVerb};
 use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
-use crate::wire::scan::{HEADER, Scanner, Span, Step};
+use crate::wire::scan::{HEADER, Scanner, Span, Step, messages};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
 use begin::Deferred;
 use listening::{Hearing, Verb};
@@ -443,8 +443,22 @@ impl Session {
             // What comes next must not overtake what runs again.
             return Want::Input;
         }
+        let want = self.requests(input, held, world, edits);
+        self.save(input);
+        want
+    }
+
+    fn requests(
+        &mut self,
+        input: &[u8],
+        mut held: Option<Held<'_>>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Want {
+        let role = held.as_ref().map(|held| held.role);
         loop {
-            let rest = &input[edits.consumed()..];
+            let at = edits.consumed();
+            let rest = &input[at..];
             let step = match self.client.step(rest) {
                 Ok(step) => step,
                 Err(error) => return fatal(Report::protocol(error.to_string())),
@@ -455,11 +469,10 @@ impl Session {
                 Step::Need => return Want::Input,
                 Step::Rest(n) => pass(edits, self.client_part, n),
                 Step::Message(span) => {
-                    let role = held.as_ref().map(|held| held.role);
                     let began =
                         role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.stands_alone());
                     match self.client_message(span, rest, held.as_mut(), world, edits) {
-                        Flow::Done => self.keep(span, rest, began, &mut edits.spares),
+                        Flow::Done => self.keep(span, at, began, &mut edits.spares),
                         Flow::Stop(want) => return want,
                     }
                 }
