@@ -12,6 +12,11 @@ use std::sync::Arc;
 pub struct StatementId(u128);
 
 impl StatementId {
+    /// The hash.
+    pub fn hash(self) -> u128 {
+        self.0
+    }
+
     /// The name under which server connections hold it: made here and nowhere else.
     fn server_name(self) -> Box<[u8]> {
         format!("pglagoon_{:032x}", self.0).into_bytes().into()

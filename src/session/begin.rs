@@ -232,8 +232,8 @@ impl Session {
             }
             FrontendTag::PARSE => {
                 let Some(parse) = Parse::new(body) else { return self.refuse_in_failed(span, edits) };
-                let statement = world.classify(parse.text);
-                self.keep_name(parse, statement, world);
+                let named = world.prepare(&parse);
+                self.statements.get_or_insert_default().insert(parse.name, named);
                 backend::write_bare(&mut edits.reply, BackendTag::PARSE_COMPLETE);
             }
             FrontendTag::BIND => backend::write_bare(&mut edits.reply, BackendTag::BIND_COMPLETE),

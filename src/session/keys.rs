@@ -58,7 +58,7 @@ impl Session {
             }
             FrontendTag::PARSE => {
                 self.look_ahead(span, bytes, world);
-                let head = self.head.as_ref()?;
+                let head = self.head.as_ref()?.statement();
                 if head.keyed {
                     self.own.note_keyed_statement();
                     return Some(key_of(Parse::new(body)?.text));

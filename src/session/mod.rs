@@ -144,6 +144,13 @@ impl World<'_> {
         self.classifier.look_up(text, self.catalog)
     }
 
+    /// What a Parse prepares.
+    fn prepare(&mut self, parse: &Parse<'_>) -> Named {
+        let prepared = self.registry.intern(parse.text, parse.types, self.generation);
+        let statement = self.classifier.look_up_prepared(prepared.id.hash(), parse.text, self.catalog);
+        Named { prepared, statement, version: self.stamp() }
+    }
+
     /// Changes whenever a statement must be looked at anew.
     fn stamp(&self) -> u64 {
         self.catalog.version().wrapping_mul(1 << 24).wrapping_add(self.generation)
@@ -305,6 +312,21 @@ enum Flow {
     Stop(Want),
 }
 
+/// What was made of the request at the head of the input.
+#[derive(Debug)]
+enum Head {
+    Query(Arc<Statement>),
+    Parse(Named),
+}
+
+impl Head {
+    fn statement(&self) -> &Arc<Statement> {
+        match self {
+            Head::Query(statement) | Head::Parse(Named { statement, .. }) => statement,
+        }
+    }
+}
+
 /// What running a portal leads to.
 #[derive(Debug)]
 struct PortalEffect {
@@ -357,8 +379,8 @@ pub struct Session {
     portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
     /// Consequences of statements that have completed and count from the next ReadyForQuery.
     pending: Vec<Then>,
-    /// The statement of the request at the head of the input, classified when it was routed.
-    head: Option<Arc<Statement>>,
+    /// What the request at the head of the input runs or prepares, classified when it was routed.
+    head: Option<Head>,
     /// The request at the head of the input is the one that the lease was taken for.
     routed: bool,
     /// Something that may write ran in this transaction.

@@ -731,9 +731,7 @@ impl Session {
         world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Flow {
-        let statement = world.classify(parse.text);
-        let prepared = world.registry.intern(parse.text, parse.types, world.generation);
-        let named = Named { prepared, statement, version: world.stamp() };
+        let named = world.prepare(&parse);
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         self.own.0.get_or_insert_default().has_statements = true;
         if self.is_next() {
