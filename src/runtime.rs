@@ -13,6 +13,10 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
+/// A worker's stack, in bytes: enough to ask sqlparser about a text of some two hundred tokens without making one for it. What
+/// has never been used of it takes no memory.
+const STACK: usize = 8 * 1024 * 1024;
+
 /// The threads that serve clients.
 pub struct Workers {
     threads: Vec<Thread>,
@@ -65,7 +69,8 @@ impl Thread {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let worker = Worker::new(index, key);
         let task = work(arrivals, frontend, worker, load.clone());
-        let handle = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
+        let handle = thread.spawn(move || {
             runtime.block_on(task);
             // Tasks that are still there end where they stand.
             runtime.shutdown_background();
