@@ -16,7 +16,7 @@ use super::handshake::Authenticated;
 use super::passage::{Leaving, Passenger};
 use super::{Desk, Worker, cancel};
 use crate::backend::Backend;
-use crate::cluster::{Declined, Granted, Subscription, UserPools};
+use crate::cluster::{Declined, Granted, Notes, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
@@ -395,10 +395,11 @@ impl Relay {
         }
         let now = Instant::now();
         let (want, events, moved) = {
-            let rules = self.pools.database.cluster.rules();
             let catalog = self.pools.database.catalog();
-            let lineage = self.pools.database.cluster.lineage();
-            if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage.as_deref())
+            let mut notes = self.pools.database.notes(worker.index);
+            let Notes { rules, lineage, classifier } = &mut *notes;
+            let (rules, lineage) = (rules.load(), lineage.load().as_deref());
+            if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage)
                 && granted.role == Role::Primary
                 && granted.node != lineage.node
             {
@@ -406,7 +407,6 @@ impl Relay {
                 return Err(Failure::Server("another server has become primary".into()));
             }
             let secret = rules.routing.token_secret.as_ref().unwrap_or(&self.pools.database.token_secret);
-            let mut classifier = self.pools.database.classifier(worker.index);
             let mut desk = worker.desk();
             let Desk { registry, edits } = &mut *desk;
             let mut world = World {
@@ -414,13 +414,13 @@ impl Relay {
                 mode: rules.pool.mode,
                 rules: &rules.routing,
                 level: self.pools.level().unwrap_or(rules.routing.consistency),
-                lineage: lineage.as_deref(),
+                lineage,
                 servers: &*self.pools,
                 scopes: &self.pools.database.scopes,
                 secret: secret.0.as_bytes(),
                 catalog: &***catalog,
                 generation: self.pools.database.generation(),
-                classifier: &mut classifier,
+                classifier,
                 registry,
                 max_message: self.max_message,
                 client: self.registration.card().id,
@@ -795,7 +795,7 @@ impl Relay {
 
     fn count(&mut self, events: Events, now: Instant) {
         self.count_pins(self.session.pins());
-        if events == Events::default() {
+        if events.is_none() {
             return self.turn(now);
         }
         if events.ddl {
@@ -815,7 +815,7 @@ impl Relay {
         stats.sent += std::mem::take(&mut self.sent);
         stats.queries += u64::from(events.answered);
         if let Some(granted) = &self.lease {
-            stats.ran(granted.role, &events.statements);
+            events.ran.counts().for_each(|(reason, count)| stats.ran(granted.role, reason, count));
         }
         if let (Some(time), Some(granted)) = (events.query_time, &self.lease) {
             stats.query(granted.role, granted.why, time);
@@ -968,8 +968,20 @@ pub(super) fn fill(
     Poll::Ready(Ok(count))
 }
 
-/// Writes what is left over; ready when nothing is.
+/// Writes what is left over; ready when nothing is, which is almost always so.
+#[inline]
 pub(super) fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+    if !left.is_empty() && write_left(stream, left, cx)?.is_pending() {
+        return Ok(Poll::Pending);
+    }
+    // Only TLS keeps anything back.
+    match stream.poll_flush(cx) {
+        Poll::Ready(flushed) => flushed.map(Poll::Ready),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+fn write_left(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
     while !left.is_empty() {
         match stream.poll_write(cx, left.filled())? {
             Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -977,11 +989,7 @@ pub(super) fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>
             Poll::Pending => return Ok(Poll::Pending),
         }
     }
-    // Only TLS keeps anything back.
-    match stream.poll_flush(cx) {
-        Poll::Ready(flushed) => flushed.map(Poll::Ready),
-        Poll::Pending => Ok(Poll::Pending),
-    }
+    Ok(Poll::Ready(()))
 }
 
 /// Consumes the input that the edits speak of and sends their output: in one write wherever the kernel takes it. What it

@@ -302,8 +302,7 @@ impl Session {
     }
 
     /// Ahead of the first request of a transaction: its BEGIN.
-    pub(super) fn begin_deferred(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
-        let Some(deferred) = self.deferred.take() else { return };
+    pub(super) fn begin_deferred(&mut self, deferred: Box<Deferred>, held: &mut Held<'_>, edits: &mut Edits) {
         held.state.statements.set_unnamed(None);
         self.may_be_in_block = true;
         for text in std::iter::once(&deferred.text).chain(&deferred.repeated) {

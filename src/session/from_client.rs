@@ -157,7 +157,9 @@ impl Session {
         if is_out_of_step || self.must_wait(span.tag()) || !self.has_room(edits) {
             return Flow::Stop(Want::Input);
         }
-        if let Some(flow) = self.promote(span, bytes, held, world, edits) {
+        if self.promotable.is_some()
+            && let Some(flow) = self.promote(span, bytes, held, world, edits)
+        {
             return flow;
         }
         if !self.routed && !self.is_bound() {
@@ -175,10 +177,14 @@ impl Session {
         self.transaction.request(world.now);
         self.asked.get_or_insert(world.now);
         self.follow(held, world.now);
-        if let Some(want) = self.restore_settings(held, edits) {
+        if self.batch == Batch::Idle
+            && let Some(want) = self.restore_settings(held, edits)
+        {
             return Flow::Stop(want);
         }
-        self.begin_deferred(held, edits);
+        if let Some(deferred) = self.deferred.take() {
+            self.begin_deferred(deferred, held, edits);
+        }
         if self.is_asking_isolation() {
             self.routed = true;
             return Flow::Stop(Want::Input);
@@ -561,10 +567,10 @@ impl Session {
         self.skip(span, edits)
     }
 
-    /// Ahead of a client's first request on a connection: what it takes to make the connection's settings the client's.
+    /// Ahead of a client's first request on a connection, which begins here: what it takes to make the connection's settings the client's.
     fn restore_settings(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Option<Want> {
         let is_aborted = self.transaction.status() == TransactionStatus::Failed;
-        if is_aborted || !self.replies.is_empty() || self.batch != Batch::Idle {
+        if is_aborted || !self.replies.is_empty() {
             return None;
         }
         self.restore_sql_statements(held, edits);

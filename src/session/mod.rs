@@ -49,7 +49,7 @@ pub mod sql_statements;
 mod stake;
 mod transaction;
 
-pub use edits::{Edit, Edits, Events};
+pub use edits::{Edit, Edits, Events, Ran};
 pub use listening::{Channels, MAX_CHANNELS};
 pub use luggage::Luggage;
 pub use own::Own;
