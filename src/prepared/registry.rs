@@ -79,8 +79,11 @@ impl Registry {
 
     fn id(&self, text: &[u8], types: &[u8], generation: u64) -> StatementId {
         let mut hasher = SipHasher13::new_with_key(&self.key);
-        hasher.write_u64(generation);
-        hasher.write_usize(text.len());
+        // Small writes cost SipHash more than the bytes in them.
+        let mut head = [0; 16];
+        head[..8].copy_from_slice(&generation.to_le_bytes());
+        head[8..].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        hasher.write(&head);
         hasher.write(text);
         hasher.write(types);
         StatementId(hasher.finish128().as_u128())
