@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo drill test truth prove soak bench
+.PHONY: help setup demo drill test truth regress prove soak bench
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
@@ -11,6 +11,7 @@ help:
 	@echo 'make drill          breaks such a cluster in every way that is built in; a report; exits 0 or 1'
 	@echo 'make test           everything that must pass: format, lints, documentation, all tests'
 	@echo 'make truth          long runs of what the classifier calls a read, on a real primary and a real standby'
+	@echo 'make regress        PostgreSQL'"'"'s regression and isolation tests, directly and through pglagoon: what differs'
 	@echo 'make soak           mixed clients and random kills for 10 minutes, or SOAK=seconds; then all must be as before'
 	@echo 'make prove          what reads return, level by level, under faults; SECONDS_EACH=60 per run; writes target/prove.md'
 	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
@@ -40,6 +41,12 @@ test:
 truth:
 	@scripts/setup.sh all
 	@scripts/truth.sh
+
+# REGRESS_ARGS: for example --suites isolation --keep target/regress
+regress:
+	@scripts/setup.sh all
+	@cargo build --locked --bin pglagoon
+	@tests/regress/run.sh $(REGRESS_ARGS)
 
 soak:
 	@scripts/setup.sh all

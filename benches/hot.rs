@@ -15,7 +15,7 @@
 
 use pglagoon::catalog::Builtin;
 use pglagoon::config::{Consistency, PoolMode, Routing};
-use pglagoon::pool::core::{Connection, Core, Limits, Placed, Waiter};
+use pglagoon::pool::core::{Asker, Connection, Core, Limits, Placed, Waiter};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::scope::Scopes;
 use pglagoon::routing::{Role, Route};
@@ -223,7 +223,7 @@ fn pool() -> Run {
     let mut home = 0;
     Box::new(move || {
         home = 1 - home;
-        let connection = core.lease(black_box(home)).expect("ten are idle");
+        let connection = core.lease(black_box(Asker { home, drawer: None })).expect("ten are idle");
         assert!(matches!(core.put(connection, now), Placed::Parked));
     })
 }
@@ -240,6 +240,10 @@ impl Connection for Box<Idle> {
 
     fn home(&self) -> usize {
         self.home
+    }
+
+    fn drawer(&self) -> Option<u64> {
+        None
     }
 
     fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {

@@ -30,7 +30,12 @@ clients=0
 if [ -x tests/clients/run.sh ]; then
     step "client drivers: tests/clients/run.sh"
     cargo build --locked --tests --quiet
-    tests/clients/run.sh || clients=$?
+    # What fails is said again at the end, where it is seen.
+    log=$(mktemp)
+    { tests/clients/run.sh || clients=$?; echo "$clients" >"$log.status"; } | tee "$log"
+    clients=$(cat "$log.status")
+    failures=$(grep -E '^[a-z]+ +[a-z-]+ +FAIL' "$log" || true)
+    rm -f "$log" "$log.status"
 fi
 
 # One way to run tests with either runner; words after -- are parts of the tests' names.
@@ -57,7 +62,7 @@ else
 fi
 
 step "tests: units, layers, properties, simulation, real servers"
-[ "$clients" = 0 ] || echo "FAILED above: the client drivers (tests/clients/run.sh, status $clients)"
+[ "$clients" = 0 ] || printf '%s\n' "FAILED above: the client drivers (tests/clients/run.sh, status $clients)" "$failures"
 [ "$newest" = 0 ] || echo "FAILED above: tests on the newest PostgreSQL (status $newest)"
 tests=0
 run_tests --tests || tests=$?

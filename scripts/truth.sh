@@ -9,28 +9,8 @@ set -eu
 cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
 
-# The tests' folder, with the sources of the packaged server, fetched into .cache/pg-source. Only data are taken from it.
-fetch_regress() {
-    found=$(ls -d .cache/pg-source/postgresql-*/src/test/regress 2>/dev/null | tail -n 1)
-    [ -n "$found" ] && { echo "$found"; return; }
-    mkdir -p .cache/pg-source/lists/partial .cache/pg-source/archives/partial
-    cache=$PWD/.cache/pg-source
-    . /etc/os-release
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $VERSION_CODENAME main" \
-        >"$cache/sources.list"
-    major=$(ls /usr/lib/postgresql | sort -n | tail -n 1)
-    apt() {
-        apt-get -qq -o "Dir::Etc::sourcelist=$cache/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-            -o "Dir::State::lists=$cache/lists" -o "Dir::Cache::archives=$cache/archives" "$@" >&2
-    }
-    apt update
-    (cd "$cache" && apt source --download-only "postgresql-$major")
-    tar -xf "$(ls "$cache"/postgresql-"$major"_*.orig.tar.* | tail -n 1)" -C "$cache" --wildcards '*/src/test/regress/*'
-    ls -d "$cache"/postgresql-*/src/test/regress | tail -n 1
-}
-
 # The servers run as another user, who must be able to read the tests' data.
-regress=${TRUTH_REGRESS:-$(fetch_regress)}
+regress=${TRUTH_REGRESS:-$(scripts/pg-source.sh)/src/test/regress}
 data=$(mktemp -d "${TMPDIR:-/tmp}/pglagoon-truth.XXXXXX")
 trap 'rm -rf "$data"' EXIT
 cp -R "$regress" "$data/regress"

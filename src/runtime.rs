@@ -1,8 +1,8 @@
 //! The workers: one thread with one current-thread runtime each. The only file that knows the runtime's shape.
 //!
 //! A client lives on the worker that it was handed to; its tasks, and the sockets of the server connections it uses, stay
-//! there. What is not about one client (listening, probes, the console's HTTP) runs on the process's own runtime, so that
-//! nothing stands in the data's way.
+//! there. The first worker accepts, which spares most connections the way from one thread to another. What is not about one
+//! client (probes, the console's HTTP) runs on the process's own runtime, so that nothing stands in the data's way.
 
 use crate::frontend::listener::{self, Accepted};
 use crate::frontend::{Frontend, Worker};
@@ -10,23 +10,46 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use tokio::runtime::{Builder, Runtime};
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 
 /// A worker's stack, in bytes: enough to ask sqlparser about a text of some two hundred tokens without making one for it. What
 /// has never been used of it takes no memory.
 const STACK: usize = 8 * 1024 * 1024;
 
+/// How often a worker looks at its clock even if nothing is to be done: more often than the shortest time limit of a login.
+const TICK: Duration = Duration::from_secs(1);
+
 /// The threads that serve clients.
 pub struct Workers {
-    threads: Vec<Thread>,
+    inboxes: Inboxes,
+    runtimes: Vec<Handle>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-struct Thread {
-    inbox: mpsc::UnboundedSender<Accepted>,
+/// The way to the workers. Cheap to clone; they end when all are gone.
+#[derive(Clone)]
+pub struct Inboxes(Arc<[Inbox]>);
+
+struct Inbox {
+    sender: mpsc::UnboundedSender<Accepted>,
     /// Connections that the worker has, or is about to have.
     load: Arc<AtomicUsize>,
-    handle: JoinHandle<()>,
+}
+
+impl Inboxes {
+    /// Gives a connection that the first worker has accepted, or nobody here, to the worker with the fewest.
+    pub fn hand_over(&self, accepted: Accepted) {
+        let loads = self.0.iter().map(|inbox| inbox.load.load(Ordering::Relaxed));
+        let Some((place, _)) = loads.enumerate().min_by_key(|(_, load)| *load) else { return };
+        let accepted = if place == 0 { Some(accepted) } else { accepted.for_another() };
+        let Some(accepted) = accepted else { return };
+        let inbox = &self.0[place];
+        inbox.load.fetch_add(1, Ordering::Relaxed);
+        // A worker that is gone has panicked; the connection is closed.
+        let _ = inbox.sender.send(accepted);
+    }
 }
 
 impl Workers {
@@ -35,47 +58,61 @@ impl Workers {
     /// # Errors
     /// No thread or no reactor to be had.
     pub fn start(count: usize, key: [u8; 16], frontend: &Arc<Frontend>) -> io::Result<Self> {
-        let threads = (0..count).map(|index| Thread::start(index, key, frontend.clone()));
-        Ok(Workers { threads: threads.collect::<io::Result<_>>()? })
+        let (mut inboxes, mut runtimes, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for index in 0..count {
+            let (sender, arrivals) = mpsc::unbounded_channel();
+            let load = Arc::new(AtomicUsize::new(0));
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtimes.push(runtime.handle().clone());
+            let task = work(arrivals, frontend.clone(), Worker::new(index, key), load.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
+            threads.push(thread.spawn(move || {
+                runtime.block_on(task);
+                // Tasks that are still there end where they stand.
+                runtime.shutdown_background();
+            })?);
+            inboxes.push(Inbox { sender, load });
+        }
+        Ok(Workers { inboxes: Inboxes(inboxes.into()), runtimes, threads })
     }
 
-    /// Gives a connection to the worker with the fewest.
-    pub fn hand_over(&self, accepted: Accepted) {
-        let idlest = self.threads.iter().min_by_key(|thread| thread.load.load(Ordering::Relaxed));
-        let Some(thread) = idlest else { return };
-        thread.load.fetch_add(1, Ordering::Relaxed);
-        // A worker that is gone has panicked; the connection is closed.
-        let _ = thread.inbox.send(accepted);
+    /// The way to them.
+    pub fn inboxes(&self) -> &Inboxes {
+        &self.inboxes
+    }
+
+    /// Runs a task on the first worker until it ends or what is answered is dropped.
+    pub fn spawn_on_first(&self, task: impl Future<Output = ()> + Send + 'static) -> Spawned {
+        Spawned(self.runtimes[0].spawn(task))
     }
 
     /// Connections that the workers have, or are about to have.
     pub fn connections(&self) -> usize {
-        self.threads.iter().map(|thread| thread.load.load(Ordering::Relaxed)).sum()
+        self.inboxes.0.iter().map(|inbox| inbox.load.load(Ordering::Relaxed)).sum()
     }
 
     /// Ends every worker and whatever it still does, and waits for the threads.
     pub fn stop(self) {
-        for Thread { inbox, handle, .. } in self.threads {
-            drop(inbox);
-            let _ = handle.join();
+        drop(self.inboxes);
+        for thread in self.threads {
+            let _ = thread.join();
         }
     }
 }
 
-impl Thread {
-    fn start(index: usize, key: [u8; 16], frontend: Arc<Frontend>) -> io::Result<Self> {
-        let (inbox, arrivals) = mpsc::unbounded_channel();
-        let load = Arc::new(AtomicUsize::new(0));
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let worker = Worker::new(index, key);
-        let task = work(arrivals, frontend, worker, load.clone());
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
-        let handle = thread.spawn(move || {
-            runtime.block_on(task);
-            // Tasks that are still there end where they stand.
-            runtime.shutdown_background();
-        })?;
-        Ok(Thread { inbox, load, handle })
+/// A task on a worker, which ends with this.
+pub struct Spawned(tokio::task::JoinHandle<()>);
+
+impl Spawned {
+    /// Answers when it has ended.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -85,13 +122,26 @@ async fn work(
     worker: Arc<Worker>,
     load: Arc<AtomicUsize>,
 ) {
-    while let Some(accepted) = arrivals.recv().await {
-        let leaving = Leaving(load.clone());
-        let served = listener::serve(accepted, frontend.clone(), worker.clone());
-        tokio::spawn(async move {
-            served.await;
-            drop(leaving);
-        });
+    // The time limit of a login would else be the earliest timer, of which tokio tells its own reactor by a write and a
+    // wake-up.
+    let ticking = async {
+        loop {
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    let serving = async {
+        while let Some(accepted) = arrivals.recv().await {
+            let leaving = Leaving(load.clone());
+            let served = listener::serve(accepted, frontend.clone(), worker.clone());
+            tokio::spawn(async move {
+                served.await;
+                drop(leaving);
+            });
+        }
+    };
+    tokio::select! {
+        () = ticking => {}
+        () = serving => {}
     }
 }
 

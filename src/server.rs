@@ -23,7 +23,7 @@ use crate::frontend::clients::{Clients, Order};
 use crate::frontend::listener::{Accepted, Listener};
 use crate::frontend::{Access, Frontend, cancel};
 use crate::net::Acceptor;
-use crate::runtime::{self, Workers};
+use crate::runtime::{self, Inboxes, Workers};
 use crate::wire::ClientKey;
 use arc_swap::ArcSwap;
 use operate::Controls;
@@ -244,7 +244,8 @@ async fn run(
     let view: Arc<dyn admin::Observed> = Arc::new(View::new(Arc::downgrade(shared)));
     let config = shared.frontend.access.load().config.clone();
     let addresses: Vec<_> = config.listen.addresses.iter().map(ToString::to_string).collect();
-    let accepting = accept(sockets.listeners.clone(), workers, shared.phase.subscribe());
+    let accepting = accept(sockets.listeners.clone(), workers.inboxes().clone(), shared.phase.subscribe());
+    let mut accepting = workers.spawn_on_first(accepting);
     let http = sockets.http.as_ref().map(|http| http.as_fd().try_clone_to_owned());
     let endpoints = endpoints(http, view, shared.phase.subscribe());
     let arriving = arrive(before, workers);
@@ -277,7 +278,7 @@ async fn run(
     // Every branch but `ending` lasts as long as the process; what it ends, it ends by being dropped.
     tokio::select! {
         end = ending => end,
-        () = accepting => End::Stopped,
+        () = accepting.ended() => End::Stopped,
         () = endpoints => End::Stopped,
         () = arriving => End::Stopped,
         () = sweep(shared) => End::Stopped,
@@ -286,11 +287,11 @@ async fn run(
 }
 
 /// Accepts while the process serves; when the drain begins, the listening sockets are closed.
-async fn accept(listeners: Arc<Vec<Listener>>, workers: &Workers, mut phase: watch::Receiver<Phase>) {
+async fn accept(listeners: Arc<Vec<Listener>>, inboxes: Inboxes, mut phase: watch::Receiver<Phase>) {
     loop {
         let mut accepting: Vec<_> = listeners
             .iter()
-            .map(|listener| Box::pin(listener.run(|accepted| workers.hand_over(accepted))))
+            .map(|listener| Box::pin(listener.run(|accepted| inboxes.hand_over(accepted))))
             .collect();
         let all = std::future::poll_fn(|cx| {
             for listener in &mut accepting {
@@ -340,7 +341,7 @@ async fn arrive(before: Option<Before>, workers: &Workers) {
     let coming = async {
         while let Some(passenger) = predecessor.client().await {
             count += 1;
-            workers.hand_over(Accepted::Passenger(passenger));
+            workers.inboxes().hand_over(Accepted::Passenger(passenger));
         }
     };
     let asking = async {
@@ -433,7 +434,7 @@ async fn hand_over(shared: &Shared, successor: Successor, workers: &Workers) -> 
                 biased;
                 Some(passenger) = leaving.recv() => {
                     if let Err(passenger) = successor.take(passenger).await {
-                        workers.hand_over(Accepted::Passenger(passenger));
+                        workers.inboxes().hand_over(Accepted::Passenger(passenger));
                         return Upgraded::GoOn;
                     }
                     count += 1;
@@ -462,7 +463,7 @@ async fn hand_over(shared: &Shared, successor: Successor, workers: &Workers) -> 
     if matches!(upgraded, Upgraded::GoOn) {
         tracing::error!("upgrade: the new process is gone; serving on");
         while let Ok(passenger) = leaving.try_recv() {
-            workers.hand_over(Accepted::Passenger(passenger));
+            workers.inboxes().hand_over(Accepted::Passenger(passenger));
         }
         clients.all().iter().for_each(|card| card.obeyed(order));
         shared.phase.send_replace(Phase::Serving);

@@ -1,6 +1,6 @@
 //! What a database's own functions leave behind in the session that calls them, by what their bodies say.
 //!
-//! Bodies in SQL and PL/pgSQL are read; functions in other languages are taken to leave nothing, as are triggers. A name
+//! Bodies in SQL and PL/pgSQL are read; functions in other languages are taken to leave nothing. A name
 //! leaves what any function of that name does, or calls.
 
 use std::collections::HashMap;

@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Builtin, leaves::leaves};
+use crate::sql::body;
 use crate::sql::classify::classify;
 use crate::sql::second::confirm;
 use crate::sql::{Access, Catalog, Effects, Verdict};
@@ -33,17 +34,26 @@ pub struct Snapshot {
     harmful_casts: HashSet<String>,
     /// What functions leave behind in a session.
     leaves: HashMap<String, Effects>,
+    /// What writing may leave behind there: by triggers, rules, defaults and constraints.
+    writes: Effects,
     /// Somebody created an implicit cast or an operator class of PostgreSQL's own types with a function that may do
     /// anything: any expression may call it.
     implicit: bool,
 }
+
+/// Of which a server can be asked whether it is there, and what sequences gave.
+const PROVABLE: Effects = Effects::TEMPORARY
+    .with(Effects::HOLD_CURSOR)
+    .with(Effects::ADVISORY_LOCK)
+    .with(Effects::LISTEN)
+    .with(Effects::SEQUENCE);
 
 /// Verdicts by name, then by schema.
 type Names = HashMap<String, Vec<(String, Verdict)>>;
 
 impl Snapshot {
     /// How many queries make a snapshot.
-    pub const QUERY_COUNT: usize = 12;
+    pub const QUERY_COUNT: usize = 13;
 
     /// The queries whose rows make a snapshot, for PostgreSQL 13 to 18 and a user without privileges. They depend on no
     /// setting and no object of the database; to see one state of the catalog they belong into one REPEATABLE READ
@@ -57,6 +67,7 @@ impl Snapshot {
         DOMAIN_CONSTRAINTS,
         COLUMNS,
         BODIES,
+        BY_THE_WAY,
         RELATIONS,
         KEYS,
         CHILDREN,
@@ -74,11 +85,22 @@ impl Snapshot {
         rows: &[Rows; Snapshot::QUERY_COUNT],
         safe_functions: &[String],
     ) -> Result<Snapshot, MalformedRow> {
-        let [functions, operators, casts, support, types, constraints, columns, bodies, relations @ ..] =
-            rows;
+        let [
+            functions,
+            operators,
+            casts,
+            support,
+            types,
+            constraints,
+            columns,
+            bodies,
+            by_the_way,
+            relations @ ..,
+        ] = rows;
         let mut snapshot = Snapshot { version, ..Snapshot::default() };
         snapshot.read_functions(functions, safe_functions)?;
         snapshot.leaves = read_bodies(bodies)?;
+        snapshot.read_what_runs_by_the_way(bodies, by_the_way)?;
         snapshot.read_operators(operators)?;
         let mut unsafe_types = snapshot.read_casts(casts)?;
         unsafe_types.extend(snapshot.read_support(support)?);
@@ -101,6 +123,25 @@ impl Snapshot {
                 self.attributes.insert(name.to_owned());
             }
         }
+        Ok(())
+    }
+
+    /// Trigger functions, and what defaults, constraints and rules call. Which table they belong to is not looked at.
+    /// Settings are left out: a trigger that hides what it sets, as many seem to do, would pin every client that writes.
+    fn read_what_runs_by_the_way(&mut self, bodies: &Rows, calls: &Rows) -> Result<(), MalformedRow> {
+        for row in bodies {
+            let [name, _, is_trigger] = columns_of(row)?;
+            if required(is_trigger)? == "true" {
+                self.writes = self.writes.with(self.leaves(required(name)?));
+            }
+        }
+        for row in calls {
+            let [call] = columns_of(row)?;
+            let read = body::read(required(call)?.as_bytes());
+            let called = read.calls.iter().map(|call| self.leaves(call));
+            self.writes = called.fold(self.writes.with(read.effects), Effects::with);
+        }
+        self.writes = self.writes.only(PROVABLE);
         Ok(())
     }
 
@@ -284,6 +325,10 @@ impl Catalog for Snapshot {
         }
     }
 
+    fn writes(&self) -> Effects {
+        self.writes
+    }
+
     fn attribute(&self, name: &str) -> Verdict {
         match Builtin.function(None, name) {
             Verdict::Harmful => Verdict::Harmful,
@@ -454,7 +499,7 @@ fn judge_code(code: [Option<&str>; 5]) -> Result<Verdict, MalformedRow> {
 fn read_bodies(rows: &Rows) -> Result<HashMap<String, Effects>, MalformedRow> {
     let mut bodies = Vec::with_capacity(rows.len());
     for row in rows {
-        let [name, body] = columns_of(row)?;
+        let [name, body, _] = columns_of(row)?;
         bodies.push((required(name)?, required(body)?));
     }
     Ok(leaves(bodies))
@@ -582,14 +627,34 @@ WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
 
 /// The bodies of functions and procedures that users or extensions created, in the languages that are read.
 const BODIES: &str = "
-SELECT p.proname::pg_catalog.text, p.prosrc
+SELECT p.proname::pg_catalog.text, p.prosrc,
+       (p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
+        OR p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.event_trigger'::pg_catalog.regtype::pg_catalog.oid)::pg_catalog.text
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
 WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
   AND (l.lanname OPERATOR(pg_catalog.=) 'sql'::pg_catalog.name
-       OR l.lanname OPERATOR(pg_catalog.=) 'plpgsql'::pg_catalog.name)
-  AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
-  AND p.prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.event_trigger'::pg_catalog.regtype::pg_catalog.oid";
+       OR l.lanname OPERATOR(pg_catalog.=) 'plpgsql'::pg_catalog.name)";
+
+/// Calls of what runs when something is written though no statement names it: functions of users' and extensions' own, and
+/// the built-in ones that leave something behind. Their OIDs are taken from the stored trees: to have these as text would lock
+/// their tables.
+const BY_THE_WAY: &str = "
+SELECT DISTINCT pg_catalog.quote_ident(p.proname::pg_catalog.text) OPERATOR(pg_catalog.||) '()'
+FROM (SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d
+      WHERE d.adrelid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+      UNION ALL
+      SELECT c.conbin::pg_catalog.text FROM pg_catalog.pg_constraint c
+      WHERE c.conrelid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+      UNION ALL
+      SELECT r.ev_action::pg_catalog.text FROM pg_catalog.pg_rewrite r
+      WHERE r.ev_class OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+        AND r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog.\"char\") AS stored (tree),
+     pg_catalog.regexp_matches(stored.tree, ':funcid ([0-9]+) ', 'g') AS call
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) call[1]::pg_catalog.oid
+WHERE p.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+   OR p.proname OPERATOR(pg_catalog.=) ANY ('{currval,lastval,set_config,setseed}'::pg_catalog.name[])
+   OR p.proname::pg_catalog.text OPERATOR(pg_catalog.~) '^pg_(try_)?advisory_lock'";
 
 /// Operators that users or extensions created, with the function behind each.
 const OPERATORS: &str = "

@@ -10,7 +10,7 @@ use crate::config::{self, TokenSecret};
 use crate::error::Report;
 use crate::routing::Lineage;
 use crate::routing::scope::Scopes;
-use crate::sql::{Cache, Catalog};
+use crate::sql::{Cache, Catalog, Effects};
 use arc_swap::cache::Cache as Noted;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::BTreeMap;
@@ -26,8 +26,12 @@ const CLASSIFIED: usize = 20_000;
 /// How often the catalog is read without any sign of a change.
 const CATALOG_BEAT: Duration = Duration::from_secs(60);
 
-/// How long DDL is let settle before the catalog is read: a migration is many statements.
-const CATALOG_SETTLE: Duration = Duration::from_millis(50);
+/// How long there must have been no DDL before the catalog is read: a migration is many statements, and a VACUUM behind them
+/// shall not find our snapshot in its way.
+const CATALOG_SETTLE: Duration = Duration::from_millis(200);
+
+/// How long that is waited for.
+const CATALOG_RESTLESS: Duration = Duration::from_secs(2);
 
 /// How often names that it does not know have it read again.
 const SUSPICION: Duration = Duration::from_secs(5);
@@ -57,6 +61,8 @@ pub struct Database {
     refresh: Notify,
     suspected: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
+    /// What runs by the way when something is written asks what its session drew from sequences.
+    asks_sequences: AtomicBool,
     /// Clients that are held while there is no server for their request.
     pub held: AtomicUsize,
     paused: AtomicBool,
@@ -149,6 +155,7 @@ impl Database {
             refresh: Notify::new(),
             suspected: Mutex::default(),
             users: Mutex::default(),
+            asks_sequences: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
@@ -239,6 +246,11 @@ impl Database {
     fn read_catalog_anew(&self) {
         self.catalog.store(Arc::new(Box::new(NoCatalog)));
         self.refresh.notify_one();
+    }
+
+    /// Whether what runs by the way when something is written asks what its session drew from sequences.
+    pub fn asks_sequences(&self) -> bool {
+        self.asks_sequences.load(Ordering::Relaxed)
     }
 
     /// A statement named something that the catalog snapshot does not know: made by somebody else perhaps, and not past us.
@@ -422,14 +434,20 @@ impl Database {
                 }
             })
             .await;
-            tokio::time::sleep(CATALOG_SETTLE).await;
+            let _ = tokio::time::timeout(CATALOG_RESTLESS, self.settle()).await;
         }
+    }
+
+    /// Ends when nothing has called for the catalog to be read for [`CATALOG_SETTLE`].
+    async fn settle(&self) {
+        while tokio::time::timeout(CATALOG_SETTLE, self.refresh.notified()).await.is_ok() {}
     }
 
     /// Reads the catalog once; answers when to do so again, or `None` if it could not be read.
     async fn refresh_catalog(&self, version: u64) -> Option<Duration> {
         let generation = self.generation();
         let snapshot = self.read_catalog(version as usize, (generation << 20) + version).await?;
+        self.asks_sequences.store(snapshot.writes().any(Effects::SEQUENCE), Ordering::Relaxed);
         self.catalog.store(Arc::new(Box::new(snapshot)));
         // DDL that ended while the catalog was being read may be missing from it. Looked at after the snapshot was put in
         // place: whoever sees DDL takes it away again.
@@ -463,14 +481,15 @@ impl Database {
 }
 
 /// One state of the catalog. Reading a view's text locks what the view refers to, as any reader would; whoever holds such
-/// a table locked does not hold us up for long.
+/// a table locked does not hold us up for long, nor do we those who wait for our snapshot: far less than `deadlock_timeout`,
+/// after which one of them would be told of a deadlock.
 async fn read_snapshot(
     backend: &mut Backend,
     version: u64,
     safe_functions: &[String],
 ) -> Result<Option<Snapshot>, command::CommandError> {
     const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'";
+         SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '30s'";
     command::run(backend, BEGIN, CATALOG_TIMEOUT).await?;
     let mut results: [command::Rows; Snapshot::QUERY_COUNT] = Default::default();
     for (query, rows) in Snapshot::QUERIES.iter().zip(&mut results) {

@@ -34,6 +34,9 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the connection may be silent before it is asked for a sign of life, and how long that may take.
 const BEAT: Duration = Duration::from_secs(10);
 
+/// How long a client's ReadyForQuery is held back for notifications of its own transaction.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long the connection stays when nobody listens any more.
 const LINGER: Duration = Duration::from_secs(60);
 
@@ -98,6 +101,17 @@ impl Subscription {
             None => Ok(()),
             Some(answer) => answer.await.unwrap_or(false).then_some(()).ok_or(Declined),
         }
+    }
+
+    /// Answers when all that was notified before the call can be taken, or after [`PATIENCE`]: late is better than never.
+    ///
+    /// # Cancel safety
+    /// Dropped, it has no effect.
+    pub async fn catch_up(&self) {
+        let listener = &self.database.listener;
+        let heard = lock(&listener.exchange).catch_up();
+        listener.calls.notify_one();
+        let _ = tokio::time::timeout(PATIENCE, heard).await;
     }
 
     /// How many channels it was made to hear, those that were declined included.
@@ -211,6 +225,7 @@ fn ask(ear: &mut Ear, asked: &mut Asked, commands: Vec<Command>) {
         match &command {
             Command::Listen(channel, _) => ear.ask(&format!("LISTEN {}", identifier(channel))),
             Command::Unlisten(channel) => ear.ask(&format!("UNLISTEN {}", identifier(channel))),
+            Command::CatchUp(_) => ear.ask(""),
         }
         asked.push_back(Some(command));
     }
@@ -227,8 +242,12 @@ impl Listener {
                 if let Err(report) = &answer {
                     tracing::warn!(%report, "the listener was refused a channel");
                 }
-                if let Some(Some(Command::Listen(channel, number))) = asked.pop_front() {
-                    lock(&self.exchange).answered(&channel, number, answer.is_ok());
+                match asked.pop_front().flatten() {
+                    Some(Command::Listen(channel, number)) => {
+                        lock(&self.exchange).answered(&channel, number, answer.is_ok());
+                    }
+                    Some(Command::CatchUp(number)) => lock(&self.exchange).caught_up(number),
+                    Some(Command::Unlisten(_)) | None => {}
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::backend::{Backend, CommandError, Target, command};
 use crate::config::{self, Consistency};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
-use crate::pool::core::Limits;
+use crate::pool::core::{Asker, Limits};
 use crate::pool::{Lease, LeaseError, Pool, Settings as PoolSettings};
 use crate::routing::{Need, Role, Route, Why};
 use crate::session::{Sequences, Settings};
@@ -97,12 +97,12 @@ impl UserPools {
     }
 
     /// A connection for `route`, if one can be had without waiting.
-    pub fn try_lease(&self, route: Route, home: usize) -> Option<Granted> {
+    pub fn try_lease(&self, route: Route, asker: Asker) -> Option<Granted> {
         if self.is_restless(route) {
             return None;
         }
         let choice = self.choose(route, None).filter(|choice| !self.must_line_up(*choice))?;
-        let lease = self.pools[choice.node].try_lease(home)?;
+        let lease = self.pools[choice.node].try_lease(asker)?;
         self.trusted(lease, choice).map(|lease| self.granted(lease, choice, route))
     }
 
@@ -208,7 +208,7 @@ impl UserPools {
     ) -> Result<Lease, LeaseError> {
         let pool = &self.pools[choice.node];
         loop {
-            let lease = match pool.try_lease(home) {
+            let lease = match pool.try_lease(Asker { home, drawer: None }) {
                 Some(lease) => lease,
                 None => {
                     let answer = pool.queue(home, Instant::now(), deadline)?;
@@ -418,6 +418,14 @@ impl UserPools {
         self.database.is_closed()
     }
 
+    /// What is done for `currval` and `lastval`.
+    pub fn sequences(&self) -> Sequences {
+        match self.pinned.sequences() {
+            Sequences::Unused if self.database.asks_sequences() => Sequences::Apart,
+            known => known,
+        }
+    }
+
     /// What the user's login is worth at the servers.
     pub fn credential(&self) -> ServerCredential {
         lock(&self.credential).clone()
@@ -427,7 +435,7 @@ impl UserPools {
     pub fn heir(&self, database: &Arc<Database>) -> Arc<UserPools> {
         let heir = database.user(&self.user, &self.credential());
         heir.set_level(self.level());
-        if self.pinned.sequences() == Sequences::Used {
+        if self.sequences() == Sequences::Used {
             heir.pinned.use_sequences();
         }
         heir

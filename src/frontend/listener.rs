@@ -4,9 +4,10 @@ use super::passage::{self, Passenger};
 use super::{Frontend, Worker, cancel, handshake, relay, replication};
 use crate::admin::Rights;
 use crate::frontend::clients::Admission;
-use crate::net::{Side, Stream};
+use crate::net::Stream;
 use handshake::Arrived;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -16,27 +17,55 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
 
 /// A connection that was accepted, on its way to its worker.
 pub enum Accepted {
-    /// Over TCP.
-    Tcp(std::net::TcpStream),
-    /// Over a Unix-domain socket.
-    Unix(std::os::unix::net::UnixStream),
+    /// Over TCP, and watched by the runtime that accepted it.
+    Tcp(TcpStream),
+    /// The same over a Unix-domain socket.
+    Unix(UnixStream),
+    /// Over TCP, and watched by no runtime.
+    StrayTcp(std::net::TcpStream),
+    /// The same over a Unix-domain socket.
+    StrayUnix(std::os::unix::net::UnixStream),
     /// By another process, and has logged in there.
     Passenger(Passenger),
 }
 
-/// A listening socket.
+impl Accepted {
+    /// For a worker other than the one that has accepted it; `None`: it is lost.
+    pub fn for_another(self) -> Option<Accepted> {
+        Some(match self {
+            Accepted::Tcp(socket) => Accepted::StrayTcp(socket.into_std().ok()?),
+            Accepted::Unix(socket) => Accepted::StrayUnix(socket.into_std().ok()?),
+            stray => stray,
+        })
+    }
+}
+
+/// A listening socket, which does not block.
 pub enum Listener {
-    /// On TCP.
-    Tcp(TcpListener),
+    /// On TCP, prepared by [`set_options`](crate::net::set_options).
+    Tcp(std::net::TcpListener),
     /// On a Unix-domain socket.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// One that a runtime watches.
+enum Watched {
+    Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Listener {
     /// Accepts until dropped; `hand_over` gets each socket. Errors of single connections, and a lack of descriptors, pass.
     pub async fn run(&self, hand_over: impl Fn(Accepted)) {
+        let watched = match self.watched() {
+            Ok(watched) => watched,
+            Err(error) => {
+                tracing::error!(%error, "a listening socket cannot be watched: nobody is let in by it");
+                return std::future::pending().await;
+            }
+        };
         loop {
-            match self.accept().await {
+            match watched.accept().await {
                 Ok(accepted) => hand_over(accepted),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -47,10 +76,28 @@ impl Listener {
         }
     }
 
+    fn watched(&self) -> io::Result<Watched> {
+        Ok(match self {
+            Listener::Tcp(socket) => Watched::Tcp(TcpListener::from_std(socket.try_clone()?)?),
+            Listener::Unix(socket) => Watched::Unix(UnixListener::from_std(socket.try_clone()?)?),
+        })
+    }
+}
+
+impl Watched {
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Listener::Tcp(listener) => Ok(Accepted::Tcp(listener.accept().await?.0.into_std()?)),
-            Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
+            Watched::Tcp(listener) => Ok(Accepted::Tcp(listener.accept().await?.0)),
+            Watched::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(socket) => socket.as_fd(),
+            Listener::Unix(socket) => socket.as_fd(),
         }
     }
 }
@@ -79,8 +126,10 @@ pub fn serve(
 
 async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) -> Option<Arrived> {
     let stream = match accepted {
-        Accepted::Tcp(socket) => Stream::tcp(TcpStream::from_std(socket).ok()?, Side::Client).ok()?,
-        Accepted::Unix(socket) => Stream::unix(UnixStream::from_std(socket).ok()?),
+        Accepted::Tcp(socket) => Stream::accepted(socket).ok()?,
+        Accepted::Unix(socket) => Stream::unix(socket),
+        Accepted::StrayTcp(socket) => Stream::accepted(TcpStream::from_std(socket).ok()?).ok()?,
+        Accepted::StrayUnix(socket) => Stream::unix(UnixStream::from_std(socket).ok()?),
         Accepted::Passenger(passenger) => {
             return passage::board(passenger, &frontend, &worker).await.map(Arrived::Client);
         }

@@ -20,9 +20,10 @@ use crate::cluster::{Declined, Granted, Notes, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
+use crate::pool::core::Asker;
 use crate::routing::{Role, Route, Shown};
 use crate::session::pin::Pins;
-use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Sequences, Session, Want, World};
+use crate::session::{Edit, Edits, Events, Farewell, Held, Rescue, Sequences, Session, Tidings, Want, World};
 use crate::wire::SqlState;
 use crate::wire::backend::{Severity, notification_channel};
 use std::future::poll_fn;
@@ -202,7 +203,7 @@ impl Relay {
         let leaving = Leaving {
             card: registration.card(),
             credential: pools.credential(),
-            uses_sequences: pools.pinned.sequences() == Sequences::Used,
+            uses_sequences: pools.sequences() == Sequences::Used,
             early: from_client.filled(),
             session: &session,
         };
@@ -246,6 +247,7 @@ impl Relay {
                         return farewell;
                     }
                 }
+                Want::Tell(tidings) => Box::pin(self.tell(tidings)).await,
                 Want::Return => self.give_back(),
                 Want::Replay(rescue) => self.replay(rescue),
                 Want::Close(farewell) => return farewell,
@@ -339,6 +341,7 @@ impl Relay {
         let Some(granted) = lease.as_mut().filter(|_| !quiet.server) else { return Ok(Poll::Pending) };
         let backend = granted.lease.backend();
         match fill(&mut backend.stream, from_server, &worker.shelf, &mut quiet.server, cx) {
+            Poll::Pending if self.session.is_told() => {}
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Ok(0)) => return Err(Failure::Server("the server closed the connection".into())),
             Poll::Ready(Err(error)) => return Err(Failure::Server(error.to_string())),
@@ -425,7 +428,7 @@ impl Relay {
                 max_message: self.max_message,
                 client: self.registration.card().id,
                 pin_room: self.pools.pinned.room(&rules.pool),
-                sequences: self.pools.pinned.sequences(),
+                sequences: self.pools.sequences(),
             };
             let want = match lease {
                 None => {
@@ -472,7 +475,11 @@ impl Relay {
     }
 
     async fn lease(&mut self, route: Route) -> Option<Farewell> {
-        match self.pools.try_lease(route, self.worker.index) {
+        let asker = Asker {
+            home: self.worker.index,
+            drawer: self.session.has_drawn().then(|| self.registration.card().id),
+        };
+        match self.pools.try_lease(route, asker) {
             Some(granted) => self.take(granted),
             None => return Box::pin(self.lease_in_turn(route)).await,
         }
@@ -677,6 +684,22 @@ impl Relay {
         if !self.session.is_between_requests() || !self.session.can_be_told() {
             return None;
         }
+        self.pass_on_letters();
+        self.subscription.as_ref()?.end().map(|why| Farewell::Fatal(Box::new(why)))
+    }
+
+    /// Ahead of a ReadyForQuery. That there will be no more is told behind it.
+    async fn tell(&mut self, tidings: Tidings) {
+        if let (Some(subscription), Tidings::Own) = (self.subscription.clone(), tidings) {
+            subscription.catch_up().await;
+        }
+        self.session.on_told();
+        self.pass_on_letters();
+    }
+
+    fn pass_on_letters(&mut self) {
+        let Some(subscription) = &self.subscription else { return };
+        let channels = self.session.channels();
         while self.to_client.len() <= MAX_UNREAD
             && let Some(notification) = subscription.take()
         {
@@ -686,7 +709,6 @@ impl Relay {
                 self.to_client.extend(&notification);
             }
         }
-        subscription.end().map(|why| Farewell::Fatal(Box::new(why)))
     }
 
     fn deny(&mut self, report: &Report) {

@@ -11,5 +11,5 @@ pub mod tls;
 
 pub use courier::Courier;
 pub use shelf::{BUFFER_SIZE, Buffer, Shelf};
-pub use stream::{Arrival, Endpoint, Side, Stream};
+pub use stream::{Arrival, Endpoint, Side, Stream, set_options};
 pub use tls::{Acceptor, Connector};

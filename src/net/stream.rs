@@ -71,18 +71,24 @@ impl Stream {
     /// # Errors
     /// Options that the socket does not take: it is closed already.
     pub fn tcp(socket: TcpStream, side: Side) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
-        let options = SockRef::from(&socket);
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-        #[cfg(not(target_os = "openbsd"))]
-        let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
-        options.set_tcp_keepalive(&keepalive)?;
+        set_options(SockRef::from(&socket))?;
         #[cfg(target_os = "linux")]
         if side == Side::Server {
-            options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+            SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
         }
         let _ = side;
         Ok(Stream(Layer::Plain(Socket::Tcp(socket))))
+    }
+
+    /// A client's TCP socket, from a listening socket that [`set_options`] has prepared: Linux hands its options down.
+    ///
+    /// # Errors
+    /// Elsewhere, as [`tcp`](Self::tcp).
+    pub fn accepted(socket: TcpStream) -> io::Result<Self> {
+        if cfg!(target_os = "linux") {
+            return Ok(Stream(Layer::Plain(Socket::Tcp(socket))));
+        }
+        Stream::tcp(socket, Side::Client)
     }
 
     /// A connected Unix-domain socket.
@@ -486,6 +492,18 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(not(target_os = "openbsd"))]
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// Small messages are sent at once, and dead peers noticed.
+///
+/// # Errors
+/// Options that the socket does not take.
+pub fn set_options(socket: SockRef<'_>) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    #[cfg(not(target_os = "openbsd"))]
+    let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_nodelay(true)
+}
+
 /// How long a server may leave data unacknowledged: keepalive alone does not see a peer that vanished while data was
 /// on its way to it. As long as keepalive takes to find the same; Linux counts it for keepalive's probes too.
 #[cfg(target_os = "linux")]
@@ -558,6 +576,20 @@ mod tests {
         }
         let (Endpoint::Tcp(peer), Endpoint::Tcp(local)) = (stream.peer(), stream.local()) else { panic!() };
         assert!(peer.ip().is_loopback() && peer.port() != local.port());
+    }
+
+    #[tokio::test]
+    async fn an_accepted_socket_has_its_listeners_options() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        set_options(SockRef::from(&listener)).unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = Stream::accepted(listener.accept().await.unwrap().0).unwrap();
+        let Socket::Tcp(socket) = stream.socket() else { panic!() };
+        let options = SockRef::from(socket);
+        assert!(socket.nodelay().unwrap() && options.keepalive().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(options.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(options.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
     }
 
     #[tokio::test]

@@ -11,10 +11,21 @@ use std::time::{Duration, Instant};
 pub trait Connection {
     /// The worker on whose reactor its socket is registered.
     fn home(&self) -> usize;
+    /// The client that may have drawn from sequences on it last.
+    fn drawer(&self) -> Option<u64>;
     /// When it must not be used any more, if ever.
     fn expires(&self, lifetime: Option<Duration>) -> Option<Instant>;
     /// Its number: later ones are higher.
     fn number(&self) -> u64;
+}
+
+/// Who asks for a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// The worker that serves it.
+    pub home: usize,
+    /// Its number, if it may have drawn from sequences: what they gave is known on that connection alone.
+    pub drawer: Option<u64>,
 }
 
 /// What the core must know of somebody who waits.
@@ -79,6 +90,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// How many idle connections are looked through for one that is at home on the caller's worker.
 const HOME_SEARCH: usize = 8;
 
+/// The same, for the one that the caller drew from sequences on.
+const DRAWN_SEARCH: usize = 64;
+
 /// The state of one pool.
 #[derive(Debug)]
 pub struct Core<C, W> {
@@ -127,15 +141,19 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         }
     }
 
-    /// An idle connection, if there is one and nobody waits for it; one at `home` is preferred.
-    pub fn lease(&mut self, home: usize) -> Option<C> {
+    /// An idle connection, if there is one and nobody waits for it; the one that it drew from sequences on is preferred, then
+    /// one at its home.
+    pub fn lease(&mut self, asker: Asker) -> Option<C> {
         if self.admission != Admission::Open || !self.waiting.is_empty() {
             return None;
         }
         let top = self.idle.len().checked_sub(1)?;
-        let near =
-            self.idle.iter().rev().take(HOME_SEARCH).position(|(connection, _)| connection.home() == home);
-        let (connection, _) = self.idle.remove(top - near.unwrap_or(0));
+        let latest = |count| self.idle.iter().rev().take(count).map(|(connection, _)| connection);
+        let drawn_on = asker.drawer.and_then(|drawer| {
+            latest(DRAWN_SEARCH).position(|connection| connection.drawer() == Some(drawer))
+        });
+        let near = || latest(HOME_SEARCH).position(|connection| connection.home() == asker.home);
+        let (connection, _) = self.idle.remove(top - drawn_on.or_else(near).unwrap_or(0));
         self.in_use += 1;
         Some(connection)
     }
@@ -365,9 +383,14 @@ mod tests {
 
     struct Fake(usize, Instant);
 
+    const AT_0: Asker = Asker { home: 0, drawer: None };
+
     impl Connection for Fake {
         fn home(&self) -> usize {
             self.0
+        }
+        fn drawer(&self) -> Option<u64> {
+            Some(10 + self.0 as u64)
         }
         fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {
             lifetime.map(|lifetime| self.1 + lifetime)
@@ -416,10 +439,10 @@ mod tests {
         core.wait(Name("second", false), now, now + SECOND).ok().unwrap();
         assert_eq!(core.begin_logins(now), 0, "the pool is full");
         assert_eq!(name(&core.put(Fake(0, now), now)), "first");
-        assert!(core.lease(0).is_none());
+        assert!(core.lease(AT_0).is_none());
         assert_eq!(name(&core.put(Fake(0, now), now)), "second");
         assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
-        assert!(core.lease(0).is_some());
+        assert!(core.lease(AT_0).is_some());
     }
 
     #[test]
@@ -474,7 +497,7 @@ mod tests {
     fn a_connection_that_comes_back_before_somebody_stands_in_the_queue_is_handed_to_him() {
         let now = Instant::now();
         let mut core = full(now);
-        assert!(core.lease(0).is_none());
+        assert!(core.lease(AT_0).is_none());
         // Another worker is faster.
         assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
         core.wait(Name("late", false), now, now + SECOND).ok().unwrap();
@@ -498,9 +521,9 @@ mod tests {
         let mut core = full(now);
         let _ = core.put(Fake(0, now), now);
         let _ = core.put(Fake(1, now), now);
-        assert_eq!(core.lease(0).unwrap().0, 0);
-        assert_eq!(core.lease(0).unwrap().0, 1, "a stranger is better than none");
-        assert!(core.lease(0).is_none());
+        assert_eq!(core.lease(AT_0).unwrap().0, 0);
+        assert_eq!(core.lease(AT_0).unwrap().0, 1, "a stranger is better than none");
+        assert!(core.lease(AT_0).is_none());
     }
 
     #[test]
@@ -509,7 +532,7 @@ mod tests {
         let mut core = full(now);
         core.pause();
         assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
-        assert!(core.lease(0).is_none());
+        assert!(core.lease(AT_0).is_none());
         core.wait(Name("held", false), now, now + SECOND).ok().unwrap();
         assert_eq!(core.begin_logins(now), 0);
         assert!(core.hand_out().is_empty(), "still paused");

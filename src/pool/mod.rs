@@ -11,7 +11,7 @@
 
 pub mod core;
 
-use self::core::{Connection, Core, Limits, Occupancy, Placed, Waiter};
+use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter};
 use crate::backend::{self, Backend, ConnectError, Idle, Target};
 use crate::error::{ClientVisible, Report, Retry};
 use crate::session::{Owed, ServerState};
@@ -123,6 +123,10 @@ impl Connection for Box<Backend> {
         self.home
     }
 
+    fn drawer(&self) -> Option<u64> {
+        self.state.sequences_of
+    }
+
     fn number(&self) -> u64 {
         self.id
     }
@@ -154,18 +158,18 @@ impl Pool {
         })
     }
 
-    /// An idle connection for a client on worker `home`, if nobody waits for one.
-    pub fn try_lease(self: &Arc<Self>, home: usize) -> Option<Lease> {
+    /// An idle connection, if nobody waits for one.
+    pub fn try_lease(self: &Arc<Self>, asker: Asker) -> Option<Lease> {
         loop {
             let backend = {
                 let mut core = self.lock();
-                let backend = core.lease(home)?;
+                let backend = core.lease(asker)?;
                 self.note_load(&core);
                 backend
             };
             let mut lease = Lease { backend: Some(backend), pool: self.clone() };
             // A connection that ended while it was idle is dropped here, which frees its slot.
-            if lease.make_usable(home) {
+            if lease.make_usable(asker.home) {
                 return Some(lease);
             }
         }

@@ -3,15 +3,17 @@
 use super::{ServeError, setup};
 use crate::config::{self, Config};
 use crate::frontend::listener::Listener;
+use crate::net::set_options;
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 
 /// Connections that the kernel holds for us before we accept them.
 const BACKLOG: i32 = 4096;
@@ -75,9 +77,9 @@ impl Inherited {
         self.take(|address| address.as_socket() == Some(wanted)).map(std::net::TcpListener::from)
     }
 
-    fn unix(&mut self, wanted: &Path) -> Option<std::os::unix::net::UnixListener> {
+    fn unix(&mut self, wanted: &Path) -> Option<UnixListener> {
         let found = self.take(|address| address.as_pathname() == Some(wanted))?;
-        Some(std::os::unix::net::UnixListener::from(found))
+        Some(UnixListener::from(found))
     }
 }
 
@@ -105,6 +107,8 @@ impl Sockets {
             file = Some(path).filter(|_| is_ours);
         }
         let http = config.http.as_ref().map(|http| tcp(http.address, &mut inherited)).transpose()?;
+        let http = http.map(TcpListener::from_std).transpose();
+        let http = http.map_err(|error| setup("cannot listen for HTTP", &error))?;
         if !inherited.sockets.is_empty() {
             let count = inherited.sockets.len();
             tracing::warn!(
@@ -117,37 +121,34 @@ impl Sockets {
 
     /// All of them, for the next process.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let listeners = self.listeners.iter().map(|listener| match listener {
-            Listener::Tcp(socket) => socket.as_fd(),
-            Listener::Unix(socket) => socket.as_fd(),
-        });
+        let listeners = self.listeners.iter().map(AsFd::as_fd);
         listeners.chain(self.http.as_ref().map(AsFd::as_fd)).collect()
     }
 }
 
-fn tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<TcpListener, ServeError> {
-    let listener = match inherited.tcp(address) {
-        Some(listener) => listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)),
-        None => bind(address),
-    };
+fn tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<std::net::TcpListener, ServeError> {
+    let listener = inherited.tcp(address).map_or_else(|| bind(address), Ok).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        set_options(SockRef::from(&listener))?;
+        Ok(listener)
+    });
     listener.map_err(|error| setup(&format!("cannot listen on {address}"), &error))
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
-fn adopt_unix(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+fn adopt_unix(listener: UnixListener) -> io::Result<UnixListener> {
     listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
+    Ok(listener)
 }
 
 fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
@@ -155,7 +156,7 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_err() {
         let _ = std::fs::remove_file(path);
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = adopt_unix(UnixListener::bind(path)?)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }

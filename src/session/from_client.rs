@@ -3,6 +3,7 @@
 use super::own::End;
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
+use crate::sql::body;
 use crate::sql::effect::TransactionMode;
 
 impl Session {
@@ -486,7 +487,7 @@ impl Session {
             }
             _ => return None,
         };
-        let mut effects = effects_of(&statement, || &text, world.catalog).without(Effects::SEQUENCE);
+        let mut effects = self.effects_of(&statement, || &text, world.catalog).without(Effects::SEQUENCE);
         if effects.any(Effects::PREPARE) && statement.statements == 1 && self.sql_statements.has_room(&text) {
             effects = effects.without(Effects::PREPARE);
         }
@@ -618,7 +619,7 @@ impl Session {
         let is_foreign = held.state.sequences_of.is_some_and(|owner| owner != world.client);
         let asks = self.head.as_ref().is_some_and(|head| head.statement().effects.any(Effects::SEQUENCE));
         let is_settled = self.batch == Batch::Idle && self.transaction.status() != TransactionStatus::Failed;
-        if is_foreign && is_settled && (asks || world.sequences == Sequences::Used) {
+        if is_foreign && is_settled && (asks || world.sequences != Sequences::Unused) {
             held.state.sequences_of = None;
             held.state.statements.set_unnamed(None);
             edits.insert(|out| frontend::write_query(out, Question::Nothing.sql().as_bytes()));
@@ -1072,8 +1073,9 @@ impl Session {
         world: &World<'_>,
         edits: &mut Edits,
     ) {
-        if !statement.effects.is_none() {
-            self.leaves(effects_of(statement, text, world.catalog), statement, edits);
+        let effects = self.effects_of(statement, text, world.catalog);
+        if !effects.is_none() {
+            self.leaves(effects, statement, edits);
         }
         self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.
@@ -1089,10 +1091,36 @@ impl Session {
         }
     }
 
+    /// What running the statement leaves behind, with what only its literals tell, what it executes by name, and what runs
+    /// when it writes.
+    fn effects_of<'t>(
+        &self,
+        statement: &Statement,
+        text: impl Fn() -> &'t [u8],
+        catalog: &dyn Catalog,
+    ) -> Effects {
+        let mut effects = statement.effects;
+        if effects.any(Effects::BLOCK) {
+            effects = effects.with(effect::block(text(), catalog));
+        }
+        if effects.any(Effects::PREPARED_NAME) {
+            effects = effects.with(self.executes);
+        }
+        if statement.access != Access::Read {
+            effects = effects.with(catalog.writes().without(Effects::SEQUENCE));
+        }
+        effects
+    }
+
     /// What a statement leaves behind in its session.
     fn leaves(&mut self, effects: Effects, statement: &Statement, edits: &mut Edits) {
         let asks_sequences = effects.any(Effects::SEQUENCE);
         edits.events.sequence_state |= asks_sequences;
+        if effects.any(Effects::PREPARE) {
+            let executed = effects.without(Effects::PREPARE);
+            let hides = executed.any(Effects::SETTINGS.with(Effects::SET_CONFIG));
+            self.executes = self.executes.with(if hides { executed.with(body::ANYTHING) } else { executed });
+        }
         let follows = effects.any(Effects::PREPARE) && statement.statements == 1;
         let causes = if follows { effects.without(Effects::PREPARE) } else { effects };
         self.pin(causes.without(Effects::SEQUENCE));
@@ -1112,6 +1140,7 @@ impl Session {
         let now = world.now;
         self.recall(|history| history.wrote(now));
         held.state.sequences_of = Some(world.client);
+        self.has_drawn = true;
         if world.sequences == Sequences::Used && world.pin_room == PinRoom::Open {
             self.pin(Effects::SEQUENCE);
         }
@@ -1206,14 +1235,6 @@ fn no_pin(cause: PinReason, room: PinRoom) -> Report {
             Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text)
                 .hint("pool.pin_limit and pool.size say how many may; SHOW CLIENTS in the console says why they do.")
         }
-    }
-}
-
-/// What running the statement leaves behind, with what only its literals tell.
-fn effects_of<'t>(statement: &Statement, text: impl Fn() -> &'t [u8], catalog: &dyn Catalog) -> Effects {
-    match statement.effects.any(Effects::BLOCK) {
-        true => statement.effects.with(effect::block(text(), catalog)),
-        false => statement.effects,
     }
 }
 

@@ -32,6 +32,12 @@ impl Session {
         if is_inspected {
             body = &body[..body.len().min(MAX_INSPECTED - HEADER)];
         }
+        if tag == BackendTag::READY_FOR_QUERY
+            && !swallows
+            && let Some(tidings) = self.tidings(body)
+        {
+            return Flow::Stop(Want::Tell(tidings));
+        }
         match tag {
             BackendTag::DATA_ROW if swallows => self.learn(body, held),
             BackendTag::DATA_ROW | BackendTag::COPY_DATA => {}
@@ -58,6 +64,16 @@ impl Session {
         }
         pass(edits, self.server_part, span.have());
         Flow::Done
+    }
+
+    /// What a client that listens is to be told before this ReadyForQuery. PostgreSQL tells what a transaction notified
+    /// itself, and what came while it ran, before that.
+    fn tidings(&mut self, body: &[u8]) -> Option<Tidings> {
+        if self.channels.is_empty() || std::mem::take(&mut self.is_told) {
+            return None;
+        }
+        let is_over = TransactionStatus::new(body) == Some(TransactionStatus::Idle);
+        is_over.then_some(if self.wrote { Tidings::Own } else { Tidings::Arrived })
     }
 
     /// A message that may end an answer.
@@ -337,6 +353,7 @@ impl Session {
         held.state.statements.clear();
         held.state.sql_statements.clear();
         self.sql_statements.clear();
+        self.executes = Effects::NONE;
         if let Some(statements) = &mut self.statements {
             statements.clear();
         }

@@ -191,9 +191,14 @@ impl Cause<'_> {
     fn of_state(&self, state: &str, is_unknown: bool) -> Report {
         let code =
             if is_unknown { SqlState::TRANSACTION_RESOLUTION_UNKNOWN } else { SqlState::ADMIN_SHUTDOWN };
-        let detail = if is_unknown { "Whether what ran last was committed is not known." } else { "" };
-        let text =
-            format!("terminating connection because {state} was lost with its server connection: {self}");
+        let unknown = if is_unknown { " Whether what ran last was committed is not known." } else { "" };
+        // What the server said about itself is what the client would have heard from it.
+        let (code, text) = match &self.words {
+            Some(words) if is_unknown => (code, words.message.clone()),
+            Some(words) => (words.code, words.message.clone()),
+            None => (code, format!("terminating connection: {self}").into()),
+        };
+        let detail = format!("With the server connection, {state} was lost.{unknown}");
         Report::new(ErrorSource::Server, code, text).detail(detail)
     }
 

@@ -116,6 +116,8 @@ impl Session {
             session.statements.get_or_insert_default().insert(&name.bytes(), named);
         }
         for (name, text) in sql_statements {
+            // Nobody has looked into it here.
+            session.executes = Effects::UNKNOWN;
             session.sql_statements.insert(name, text.bytes().into());
         }
         session

@@ -162,6 +162,9 @@ impl World<'_> {
 pub enum Sequences {
     /// Nobody has asked for them yet.
     Unused,
+    /// A trigger or a default may ask for them, most likely in the transaction that drew: what others drew on a connection
+    /// is forgotten, and nobody is pinned.
+    Apart,
     /// Clients of this user ask for them: who may have drawn from a sequence keeps its server, as long as there is room.
     Used,
 }
@@ -191,12 +194,24 @@ pub enum Want {
     /// A position that bounds all that the client has seen, which the primary shows already; then `on_position`, and
     /// `on_client` again with the same bytes.
     Position(Option<Shown>),
+    /// The client is to be told what it has heard, ahead of the ReadyForQuery that is next; then `on_told`, and `on_backend`
+    /// again with the same bytes.
+    Tell(Tidings),
     /// The server connection may go back.
     Return,
     /// The same, and then [`Session::again`] is the head of the client's input: it runs once more.
     Replay(Rescue),
     /// The conversation is over.
     Close(Farewell),
+}
+
+/// Notifications that belong before a ReadyForQuery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tidings {
+    /// Those that have come.
+    Arrived,
+    /// Those too that the client's own transaction may have sent.
+    Own,
 }
 
 /// How a conversation ends.
@@ -375,6 +390,12 @@ pub struct Session {
     statements: Option<Box<ClientStatements>>,
     /// What SQL PREPARE made.
     sql_statements: SqlStatements,
+    /// What running them may leave behind.
+    executes: Effects,
+    /// It may have drawn from sequences.
+    has_drawn: bool,
+    /// It was told its notifications, so that ReadyForQuery may follow.
+    is_told: bool,
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
     /// Consequences of statements that have completed and count from the next ReadyForQuery.
@@ -434,6 +455,9 @@ impl Session {
             history: History::default(),
             statements: None,
             sql_statements: SqlStatements::default(),
+            executes: Effects::NONE,
+            has_drawn: false,
+            is_told: false,
             portals: None,
             pending: Vec::new(),
             head: None,
@@ -639,6 +663,21 @@ impl Session {
         self.server.at_boundary() || self.server_part == Passing::Skip
     }
 
+    /// What [`Want::Tell`] asked for was done.
+    pub fn on_told(&mut self) {
+        self.is_told = true;
+    }
+
+    /// Whether what the server has sent is to be looked at again, for that.
+    pub fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    /// Whether the client may have drawn from sequences, which one server connection remembers.
+    pub fn has_drawn(&self) -> bool {
+        self.has_drawn
+    }
+
     /// Whether the client wants to hear notices of ours.
     pub fn takes_notices(&self) -> bool {
         let least = self.settings.value("client_min_messages");
@@ -738,6 +777,7 @@ impl Session {
         (self.pins, self.fresh_pins, self.kept_pins) = Default::default();
         self.copy = Copy::None;
         self.outcome = Outcome::Fine;
+        self.is_told = false;
         self.restoring = Restoring::No;
         self.routed = false;
         self.may_be_in_block = false;

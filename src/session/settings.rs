@@ -125,11 +125,11 @@ impl Settings {
         };
         match change {
             SettingChange::Set { name, value } => {
-                values.insert(name.clone(), Value::Expression(value.clone()));
-                // SET SESSION AUTHORIZATION puts the role back.
-                if name == "session_authorization" {
-                    reset(&mut values, "role");
-                }
+                let value = match name.as_str() {
+                    "datestyle" => completed_date_style(values.get(name), value),
+                    _ => value.clone(),
+                };
+                values.insert(name.clone(), Value::Expression(value));
             }
             SettingChange::Reset { name } => reset(&mut values, name),
             SettingChange::Hidden { .. } => {}
@@ -139,6 +139,10 @@ impl Settings {
                 values = base.0.as_ref().map(|inner| inner.values.clone()).unwrap_or_default();
                 values.extend(kept);
             }
+        }
+        // SET SESSION AUTHORIZATION puts the role back, and so does its RESET.
+        if change.name().is_some_and(|name| name == "session_authorization") {
+            reset(&mut values, "role");
         }
         (values.len() <= MAX_SETTINGS).then(|| Settings::new(values))
     }
@@ -199,6 +203,10 @@ impl Settings {
         for (name, value) in
             to.iter().filter(|(name, value)| from.get(*name) != Some(value) && !is_identity(name))
         {
+            // What it does not name stays as it is: that shall be what the session started with.
+            if name == "datestyle" && from.contains_key(name) {
+                sql.push_str("RESET \"datestyle\";");
+            }
             write_set(&mut sql, name, value);
         }
         if identity_moves {
@@ -242,6 +250,33 @@ fn keeps_proofs(name: &str, value: &Value) -> bool {
         "default_transaction_isolation" | "transaction_isolation" => !word.contains("serializable"),
         _ => true,
     }
+}
+
+/// A new value of `DateStyle` with that half of the one before it which it leaves as it is: `ymd` after `iso` is both.
+/// Source: `check_datestyle` in PostgreSQL's `commands/variable.c`.
+fn completed_date_style(before: Option<&Value>, new: &str) -> String {
+    let halves = |text: &str| {
+        let words = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+        words.map(str::to_ascii_lowercase).map(|word| (is_date_order(&word), word)).collect::<Vec<_>>()
+    };
+    let new_halves = halves(new);
+    let names = |order| new_halves.iter().any(|(is_order, _)| *is_order == order);
+    let is_plain = !new_halves.iter().any(|(_, word)| word == "default");
+    let (Some(Value::Text(before) | Value::Expression(before)), true) = (before, is_plain) else {
+        return new.to_owned();
+    };
+    // GERMAN brings its order along.
+    let keeps_order = !names(true) && !new_halves.iter().any(|(_, word)| word == "german");
+    let kept = halves(before)
+        .into_iter()
+        .filter(|(is_order, word)| word != "default" && if *is_order { keeps_order } else { !names(false) });
+    let kept: Vec<_> = kept.map(|(_, word)| format!(", '{word}'")).collect();
+    format!("{new}{}", kept.concat())
+}
+
+fn is_date_order(word: &str) -> bool {
+    const BEGINNINGS: [&str; 5] = ["ymd", "dmy", "euro", "mdy", "noneuro"];
+    word == "us" || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
 }
 
 fn is_identity(name: &str) -> bool {
@@ -353,6 +388,35 @@ mod tests {
         assert_eq!(sql, "RESET SESSION AUTHORIZATION;RESET ROLE;SET \"work_mem\" TO '1MB';");
         let sql = role.restore_from(&other).unwrap();
         assert_eq!(sql, "RESET \"work_mem\";SET ROLE 'bob';");
+    }
+
+    #[test]
+    fn half_a_date_style_keeps_the_other_half() {
+        let base = Settings::from_startup([("DateStyle".to_owned(), "Postgres, MDY".to_owned())]);
+        let style = |values: &[&str]| {
+            let settings = values.iter().fold(base.clone(), |settings, value| {
+                settings.after(&set("datestyle", value), &base).unwrap()
+            });
+            settings.restore_from(&Settings::default()).unwrap()
+        };
+        assert_eq!(style(&["'iso'"]), "SET \"datestyle\" TO 'iso', 'mdy';");
+        assert_eq!(style(&["'iso'", "'ymd'"]), "SET \"datestyle\" TO 'ymd', 'iso';");
+        assert_eq!(style(&["'ISO, YMD'", "'SQL', 'DMY'"]), "SET \"datestyle\" TO 'SQL', 'DMY';");
+        assert_eq!(style(&["'german'"]), "SET \"datestyle\" TO 'german';");
+        assert_eq!(style(&["'iso'", "'default'"]), "SET \"datestyle\" TO 'default';");
+        let half = Settings::from_startup([("datestyle".to_owned(), "ISO".to_owned())]);
+        let sql = half.restore_from(&base).unwrap();
+        assert_eq!(sql, "RESET \"datestyle\";SELECT pg_catalog.set_config('datestyle','ISO',false);");
+    }
+
+    #[test]
+    fn a_new_session_user_has_no_role() {
+        let none = Settings::default();
+        let user = none.after(&set("session_authorization", "'bob'"), &none).unwrap();
+        let role = user.after(&set("role", "'eve'"), &none).unwrap();
+        assert_eq!(role.after(&set("session_authorization", "'bob'"), &none).unwrap(), user);
+        let reset = SettingChange::Reset { name: "session_authorization".into() };
+        assert_eq!(role.after(&reset, &none).unwrap(), none);
     }
 
     #[test]

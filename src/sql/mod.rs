@@ -301,6 +301,11 @@ impl Effects {
         self.0 == 0
     }
 
+    /// Those flags that are in `other`, too.
+    pub const fn only(self, other: Effects) -> Effects {
+        Effects(self.0 & other.0)
+    }
+
     /// These flags without those of `other`.
     pub const fn without(self, other: Effects) -> Effects {
         Effects(self.0 & !other.0)
@@ -371,6 +376,11 @@ pub trait Catalog {
     /// [`Effects::UNKNOWN`] if the catalog does not know it.
     fn leaves(&self, name: &str) -> Effects {
         let _ = name;
+        Effects::NONE
+    }
+    /// What writing may leave behind in the session that writes, by what runs though nothing names it: triggers, rules,
+    /// defaults and constraints.
+    fn writes(&self) -> Effects {
         Effects::NONE
     }
     /// Changes whenever an answer may: caches keyed by it are dropped.

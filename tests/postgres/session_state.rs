@@ -137,6 +137,24 @@ const CASES: &[Case] = &[
         undoes: "SELECT pg_advisory_unlock(5)",
     },
     Case {
+        does: &["SET datestyle = 'SQL'", "SET datestyle = dmy"],
+        probe: "SHOW datestyle",
+        own: "SQL, DMY",
+        other: "ISO, MDY",
+        undoes: "RESET datestyle",
+    },
+    Case {
+        does: &[
+            "PREPARE lock AS SELECT pg_advisory_lock(78), 1 / (i - 1) FROM numbers WHERE i = 1",
+            "SELECT 1",
+            "EXECUTE lock -- fails; the lock stays",
+        ],
+        probe: OWN_LOCKS,
+        own: "1",
+        other: "0",
+        undoes: "SELECT pg_advisory_unlock(78); DEALLOCATE lock",
+    },
+    Case {
         does: &["PREPARE mine (int) AS SELECT $1 + 1"],
         probe: "EXECUTE mine(1)",
         own: "2",
@@ -172,7 +190,8 @@ async fn state_is_kept_by_its_client_seen_by_nobody_else_and_gone_with_it() {
             for ends in ["by disconnecting", case.undoes] {
                 let client = stand.client().await;
                 for sql in case.does {
-                    client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+                    let done = client.simple_query(sql).await;
+                    assert!(done.is_ok() != sql.contains("-- fails"), "{sql}: {:?}", done.err());
                 }
                 for _ in 0..3 {
                     assert_eq!(probe(&other, case).await, case.other, "another client after {:?}", case.does);
@@ -194,6 +213,35 @@ async fn state_is_kept_by_its_client_seen_by_nobody_else_and_gone_with_it() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_leaves_behind_pins_too() {
+    let stand = Stand::new(crowded);
+    let console = stand.lagoon.console().await;
+    let maker = stand.client().await;
+    maker
+        .batch_execute(
+            "CREATE TABLE audited (i int);
+             CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN CREATE TEMP TABLE IF NOT EXISTS seen (i int); RETURN new; END';
+             CREATE TRIGGER audit BEFORE INSERT ON audited FOR EACH ROW EXECUTE FUNCTION audit();",
+        )
+        .await
+        .unwrap();
+    // The catalog is read a moment after DDL.
+    let client = stand.client().await;
+    eventually_async("it is pinned", async || {
+        client.simple_query("INSERT INTO audited VALUES (1)").await.unwrap();
+        why_kept(&console).await == ["temporary_relation"]
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(value(&client, "SELECT to_regclass('seen')::text").await, "seen");
+        assert_eq!(value(&maker, "SELECT coalesce(to_regclass('seen')::text, '-')").await, "-");
+    }
+    drop(client);
+    eventually_async("nothing pins any more", async || why_kept(&console).await.is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -218,6 +218,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                 session.on_leased();
             }
             Want::Listen(channel) => session.on_listening(channel),
+            Want::Tell(_) => session.on_told(),
             Want::Position(_) => session.on_position(Ok(POSITION)),
             Want::Return => is_held = false,
             Want::Replay(_) => {

@@ -250,10 +250,17 @@ impl Relay {
         let count = most.min(it.from.len());
         it.inbox.extend(it.from.drain(..count));
         let client = it.holder.expect("a server that nobody holds has sent something");
-        let mut held = Held { role: it.role, node: server as u16, state: &mut it.state };
         let now = self.start + self.clock;
-        let want = self.clients[client].session.on_backend(&it.inbox, &mut held, now, &mut self.edits);
-        self.carry_answers(client, server);
+        let want = loop {
+            let it = &mut self.servers[server];
+            let mut held = Held { role: it.role, node: server as u16, state: &mut it.state };
+            let want = self.clients[client].session.on_backend(&it.inbox, &mut held, now, &mut self.edits);
+            self.carry_answers(client, server);
+            match want {
+                Want::Tell(_) => self.clients[client].session.on_told(),
+                want => break want,
+            }
+        };
         self.fulfil(client, want);
         if self.clients[client].waiting.is_none() && self.clients[client].closed.is_none() {
             self.pump(client);
@@ -466,6 +473,7 @@ impl Relay {
                     false => it.session.on_listen_declined(),
                 }
             }
+            Want::Tell(_) => unreachable!("only what a server says leads to it"),
             Want::Position(_) => {
                 let position = Token { system: 1, timeline: 1, position: Lsn(1) };
                 self.clients[client].session.on_position(Ok(position));

@@ -127,7 +127,12 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
          17109 |  SELECT * FROM cycle_b;
          17110 |  SELECT * FROM cycle_a;",
     );
-    let bodies = rows("f_write | BEGIN PERFORM pg_advisory_lock(1); END\n f_order | SELECT f_write()");
+    let bodies = rows(
+        "f_write | BEGIN PERFORM pg_advisory_lock(1); END | false
+         f_order | SELECT f_write() | false
+         t_audit | BEGIN PERFORM set_config('a.b', 'c', true); INSERT INTO audit VALUES (1); END | true",
+    );
+    let by_the_way = rows("f_harmless()");
     [
         functions,
         operators,
@@ -137,6 +142,7 @@ fn shop_rows() -> [Rows; Snapshot::QUERY_COUNT] {
         constraints,
         columns,
         bodies,
+        by_the_way,
         relations,
         keys,
         children,
@@ -207,6 +213,21 @@ fn functions_are_unsure_but_reviewed_ones() {
     }
     assert_eq!(shop().function(None, "nobody_knows"), Verdict::Unknown);
     assert_eq!(shop().function(None, "lower"), Verdict::Harmless);
+}
+
+#[test]
+fn writing_leaves_behind_what_runs_by_the_way() {
+    assert_eq!(shop().writes(), Effects::NONE);
+    for (table, row, effects) in [
+        (7, "t | BEGIN CREATE TEMP TABLE seen (id int); END | true", Effects::TEMPORARY),
+        (7, "t | BEGIN PERFORM f_order(); END | true", Effects::ADVISORY_LOCK),
+        (8, "f_write()", Effects::ADVISORY_LOCK),
+        (8, "currval()", Effects::SEQUENCE),
+    ] {
+        let mut all = shop_rows();
+        all[table].extend(rows(row));
+        assert_eq!(Snapshot::from_rows(2, &all, &[]).unwrap().writes(), effects, "{row}");
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Exchange {
     clients: BTreeMap<u64, Client>,
     /// Channels that the server may have to be told of.
     changed: BTreeSet<Arc<str>>,
+    /// Who waits until all is heard that was notified so far, by the number of the command that proves it; of none yet.
+    catching_up: Vec<(Option<u64>, oneshot::Sender<()>)>,
     commands: u64,
     ids: u64,
 }
@@ -55,6 +57,9 @@ pub enum Command {
     Listen(Arc<str>, u64),
     /// Nobody hears it any more.
     Unlisten(Arc<str>),
+    /// Whatever was notified before is heard before the answer. PostgreSQL 13 and later tell notifications before
+    /// ReadyForQuery.
+    CatchUp(u64),
 }
 
 impl Exchange {
@@ -83,6 +88,22 @@ impl Exchange {
         channel.waiting.push(answer);
         self.changed.insert(name);
         Some(receiver)
+    }
+
+    /// Answers, or ends without a word, when all that was notified before this call is in the mailboxes.
+    pub fn catch_up(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.catching_up.push((None, sender));
+        receiver
+    }
+
+    /// All that was notified before this command is in the mailboxes.
+    pub fn caught_up(&mut self, number: u64) {
+        for (_, waits) in
+            self.catching_up.extract_if(.., |(proof, _)| proof.is_some_and(|proof| proof <= number))
+        {
+            let _ = waits.send(());
+        }
     }
 
     /// The client hears of its channels only those that are still meant.
@@ -134,6 +155,11 @@ impl Exchange {
                 }
             }
         }
+        if self.catching_up.iter().any(|(proof, _)| proof.is_none()) {
+            self.commands += 1;
+            self.catching_up.iter_mut().for_each(|(proof, _)| *proof = proof.or(Some(self.commands)));
+            commands.push(Command::CatchUp(self.commands));
+        }
         commands
     }
 
@@ -165,6 +191,7 @@ impl Exchange {
             }
         }
         self.clients.values_mut().for_each(|client| client.channels.clear());
+        self.catching_up.clear();
         self.changed.clear();
     }
 }
@@ -222,6 +249,20 @@ mod tests {
         assert!(waits.try_recv().is_err(), "an UNLISTEN is still on its way");
         exchange.answered("a", 2, true);
         assert_eq!(waits.try_recv(), Ok(true));
+    }
+
+    #[test]
+    fn who_catches_up_waits_for_a_proof_of_its_own() {
+        let mut exchange = Exchange::default();
+        let mut first = exchange.catch_up();
+        assert_eq!(exchange.commands(), [Command::CatchUp(1)]);
+        let mut second = exchange.catch_up();
+        assert_eq!(exchange.commands(), [Command::CatchUp(2)]);
+        assert_eq!(exchange.commands(), []);
+        exchange.caught_up(1);
+        assert_eq!((first.try_recv(), second.try_recv().is_err()), (Ok(()), true));
+        exchange.end(&Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, "gone"));
+        assert_eq!(second.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 
     #[test]
