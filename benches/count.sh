@@ -3,6 +3,7 @@
 #
 #   benches/count.sh                        every workload
 #   benches/count.sh session_simple ...     these
+#   benches/count.sh --check                every workload against benches/budgets: fails if one takes 3 % more than it may
 #   benches/count.sh --functions NAME       where one workload's instructions go, by function
 #
 # Counted by callgrind over TIMES and 2 * TIMES iterations; the difference is without the start-up, and does not depend on
@@ -32,12 +33,32 @@ if [ "${1:-}" = --functions ]; then
     exit
 fi
 
+budget=
+if [ "${1:-}" = --check ]; then
+    budget=benches/budgets
+    shift
+fi
 [ $# -gt 0 ] || set -- $("$hot" --list)
 "$hot" --allocations >"$work/allocations"
-printf '%-24s %12s %12s %10s\n' workload instructions allocations bytes
+over=0
+printf '%-24s %12s %12s %10s %s\n' workload instructions allocations bytes "${budget:+budget}"
 for name in "$@"; do
     once=$(instructions "$name" "$TIMES")
     twice=$(instructions "$name" $((TIMES * 2)))
-    printf '%-24s %12d %12.2f %10.1f\n' "$name" $(((twice - once) / TIMES)) \
+    each=$(((twice - once) / TIMES))
+    printf '%-24s %12d %12.2f %10.1f' "$name" "$each" \
         $(awk -v name="$name" '$1 == name { print $2, $4 }' "$work/allocations")
+    if [ -n "$budget" ]; then
+        allowed=$(awk -v name="$name" '$1 == name { print $2 }' "$budget")
+        [ -n "$allowed" ] || { echo; echo "count: no budget for $name in $budget" >&2; exit 1; }
+        printf ' %6d' "$allowed"
+        if [ $((each * 100)) -gt $((allowed * 103)) ]; then
+            over=1
+            printf ' OVER'
+        elif [ $((each * 100)) -lt $((allowed * 97)) ]; then
+            printf ' (lower the budget)'
+        fi
+    fi
+    echo
 done
+exit "$over"

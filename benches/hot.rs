@@ -173,14 +173,16 @@ fn conversation(protocol: Protocol, text: &str, command: &str, rows: &[u8]) -> R
 /// A simple query inside a transaction block: the server connection is held already.
 fn in_block() -> Run {
     let mut client = Client::new();
-    let begin = [message(b'C', b"BEGIN\0"), ready(b'T')].concat();
-    assert!(matches!(client.ask(&query("BEGIN")), Want::Lease(Route::Primary { .. })));
+    let request = query(PGBENCH);
+    let begun = [message(b'C', b"BEGIN\0"), ready(b'T')].concat();
+    let answer = [description(), row(10), message(b'C', b"SELECT 1\0"), ready(b'T')].concat();
+    // BEGIN waits for the first statement.
+    assert_eq!(client.ask(&query("BEGIN")), Want::Input);
+    assert!(matches!(client.ask(&request), Want::Lease(Route::Primary { .. })));
     client.session.on_leased();
     client.role = Role::Primary;
-    assert_eq!(client.send(&query("BEGIN")), Want::Input);
-    assert_eq!(client.answer(&begin), Want::Input);
-    let request = query(PGBENCH);
-    let answer = [description(), row(10), message(b'C', b"SELECT 1\0"), ready(b'T')].concat();
+    assert_eq!(client.send(&request), Want::Input);
+    assert_eq!(client.answer(&[begun, answer.clone()].concat()), Want::Input);
     Box::new(move || {
         assert_eq!(client.send(black_box(&request)), Want::Input);
         assert_eq!(client.answer(black_box(&answer)), Want::Input);

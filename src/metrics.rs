@@ -128,10 +128,9 @@ impl Stats {
         })
     }
 
-    /// Counts statements by what the classifier made of them: in the order of [`Reason::ALL`].
-    pub fn ran(&mut self, role: Role, statements: &[u16; Reason::ALL.len()]) {
-        let counts = &mut self.statements[role as usize];
-        counts.iter_mut().zip(statements).for_each(|(count, more)| *count += u64::from(*more));
+    /// Counts statements of which the classifier made the same.
+    pub fn ran(&mut self, role: Role, reason: Reason, count: u16) {
+        self.statements[role as usize][reason as usize] += u64::from(count);
     }
 
     /// Statements by where they ran and what the classifier made of them, where there are any.
@@ -217,9 +216,7 @@ mod tests {
         let mut one = Stats::default();
         one.query(Role::Replica, Why::Read, Duration::from_micros(5));
         one.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
-        let mut statements = [0; Reason::ALL.len()];
-        statements[Reason::UnknownFunction as usize] = 3;
-        one.ran(Role::Primary, &statements);
+        one.ran(Role::Primary, Reason::UnknownFunction, 3);
         let mut sum = one.clone();
         sum.merge(&one);
         assert_eq!(sum.queries, 2);

@@ -14,6 +14,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 
+/// A worker's stack, in bytes: enough to ask sqlparser about a text of some two hundred tokens without making one for it. What
+/// has never been used of it takes no memory.
+const STACK: usize = 8 * 1024 * 1024;
+
 /// How often a worker looks at its clock even if nothing is to be done: more often than the shortest time limit of a login.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -61,7 +65,8 @@ impl Workers {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             runtimes.push(runtime.handle().clone());
             let task = work(arrivals, frontend.clone(), Worker::new(index, key), load.clone());
-            threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
+            threads.push(thread.spawn(move || {
                 runtime.block_on(task);
                 // Tasks that are still there end where they stand.
                 runtime.shutdown_background();

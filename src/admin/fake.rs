@@ -80,7 +80,7 @@ pub fn stats() -> Stats {
     stats.query(Role::Primary, Why::Write, Duration::from_micros(100));
     stats.query(Role::Replica, Why::Read, Duration::from_micros(20));
     stats.query(Role::Replica, Why::Read, Duration::from_micros(30));
-    stats.ran(Role::Replica, &[5; Reason::ALL.len()]);
+    Reason::ALL.into_iter().for_each(|reason| stats.ran(Role::Replica, reason, 5));
     stats.wait.observe(Duration::from_micros(90));
     stats.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
     stats.rescue(crate::session::Rescue::Behind);

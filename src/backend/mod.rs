@@ -77,7 +77,8 @@ impl Backend {
     /// changes after a reload, notices) is taken in; anything else spoils it, a server's farewell first of all.
     pub fn look(&mut self) -> Idle {
         let mut dialog = Dialog::default();
-        let mut buffer = [0; 512];
+        // Almost always nothing is there.
+        let mut buffer = [0; 64];
         loop {
             match self.stream.glance(&mut buffer) {
                 Arrival::Closed => return Idle::Spoilt,

@@ -8,9 +8,11 @@ use crate::backend::{self, Backend, command};
 use crate::catalog::{NoCatalog, Snapshot};
 use crate::config::{self, TokenSecret};
 use crate::error::Report;
+use crate::routing::Lineage;
 use crate::routing::scope::Scopes;
 use crate::sql::{Cache, Catalog, Effects};
-use arc_swap::ArcSwap;
+use arc_swap::cache::Cache as Noted;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -54,7 +56,7 @@ pub struct Database {
     /// Hears notifications for all of them.
     pub listener: Listener,
     catalog: ArcSwap<Box<dyn Catalog + Send + Sync>>,
-    classifiers: Box<[Mutex<Cache>]>,
+    notes: Box<[Mutex<Notes>]>,
     generation: AtomicU64,
     refresh: Notify,
     suspected: Mutex<Option<Instant>>,
@@ -74,6 +76,26 @@ pub struct Database {
     pub scopes: Scopes,
     /// What causality tokens are signed with, if the configuration does not say.
     pub token_secret: TokenSecret,
+}
+
+/// What one worker knows of a database, without touching what all workers share but to see that it is still so.
+pub struct Notes {
+    /// Its settings.
+    pub rules: Noted<Arc<ArcSwap<config::Database>>, Arc<config::Database>>,
+    /// Who is primary.
+    pub lineage: Noted<Arc<ArcSwapOption<Lineage>>, Option<Arc<Lineage>>>,
+    /// The statements that the worker has classified by its catalog.
+    pub classifier: Cache,
+}
+
+impl Notes {
+    fn new(cluster: &Cluster, key: [u8; 16]) -> Notes {
+        Notes {
+            rules: Noted::new(cluster.rules.clone()),
+            lineage: Noted::new(cluster.lineage.clone()),
+            classifier: Cache::new(CLASSIFIED, key),
+        }
+    }
 }
 
 /// A switchover that is under way.
@@ -128,7 +150,7 @@ impl Database {
             clients: AtomicUsize::new(0),
             listener: Listener::default(),
             catalog: ArcSwap::from_pointee(Box::new(NoCatalog)),
-            classifiers: (0..workers).map(|_| Mutex::new(Cache::new(CLASSIFIED, key))).collect(),
+            notes: (0..workers).map(|_| Mutex::new(Notes::new(&cluster, key))).collect(),
             generation: AtomicU64::new(0),
             refresh: Notify::new(),
             suspected: Mutex::default(),
@@ -191,10 +213,9 @@ impl Database {
         self.rules().server_database.clone().unwrap_or_else(|| self.name.to_string())
     }
 
-    /// The statements that one worker has classified by this database's catalog. Only tasks of that worker ask for it, one
-    /// at a time.
-    pub fn classifier(&self, worker: usize) -> MutexGuard<'_, Cache> {
-        lock(&self.classifiers[worker])
+    /// What one worker has noted of it. Only tasks of that worker ask for it, one at a time.
+    pub fn notes(&self, worker: usize) -> MutexGuard<'_, Notes> {
+        lock(&self.notes[worker])
     }
 
     /// What its catalog says of names.

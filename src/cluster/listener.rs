@@ -103,7 +103,7 @@ impl Subscription {
         }
     }
 
-    /// Answers when all that was notified before the call can be taken, or after [`PATIENCE`]: late is better than never.
+    /// Answers when all that was notified before the call can be taken, or after a second: late is better than never.
     ///
     /// # Cancel safety
     /// Dropped, it has no effect.

@@ -20,7 +20,7 @@ mod pinned;
 mod replication;
 mod user_pools;
 
-pub use database::{Admission, Database, Stage, Switchover};
+pub use database::{Admission, Database, Notes, Stage, Switchover};
 pub use directory::Directory;
 pub use listener::{Declined, Subscription};
 pub use replication::Replication;
@@ -53,14 +53,14 @@ pub struct Cluster {
     /// The section's name: `app`, or `*`.
     pub section: String,
     nodes: Vec<Arc<Node>>,
-    rules: ArcSwap<config::Database>,
+    rules: Arc<ArcSwap<config::Database>>,
     tls: Connector,
     resolver: Resolver,
     clock: Mutex<Clock>,
     /// Since when there has been no primary.
     headless: Mutex<Option<Instant>>,
     /// Who is primary.
-    lineage: ArcSwapOption<Lineage>,
+    lineage: Arc<ArcSwapOption<Lineage>>,
     /// Tells when a server has said how far it is.
     readings: watch::Sender<()>,
     fallbacks: Mutex<Bucket>,
@@ -172,12 +172,12 @@ impl Cluster {
         let cluster = Arc::new(Cluster {
             section: rules.name.clone(),
             nodes,
-            rules: ArcSwap::new(rules),
+            rules: Arc::new(ArcSwap::new(rules)),
             tls,
             resolver,
             clock: Mutex::default(),
             headless: Mutex::new(Some(now)),
-            lineage: ArcSwapOption::empty(),
+            lineage: Arc::default(),
             readings: watch::Sender::new(()),
             fallbacks: Mutex::default(),
             changes: watch::Sender::new(0),

@@ -16,7 +16,7 @@ use super::handshake::Authenticated;
 use super::passage::{Leaving, Passenger};
 use super::{Desk, Worker, cancel};
 use crate::backend::Backend;
-use crate::cluster::{Declined, Granted, Subscription, UserPools};
+use crate::cluster::{Declined, Granted, Notes, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
@@ -357,7 +357,8 @@ impl Relay {
         let edits = &mut desk.edits;
         let mut held = Held { role: granted.role, node: granted.node as u16, state: &mut backend.state };
         let want = self.session.on_backend(from_server.filled(), &mut held, then, edits);
-        self.sent += carry_out(edits, from_server, to_client, client, cx).map_err(|_| Failure::Client)?;
+        self.sent += carry_out(edits, from_server, to_client, &worker.shelf, client, cx)
+            .map_err(|_| Failure::Client)?;
         let events = edits.events;
         drop(desk);
         self.fresh = true;
@@ -397,10 +398,11 @@ impl Relay {
         }
         let now = Instant::now();
         let (want, events, moved) = {
-            let rules = self.pools.database.cluster.rules();
             let catalog = self.pools.database.catalog();
-            let lineage = self.pools.database.cluster.lineage();
-            if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage.as_deref())
+            let mut notes = self.pools.database.notes(worker.index);
+            let Notes { rules, lineage, classifier } = &mut *notes;
+            let (rules, lineage) = (rules.load(), lineage.load().as_deref());
+            if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage)
                 && granted.role == Role::Primary
                 && granted.node != lineage.node
             {
@@ -408,7 +410,6 @@ impl Relay {
                 return Err(Failure::Server("another server has become primary".into()));
             }
             let secret = rules.routing.token_secret.as_ref().unwrap_or(&self.pools.database.token_secret);
-            let mut classifier = self.pools.database.classifier(worker.index);
             let mut desk = worker.desk();
             let Desk { registry, edits } = &mut *desk;
             let mut world = World {
@@ -416,13 +417,13 @@ impl Relay {
                 mode: rules.pool.mode,
                 rules: &rules.routing,
                 level: self.pools.level().unwrap_or(rules.routing.consistency),
-                lineage: lineage.as_deref(),
+                lineage,
                 servers: &*self.pools,
                 scopes: &self.pools.database.scopes,
                 secret: secret.0.as_bytes(),
                 catalog: &***catalog,
                 generation: self.pools.database.generation(),
-                classifier: &mut classifier,
+                classifier,
                 registry,
                 max_message: self.max_message,
                 client: self.registration.card().id,
@@ -439,13 +440,13 @@ impl Relay {
                     let Backend { stream, state, .. } = granted.lease.backend();
                     let held = Some(Held { role: granted.role, node: granted.node as u16, state });
                     let want = self.session.on_client(from_client.filled(), held, &mut world, edits);
-                    carry_out(edits, from_client, to_server, stream, cx)
+                    carry_out(edits, from_client, to_server, &worker.shelf, stream, cx)
                         .map_err(|error| Failure::Server(error.to_string()))?;
                     want
                 }
             };
             self.sent += edits.reply.len() as u64;
-            to_client.extend(&edits.reply);
+            to_client.append(&edits.reply, &worker.shelf);
             (want, edits.events, edits.consumed() > 0 || !edits.reply.is_empty())
         };
         self.settle_in(now);
@@ -832,7 +833,7 @@ impl Relay {
 
     fn count(&mut self, events: Events, now: Instant) {
         self.count_pins(self.session.pins());
-        if events == Events::default() {
+        if events.is_none() {
             return self.turn(now);
         }
         if events.ddl {
@@ -852,7 +853,7 @@ impl Relay {
         stats.sent += std::mem::take(&mut self.sent);
         stats.queries += u64::from(events.answered);
         if let Some(granted) = &self.lease {
-            stats.ran(granted.role, &events.statements);
+            events.ran.counts().for_each(|(reason, count)| stats.ran(granted.role, reason, count));
         }
         if let (Some(time), Some(granted)) = (events.query_time, &self.lease) {
             stats.query(granted.role, granted.why, time);
@@ -1005,14 +1006,11 @@ pub(super) fn fill(
     Poll::Ready(Ok(count))
 }
 
-/// Writes what is left over; ready when nothing is.
+/// Writes what is left over; ready when nothing is, which is almost always so.
+#[inline]
 pub(super) fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-    while !left.is_empty() {
-        match stream.poll_write(cx, left.filled())? {
-            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(count) => left.consume(count),
-            Poll::Pending => return Ok(Poll::Pending),
-        }
+    if !left.is_empty() && write_left(stream, left, cx)?.is_pending() {
+        return Ok(Poll::Pending);
     }
     // Only TLS keeps anything back.
     match stream.poll_flush(cx) {
@@ -1021,16 +1019,28 @@ pub(super) fn flush(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>
     }
 }
 
+fn write_left(stream: &mut Stream, left: &mut Buffer, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+    while !left.is_empty() {
+        match stream.poll_write(cx, left.filled())? {
+            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(count) => left.consume(count),
+            Poll::Pending => return Ok(Poll::Pending),
+        }
+    }
+    Ok(Poll::Ready(()))
+}
+
 /// Consumes the input that the edits speak of and sends their output: in one write wherever the kernel takes it. What it
 /// does not take goes to `left`. Answers how many bytes the output has.
 fn carry_out(
     edits: &Edits,
     input: &mut Buffer,
     left: &mut Buffer,
+    shelf: &Shelf,
     stream: &mut Stream,
     cx: &mut Context<'_>,
 ) -> io::Result<u64> {
-    let carried = write_out(edits, input.filled(), left, stream, cx);
+    let carried = write_out(edits, input.filled(), left, shelf, stream, cx);
     // Whatever became of the output: the session has dealt with the input, and must not be shown it again.
     input.consume(edits.consumed());
     let output = carried?;
@@ -1042,6 +1052,7 @@ fn write_out(
     edits: &Edits,
     input: &[u8],
     left: &mut Buffer,
+    shelf: &Shelf,
     stream: &mut Stream,
     cx: &mut Context<'_>,
 ) -> io::Result<u64> {
@@ -1052,7 +1063,7 @@ fn write_out(
             Poll::Pending => 0,
         };
         if written < bytes.len() {
-            left.extend(&bytes[written..]);
+            left.append(&bytes[written..], shelf);
         }
         return Ok(bytes.len() as u64);
     }
@@ -1063,7 +1074,7 @@ fn write_out(
             Edit::Insert(bytes) => bytes,
         };
         output += bytes.len() as u64;
-        left.extend(bytes);
+        left.append(bytes, shelf);
     }
     Ok(output)
 }

@@ -150,6 +150,14 @@ impl Buffer {
         self.end += bytes.len();
     }
 
+    /// The same in memory from the shelf, if it has none: what a shelf lends need not be made, and zeroed, for each request.
+    pub fn append(&mut self, bytes: &[u8], shelf: &Shelf) {
+        if !bytes.is_empty() {
+            self.take_from(shelf);
+            self.extend(bytes);
+        }
+    }
+
     /// These bytes come before what was not consumed.
     pub fn put_back(&mut self, bytes: &[u8]) {
         let behind = self.filled().to_vec();
@@ -193,6 +201,19 @@ mod tests {
         assert_eq!(shelf.len(), 1);
         buffers[0].take_from(&shelf);
         assert_eq!(buffers[0].space().len(), BUFFER_SIZE, "the grown one was not kept");
+    }
+
+    #[test]
+    fn what_is_appended_lies_in_the_shelfs_memory() {
+        let (shelf, mut buffer) = (Shelf::new(1), Buffer::empty());
+        buffer.append(b"", &shelf);
+        assert!(!buffer.owns_memory());
+        buffer.append(b"abc", &shelf);
+        assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], BUFFER_SIZE));
+        buffer.consume(3);
+        buffer.give_back(&shelf);
+        buffer.append(b"d", &shelf);
+        assert_eq!((buffer.filled(), shelf.len()), (&b"d"[..], 0));
     }
 
     #[test]

@@ -12,6 +12,11 @@ use std::sync::Arc;
 pub struct StatementId(u128);
 
 impl StatementId {
+    /// The hash.
+    pub fn hash(self) -> u128 {
+        self.0
+    }
+
     /// The name under which server connections hold it: made here and nowhere else.
     fn server_name(self) -> Box<[u8]> {
         format!("pglagoon_{:032x}", self.0).into_bytes().into()
@@ -74,8 +79,11 @@ impl Registry {
 
     fn id(&self, text: &[u8], types: &[u8], generation: u64) -> StatementId {
         let mut hasher = SipHasher13::new_with_key(&self.key);
-        hasher.write_u64(generation);
-        hasher.write_usize(text.len());
+        // Small writes cost SipHash more than the bytes in them.
+        let mut head = [0; 16];
+        head[..8].copy_from_slice(&generation.to_le_bytes());
+        head[8..].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        hasher.write(&head);
         hasher.write(text);
         hasher.write(types);
         StatementId(hasher.finish128().as_u128())

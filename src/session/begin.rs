@@ -29,7 +29,7 @@ pub(super) struct Deferred {
     repeated: Vec<Box<[u8]>>,
 }
 
-/// The longest BEGIN that is kept, in bytes; people write comments.
+/// The longest BEGIN that is kept, in bytes with its NUL; people write comments.
 const MAX_BEGIN: usize = 1024;
 
 #[derive(Debug)]
@@ -106,10 +106,11 @@ impl Session {
         if span.tag() != FrontendTag::QUERY || self.mode != PoolMode::Transaction || self.is_bound() {
             return None;
         }
-        let text = frontend::query(span.body(bytes)).filter(|text| text.len() <= MAX_BEGIN)?;
-        if self.head(text, world).transaction != Some(TransactionVerb::Begin) {
+        let body = span.body(bytes);
+        if body.len() > MAX_BEGIN || self.head_of(body, world).transaction != Some(TransactionVerb::Begin) {
             return None;
         }
+        let text = frontend::query(body)?;
         let begin = effect::begin(text)?;
         self.deferred = Some(Box::new(Deferred {
             text: text.into(),
@@ -256,8 +257,8 @@ impl Session {
             }
             FrontendTag::PARSE => {
                 let Some(parse) = Parse::new(body) else { return self.refuse_in_failed(span, edits) };
-                let statement = world.classify(parse.text);
-                self.keep_name(parse, statement, world);
+                let named = world.prepare(&parse);
+                self.statements.get_or_insert_default().insert(parse.name, named);
                 backend::write_bare(&mut edits.reply, BackendTag::PARSE_COMPLETE);
             }
             FrontendTag::BIND => backend::write_bare(&mut edits.reply, BackendTag::BIND_COMPLETE),
@@ -326,8 +327,7 @@ impl Session {
     }
 
     /// Ahead of the first request of a transaction: its BEGIN.
-    pub(super) fn begin_deferred(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
-        let Some(deferred) = self.deferred.take() else { return };
+    pub(super) fn begin_deferred(&mut self, deferred: Box<Deferred>, held: &mut Held<'_>, edits: &mut Edits) {
         held.state.statements.set_unnamed(None);
         self.may_be_in_block = true;
         for text in std::iter::once(&deferred.text).chain(&deferred.repeated) {

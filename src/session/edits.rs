@@ -37,7 +37,7 @@ pub enum Edit<'a> {
 }
 
 /// What happened during one call.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Events {
     /// Simple queries and batches answered.
     pub answered: u32,
@@ -59,16 +59,56 @@ pub struct Events {
     pub sequence_state: bool,
     /// What was taken for the primary refused to write: it may be none any more.
     pub read_only_primary: bool,
-    /// Statements that a server has run, by what the classifier made of them: in the order of [`Reason::ALL`].
-    pub statements: [u16; Reason::ALL.len()],
+    /// Statements that a server has run.
+    pub ran: Ran,
 }
 
 impl Events {
-    pub(super) fn ran(&mut self, reason: Option<Reason>) {
-        if let Some(reason) = reason {
-            let count = &mut self.statements[reason as usize];
-            *count = count.saturating_add(1);
-        }
+    /// Whether nothing did. Asked after each call, so not by comparing all of it.
+    pub fn is_none(&self) -> bool {
+        let Events {
+            answered,
+            query_time,
+            transaction_time,
+            client_parses,
+            server_parses,
+            binds,
+            ddl,
+            unknown_name,
+            sequence_state,
+            read_only_primary,
+            ran,
+        } = self;
+        let counted = answered | client_parses | server_parses | binds | ran.which;
+        let noticed = ddl | unknown_name | sequence_state | read_only_primary;
+        counted == 0 && !noticed && query_time.is_none() && transaction_time.is_none()
+    }
+}
+
+/// Statements by what the classifier made of them.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Ran {
+    /// The places of those that are not zero.
+    which: u32,
+    counts: [u16; Reason::ALL.len()],
+}
+
+impl Ran {
+    /// Counts one more.
+    pub fn add(&mut self, reason: Reason) {
+        let count = &mut self.counts[reason as usize];
+        *count = count.saturating_add(1);
+        self.which |= 1 << reason as u32;
+    }
+
+    /// The counts that are not zero.
+    pub fn counts(&self) -> impl Iterator<Item = (Reason, u16)> {
+        let mut which = self.which;
+        std::iter::from_fn(move || {
+            let place = which.trailing_zeros() as usize;
+            which &= which.wrapping_sub(1);
+            Some((*Reason::ALL.get(place)?, self.counts[place]))
+        })
     }
 }
 
@@ -153,6 +193,15 @@ impl Edits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ran_is_counted_by_reason() {
+        let mut ran = Ran::default();
+        assert_eq!(ran.counts().count(), 0);
+        let last = *Reason::ALL.last().unwrap();
+        [last, Reason::ProvenRead, last].into_iter().for_each(|reason| ran.add(reason));
+        assert_eq!(ran.counts().collect::<Vec<_>>(), [(Reason::ProvenRead, 1), (last, 2)]);
+    }
 
     #[test]
     fn runs_are_joined_and_resolved() {

@@ -163,7 +163,9 @@ impl Session {
         if is_out_of_step || self.must_wait(span.tag()) || !self.has_room(edits) {
             return Flow::Stop(Want::Input);
         }
-        if let Some(flow) = self.promote(span, bytes, held, world, edits) {
+        if self.promotable.is_some()
+            && let Some(flow) = self.promote(span, bytes, held, world, edits)
+        {
             return flow;
         }
         if !self.routed && !self.is_bound() {
@@ -181,10 +183,14 @@ impl Session {
         self.transaction.request(world.now);
         self.asked.get_or_insert(world.now);
         self.follow(held, world.now);
-        if let Some(want) = self.restore_settings(held, edits) {
+        if self.batch == Batch::Idle
+            && let Some(want) = self.restore_settings(held, edits)
+        {
             return Flow::Stop(want);
         }
-        self.begin_deferred(held, edits);
+        if let Some(deferred) = self.deferred.take() {
+            self.begin_deferred(deferred, held, edits);
+        }
         if self.is_asking_isolation() {
             self.routed = true;
             return Flow::Stop(Want::Input);
@@ -216,25 +222,24 @@ impl Session {
 
     /// What the Query at the head of the input does: looked up once, however many ask.
     pub(super) fn head(&mut self, text: &[u8], world: &mut World<'_>) -> &Statement {
-        self.head.get_or_insert_with(|| world.classify(text))
+        self.head.get_or_insert_with(|| Head::Query(world.classify(text))).statement()
     }
 
     /// The same, for who has not looked for the end of its text.
     pub(super) fn head_of(&mut self, body: &[u8], world: &mut World<'_>) -> &Statement {
-        let classify = || world.classify(frontend::query(body).unwrap_or_default());
-        self.head.get_or_insert_with(classify)
+        let classify = || Head::Query(world.classify(frontend::query(body).unwrap_or_default()));
+        self.head.get_or_insert_with(classify).statement()
     }
 
     /// Classifies the statement of a Query or Parse, if that has not been done to route it.
     pub(super) fn look_ahead(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) {
         let body = span.body(bytes);
-        let text = match span.tag() {
+        self.head = match span.tag() {
             _ if self.head.is_some() => return,
-            FrontendTag::QUERY => frontend::query(body),
-            FrontendTag::PARSE => Parse::new(body).map(|parse| parse.text),
+            FrontendTag::QUERY => frontend::query(body).map(|text| Head::Query(world.classify(text))),
+            FrontendTag::PARSE => Parse::new(body).map(|parse| Head::Parse(world.prepare(&parse))),
             _ => return,
         };
-        self.head = text.map(|text| world.classify(text));
     }
 
     /// What was sent may turn out otherwise than was assumed when it was sent, and this request hangs on it: names that a
@@ -376,29 +381,15 @@ impl Session {
     /// transaction, and what has been sent to a replica cannot be taken back when a write follows.
     pub(super) fn judge_batch(&mut self, bytes: &[u8], world: &mut World<'_>) -> Option<Judgement> {
         let mut parsed: SmallVec<[(&[u8], Judgement); 4]> = SmallVec::new();
-        let mut scanner = Scanner::<FrontendTag>::default();
-        let mut at = 0;
-        let mut head = self.head.take();
-        loop {
-            let step = match scanner.step(&bytes[at..]) {
-                Ok(step) => step,
-                Err(_) => return Some(UNSURE),
-            };
-            let Step::Message(span) = step else { break };
-            if !span.is_whole() {
-                break;
-            }
-            let body = span.body(&bytes[at..]);
-            let judged = match span.tag() {
+        for (place, message) in messages(bytes).enumerate() {
+            let Ok((tag, body)) = message else { return Some(UNSURE) };
+            let judged = match tag {
                 FrontendTag::SYNC => return Some(HARMLESS),
                 FrontendTag::PARSE => {
-                    let Some(parse) = Parse::new(body) else { return Some(UNSURE) };
-                    let statement = head.take().unwrap_or_else(|| world.classify(parse.text));
-                    let judged = self.routable(&statement);
-                    parsed.push((parse.name, judged));
-                    if at == 0 {
-                        self.head = Some(statement);
-                    }
+                    let Some((name, judged)) = self.judge_parse(place, body, world) else {
+                        return Some(UNSURE);
+                    };
+                    parsed.push((name, judged));
                     judged
                 }
                 FrontendTag::BIND => {
@@ -414,11 +405,28 @@ impl Session {
             if judged.0 != Access::Read {
                 return Some(judged);
             }
-            at += span.len();
-            scanner.pass(&step);
         }
         // Waiting cannot go on for ever: a batch without an end in sight is the primary's.
         (bytes.len() >= LOOKAHEAD).then_some(UNSURE)
+    }
+
+    /// The name that a Parse gives, and by what its statement is routed: `place` messages stand before it. `None`: it is
+    /// malformed.
+    fn judge_parse<'a>(
+        &mut self,
+        place: usize,
+        body: &'a [u8],
+        world: &mut World<'_>,
+    ) -> Option<(&'a [u8], Judgement)> {
+        if place > 0 {
+            let parse = Parse::new(body)?;
+            return Some((parse.name, self.routable(&world.classify(parse.text))));
+        }
+        if self.head.is_none() {
+            self.head = Some(Head::Parse(world.prepare(&Parse::new(body)?)));
+        }
+        let name = Parse::name(body)?;
+        self.head.as_ref().map(|head| (name, self.routable(head.statement())))
     }
 
     fn prepared_access(&mut self, name: &[u8], world: &mut World<'_>) -> Judgement {
@@ -565,10 +573,10 @@ impl Session {
         self.skip(span, edits)
     }
 
-    /// Ahead of a client's first request on a connection: what it takes to make the connection's settings the client's.
+    /// Ahead of a client's first request on a connection, which begins here: what it takes to make the connection's settings the client's.
     fn restore_settings(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Option<Want> {
         let is_aborted = self.transaction.status() == TransactionStatus::Failed;
-        if is_aborted || !self.replies.is_empty() || self.batch != Batch::Idle {
+        if is_aborted || !self.replies.is_empty() {
             return None;
         }
         self.restore_sql_statements(held, edits);
@@ -614,7 +622,7 @@ impl Session {
     /// forgotten, so that it is never taken for the client's own.
     fn forget_foreign_sequences(&mut self, held: &mut Held<'_>, world: &World<'_>, edits: &mut Edits) {
         let is_foreign = held.state.sequences_of.is_some_and(|owner| owner != world.client);
-        let asks = self.head.as_ref().is_some_and(|head| head.effects.any(Effects::SEQUENCE));
+        let asks = self.head.as_ref().is_some_and(|head| head.statement().effects.any(Effects::SEQUENCE));
         let is_settled = self.batch == Batch::Idle && self.transaction.status() != TransactionStatus::Failed;
         if is_foreign && is_settled && (asks || world.sequences != Sequences::Unused) {
             held.state.sequences_of = None;
@@ -651,7 +659,10 @@ impl Session {
     ) -> Flow {
         // Looking for the text's end costs as much as all else here, and few need it.
         let text = || frontend::query(span.body(bytes)).unwrap_or_default();
-        let statement = self.head.take().unwrap_or_else(|| world.classify(text()));
+        let statement = match self.head.take() {
+            Some(Head::Query(statement)) => statement,
+            _ => world.classify(text()),
+        };
         let then = match has_consequence(&statement) {
             true => self.consequence(&statement, text()),
             false => None,
@@ -690,13 +701,13 @@ impl Session {
         let Some(parse) = Parse::new(span.body(bytes)) else {
             return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
         };
-        let statement = self.head.take().unwrap_or_else(|| world.classify(parse.text));
+        let named = self.parsed(&parse, world);
         if self.mode == PoolMode::Session {
             edits.events.client_parses += 1;
             // The connection is the client's own: names stay as they are, and the server says whether they are good.
             self.replies.push(Request::Parse, Action::Forward, None);
             edits.forward(span.have());
-            self.keep_name(parse, statement, world);
+            self.statements.get_or_insert_default().insert(parse.name, named);
             return Flow::Done;
         }
         if !parse.name.is_empty()
@@ -706,12 +717,11 @@ impl Session {
         }
         if self.may_fail_before() && !parse.name.is_empty() {
             // In an aborted transaction the server refuses it; whether it is one is not known yet.
-            self.head = Some(statement);
+            self.head = Some(Head::Parse(named));
             return Flow::Stop(Want::Input);
         }
         edits.events.client_parses += 1;
-        let prepared = world.registry.intern(parse.text, parse.types, world.generation);
-        let named = Named { prepared: prepared.clone(), statement, version: world.stamp() };
+        let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         let renamed = Renamed { name: parse.name.into(), before };
         if parse.name.is_empty() {
@@ -746,11 +756,12 @@ impl Session {
         (self.transaction.is_open() || self.may_be_in_block) && self.replies.ready_owed() > 0
     }
 
-    /// Keeps what a Bind of this name will run.
-    pub(super) fn keep_name(&mut self, parse: Parse<'_>, statement: Arc<Statement>, world: &mut World<'_>) {
-        let prepared = world.registry.intern(parse.text, parse.types, world.generation);
-        let named = Named { prepared, statement, version: world.stamp() };
-        self.statements.get_or_insert_default().insert(parse.name, named);
+    /// What the Parse at the head of the input prepares: as it was routed, unless the catalog has changed since.
+    pub(super) fn parsed(&mut self, parse: &Parse<'_>, world: &mut World<'_>) -> Named {
+        match self.head.take() {
+            Some(Head::Parse(named)) if named.version == world.stamp() => named,
+            _ => world.prepare(parse),
+        }
     }
 
     /// The client's name is taken. The server shall say so itself, in its own words and with its own consequences for the

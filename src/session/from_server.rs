@@ -87,7 +87,7 @@ impl Session {
             }
         }
         let Some(Reply { request, reason, then, .. }) = self.replies.pop_ended_by(tag) else { return };
-        edits.events.ran(reason);
+        reason.into_iter().for_each(|reason| edits.events.ran.add(reason));
         let (Request::Execute, Some(then)) = (request, then) else { return };
         match *then {
             // No ROLLBACK brings a name back.
@@ -131,7 +131,7 @@ impl Session {
         }
         self.settle(reply.then, status, held);
         edits.events.answered += 1;
-        edits.events.ran(reply.reason);
+        reply.reason.into_iter().for_each(|reason| edits.events.ran.add(reason));
         edits.events.unknown_name |= std::mem::take(&mut self.unknown_name);
         if self.wrote {
             self.recall(|history| history.wrote(now));

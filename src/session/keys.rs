@@ -57,12 +57,11 @@ impl Session {
                 }
             }
             FrontendTag::PARSE => {
-                let parse = Parse::new(body)?;
                 self.look_ahead(span, bytes, world);
-                let head = self.head.as_ref()?;
+                let head = self.head.as_ref()?.statement();
                 if head.keyed {
                     self.own.note_keyed_statement();
-                    return Some(key_of(parse.text));
+                    return Some(key_of(Parse::new(body)?.text));
                 }
                 (may_have_one && head.transaction.is_none()).then_some(None)
             }

@@ -258,9 +258,9 @@ impl Session {
         match (span.tag(), Target::new(body)) {
             (FrontendTag::PARSE, _) => {
                 if let Some(parse) = Parse::new(body) {
-                    let statement = self.head.take().unwrap_or_else(|| world.classify(parse.text));
+                    let named = self.parsed(&parse, world);
                     edits.events.client_parses += 1;
-                    self.keep_name(parse, statement, world);
+                    self.statements.get_or_insert_default().insert(parse.name, named);
                 }
                 backend::write_bare(out, BackendTag::PARSE_COMPLETE);
             }

@@ -49,7 +49,7 @@ pub mod sql_statements;
 mod stake;
 mod transaction;
 
-pub use edits::{Edit, Edits, Events};
+pub use edits::{Edit, Edits, Events, Ran};
 pub use listening::{Channels, MAX_CHANNELS};
 pub use luggage::Luggage;
 pub use own::Own;
@@ -67,7 +67,7 @@ use crate::sql::effect::{self, Deallocated, SettingChange};
 use crate::sql::{Access, Cache, Catalog, Effects, Hint, Reason, Statement, TransactionVerb};
 use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
-use crate::wire::scan::{HEADER, Scanner, Span, Step};
+use crate::wire::scan::{HEADER, Scanner, Span, Step, messages};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
 use begin::Deferred;
 use listening::{Hearing, Verb};
@@ -142,6 +142,13 @@ pub struct World<'a> {
 impl World<'_> {
     fn classify(&mut self, text: &[u8]) -> Arc<Statement> {
         self.classifier.look_up(text, self.catalog)
+    }
+
+    /// What a Parse prepares.
+    fn prepare(&mut self, parse: &Parse<'_>) -> Named {
+        let prepared = self.registry.intern(parse.text, parse.types, self.generation);
+        let statement = self.classifier.look_up_prepared(prepared.id.hash(), parse.text, self.catalog);
+        Named { prepared, statement, version: self.stamp() }
     }
 
     /// Changes whenever a statement must be looked at anew.
@@ -320,6 +327,21 @@ enum Flow {
     Stop(Want),
 }
 
+/// What was made of the request at the head of the input.
+#[derive(Debug)]
+enum Head {
+    Query(Arc<Statement>),
+    Parse(Named),
+}
+
+impl Head {
+    fn statement(&self) -> &Arc<Statement> {
+        match self {
+            Head::Query(statement) | Head::Parse(Named { statement, .. }) => statement,
+        }
+    }
+}
+
 /// What running a portal leads to.
 #[derive(Debug)]
 struct PortalEffect {
@@ -378,8 +400,8 @@ pub struct Session {
     portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
     /// Consequences of statements that have completed and count from the next ReadyForQuery.
     pending: Vec<Then>,
-    /// The statement of the request at the head of the input, classified when it was routed.
-    head: Option<Arc<Statement>>,
+    /// What the request at the head of the input runs or prepares, classified when it was routed.
+    head: Option<Head>,
     /// The request at the head of the input is the one that the lease was taken for.
     routed: bool,
     /// Something that may write ran in this transaction.
@@ -467,8 +489,22 @@ impl Session {
             // What comes next must not overtake what runs again.
             return Want::Input;
         }
+        let want = self.requests(input, held, world, edits);
+        self.save(input);
+        want
+    }
+
+    fn requests(
+        &mut self,
+        input: &[u8],
+        mut held: Option<Held<'_>>,
+        world: &mut World<'_>,
+        edits: &mut Edits,
+    ) -> Want {
+        let role = held.as_ref().map(|held| held.role);
         loop {
-            let rest = &input[edits.consumed()..];
+            let at = edits.consumed();
+            let rest = &input[at..];
             let step = match self.client.step(rest) {
                 Ok(step) => step,
                 Err(error) => return fatal(Report::protocol(error.to_string())),
@@ -479,11 +515,10 @@ impl Session {
                 Step::Need => return Want::Input,
                 Step::Rest(n) => pass(edits, self.client_part, n),
                 Step::Message(span) => {
-                    let role = held.as_ref().map(|held| held.role);
                     let began =
                         role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.stands_alone());
                     match self.client_message(span, rest, held.as_mut(), world, edits) {
-                        Flow::Done => self.keep(span, rest, began, &mut edits.spares),
+                        Flow::Done => self.keep(span, at, began, &mut edits.spares),
                         Flow::Stop(want) => return want,
                     }
                 }

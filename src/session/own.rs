@@ -324,29 +324,11 @@ impl Own {
 
     /// Shares the history of the key that it has chosen or its request names, if that is not the one that it shares already.
     /// `history`: what it has seen itself.
+    #[inline]
     pub(super) fn join(&mut self, scopes: &Scopes, level: Consistency, now: Instant, history: &mut History) {
-        let Some(inner) = &mut self.0 else { return };
-        let (key, by) = match &inner.comment {
-            Some(key) => (Some(key), By::Comment),
-            None => (inner.choices.causality_key.as_ref(), By::Setting),
-        };
-        if inner.shared.as_ref().map(|joined| &joined.key) == key {
-            return;
+        if let Some(inner) = &mut self.0 {
+            inner.join(scopes, level, now, history);
         }
-        let before = inner.shared.take();
-        let Some(key) = key else {
-            // What it has seen in company is not followed by itself.
-            history.lost_track(now);
-            return;
-        };
-        let shared = scopes.join(key, level, now);
-        // What either has seen, both have; but from one statement's key to the next one's nothing is carried.
-        let goes_from_key_to_key =
-            by == By::Comment && before.as_ref().is_some_and(|it| it.by == By::Comment);
-        if !goes_from_key_to_key && (before.is_some() || history.last().is_some()) {
-            scope::change(&shared, |history| history.lost_track(now));
-        }
-        inner.shared = Some(Joined { key: key.clone(), shared, by });
     }
 
     /// The key that the comment of its request names.
@@ -516,6 +498,32 @@ impl Own {
                 self.take_position().unwrap_or_else(|| Err(no_position()))?.sign(world.secret)
             }
         })
+    }
+}
+
+impl Inner {
+    fn join(&mut self, scopes: &Scopes, level: Consistency, now: Instant, history: &mut History) {
+        let (key, by) = match &self.comment {
+            Some(key) => (Some(key), By::Comment),
+            None => (self.choices.causality_key.as_ref(), By::Setting),
+        };
+        if self.shared.as_ref().map(|joined| &joined.key) == key {
+            return;
+        }
+        let before = self.shared.take();
+        let Some(key) = key else {
+            // What it has seen in company is not followed by itself.
+            history.lost_track(now);
+            return;
+        };
+        let shared = scopes.join(key, level, now);
+        // What either has seen, both have; but from one statement's key to the next one's nothing is carried.
+        let goes_from_key_to_key =
+            by == By::Comment && before.as_ref().is_some_and(|it| it.by == By::Comment);
+        if !goes_from_key_to_key && (before.is_some() || history.last().is_some()) {
+            scope::change(&shared, |history| history.lost_track(now));
+        }
+        self.shared = Some(Joined { key: key.clone(), shared, by });
     }
 }
 
@@ -731,9 +739,7 @@ impl Session {
         world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Flow {
-        let statement = world.classify(parse.text);
-        let prepared = world.registry.intern(parse.text, parse.types, world.generation);
-        let named = Named { prepared, statement, version: world.stamp() };
+        let named = world.prepare(&parse);
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         self.own.0.get_or_insert_default().has_statements = true;
         if self.is_next() {

@@ -170,12 +170,9 @@ impl Session {
 
 /// Whether a batch leaves a portal behind that later ones may go on with.
 fn opens_portals(bytes: &[u8]) -> bool {
-    let mut scanner = Scanner::<FrontendTag>::default();
-    let mut at = 0;
-    while let Ok(step @ Step::Message(span)) = scanner.step(&bytes[at..]) {
-        let body = span.body(&bytes[at..]);
-        let opens = match span.tag() {
-            _ if !span.is_whole() => return true,
+    for message in messages(bytes) {
+        let Ok((tag, body)) = message else { return true };
+        let opens = match tag {
             FrontendTag::SYNC => return false,
             FrontendTag::BIND => Bind::new(body).is_none_or(|bind| !bind.portal.is_empty()),
             FrontendTag::EXECUTE => !body.ends_with(&[0; 4]),
@@ -184,8 +181,6 @@ fn opens_portals(bytes: &[u8]) -> bool {
         if opens {
             return true;
         }
-        at += span.len();
-        scanner.pass(&step);
     }
     true
 }

@@ -18,6 +18,7 @@
 
 use super::replies::Renamed;
 use super::*;
+use std::ops::Range;
 
 /// The longest request that is kept, in bytes.
 const MAX_KEPT: usize = 16 * 1024;
@@ -122,6 +123,8 @@ pub(super) enum Replay {
 #[derive(Debug)]
 pub(super) struct Kept {
     bytes: Vec<u8>,
+    /// What follows them in the input that is being looked at.
+    more: Range<usize>,
     /// What serves it.
     role: Role,
     /// How often it was sent.
@@ -137,6 +140,29 @@ pub(super) struct Kept {
 impl Kept {
     fn may_be_lost(&self) -> bool {
         self.role == Role::Replica && self.tries < MAX_TRIES
+    }
+}
+
+/// What a message is of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Within,
+    End,
+    /// It is none.
+    Alone,
+}
+
+impl Part {
+    fn of(tag: FrontendTag) -> Part {
+        match tag {
+            FrontendTag::PARSE
+            | FrontendTag::BIND
+            | FrontendTag::DESCRIBE
+            | FrontendTag::EXECUTE
+            | FrontendTag::CLOSE => Part::Within,
+            FrontendTag::SYNC => Part::End,
+            _ => Part::Alone,
+        }
     }
 }
 
@@ -163,29 +189,21 @@ impl Session {
         }
     }
 
-    /// A message of the client's was dealt with. `began`: it began a request that is worth keeping, on such a server.
+    /// A message of the client's was dealt with, which stands `at` this place of the input. `began`: it began a request that
+    /// is worth keeping, on such a server.
     pub(super) fn keep(
         &mut self,
         span: Span<FrontendTag>,
-        bytes: &[u8],
+        at: usize,
         began: Option<Role>,
         spares: &mut Spares,
     ) {
         if matches!(self.replay, Replay::Nothing) && began.is_none() {
             return;
         }
-        let message = bytes.get(..span.len());
-        let is_of_batch = matches!(
-            span.tag(),
-            FrontendTag::PARSE
-                | FrontendTag::BIND
-                | FrontendTag::DESCRIBE
-                | FrontendTag::EXECUTE
-                | FrontendTag::CLOSE
-                | FrontendTag::SYNC
-        );
+        let part = Part::of(span.tag());
         let mut kept = match (std::mem::take(&mut self.replay), began) {
-            (Replay::Gathering(kept), _) if is_of_batch => kept,
+            (Replay::Gathering(kept), _) if part != Part::Alone => kept,
             (before, Some(role)) => {
                 let (because, tries) = match before {
                     Replay::Again(rescue, tries) => (Some(rescue), tries + 1),
@@ -193,6 +211,7 @@ impl Session {
                 };
                 spares.take(Kept {
                     bytes: Vec::new(),
+                    more: at..at,
                     role,
                     tries,
                     because,
@@ -203,18 +222,25 @@ impl Session {
             (Replay::Gathering(kept) | Replay::Kept(kept), None) => return spares.put(kept),
             _ => return,
         };
-        self.replay = match (span.tag(), message) {
-            (_, Some(message)) if kept.bytes.len() + message.len() > MAX_KEPT => return spares.put(kept),
-            (_, None) => return spares.put(kept),
-            (tag, Some(message)) => {
-                kept.bytes.extend_from_slice(message);
-                match tag {
-                    FrontendTag::SYNC | FrontendTag::QUERY => Replay::Kept(kept),
-                    _ if is_of_batch => Replay::Gathering(kept),
-                    _ => return spares.put(kept),
-                }
-            }
+        kept.more.end = at + span.len();
+        let fits = span.is_whole() && kept.bytes.len() + kept.more.len() <= MAX_KEPT;
+        self.replay = match part {
+            _ if !fits => return spares.put(kept),
+            Part::Within => Replay::Gathering(kept),
+            Part::End => Replay::Kept(kept),
+            Part::Alone if span.tag() == FrontendTag::QUERY => Replay::Kept(kept),
+            Part::Alone => return spares.put(kept),
         };
+    }
+
+    /// The input goes: what of it belongs to a request that is kept is copied, once for however many messages.
+    pub(super) fn save(&mut self, input: &[u8]) {
+        if let Replay::Gathering(kept) | Replay::Kept(kept) = &mut self.replay
+            && !kept.more.is_empty()
+        {
+            kept.bytes.extend_from_slice(&input[kept.more.clone()]);
+            kept.more = 0..0;
+        }
     }
 
     /// Whether the request under way failed before because plans were too old: its statements are to be prepared anew.
@@ -308,13 +334,12 @@ impl Session {
 
     /// The latest generation of a batch's statements; `None` if it binds one without having it parsed or described.
     fn generation_described_in(&self, batch: &[u8]) -> Option<u64> {
-        let mut scanner = Scanner::<FrontendTag>::default();
-        let (mut at, mut generation) = (0, 0);
         let mut parsed: SmallVec<[&[u8]; 2]> = SmallVec::new();
+        let mut generation = 0;
         let mut is_blind = false;
-        while let Ok(step @ Step::Message(span)) = scanner.step(&batch[at..]) {
-            let body = span.body(&batch[at..]);
-            let name = match span.tag() {
+        for message in messages(batch) {
+            let (tag, body) = message.ok()?;
+            let name = match tag {
                 FrontendTag::PARSE => {
                     let name = Parse::new(body)?.name;
                     parsed.push(name);
@@ -340,8 +365,6 @@ impl Session {
             };
             let named = name.and_then(|name| self.statements.as_deref()?.find(name));
             generation = generation.max(named.map_or(0, |named| named.prepared.generation));
-            at += span.len();
-            scanner.pass(&step);
         }
         (!is_blind).then_some(generation)
     }

@@ -184,30 +184,34 @@ pub(super) struct ReplyQueue {
 
 /// How many entries have consequences of a kind.
 #[derive(Debug, Default)]
-struct Counts([usize; 4]);
+struct Counts([u32; 4]);
 
 impl Counts {
     const KINDS: [fn(&Then) -> bool; 4] =
         [Then::is_of_names, Then::is_deallocation, Then::is_reset, Then::is_unnamed];
 
-    fn add(&mut self, reply: &Reply) {
-        let Some(then) = reply.then.as_deref() else { return };
-        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count += usize::from(is(then)));
+    fn add(&mut self, then: &Then) {
+        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count += u32::from(is(then)));
     }
 
-    fn remove(&mut self, reply: &Reply) {
-        let Some(then) = reply.then.as_deref() else { return };
-        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count -= usize::from(is(then)));
+    fn remove(&mut self, then: &Then) {
+        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count -= u32::from(is(then)));
     }
 }
 
 impl ReplyQueue {
+    #[inline]
     pub fn push(&mut self, request: Request, action: Action, then: Option<Then>) {
+        self.append(request, action, then.map(Box::new));
+    }
+
+    fn append(&mut self, request: Request, action: Action, then: Option<Box<Then>>) {
         let is_end = request.ends_ready() && action == Action::Forward;
         let stake = if is_end { std::mem::take(&mut self.open) } else { Stake::NOTHING };
-        let reply = Reply { request, action, stake, reason: None, then: then.map(Box::new) };
-        self.counts.add(&reply);
-        self.entries.push_back(reply);
+        if let Some(then) = &then {
+            self.counts.add(then);
+        }
+        self.entries.push_back(Reply { request, action, stake, reason: None, then });
     }
 
     /// The next request puts this at stake.
@@ -291,7 +295,7 @@ impl ReplyQueue {
     pub fn take_names(&mut self) -> Vec<Renamed> {
         let mut names = Vec::new();
         for reply in &mut self.entries {
-            self.counts.remove(reply);
+            reply.then.iter().for_each(|then| self.counts.remove(then));
             match reply.then.as_deref_mut() {
                 Some(Then::Parsed { name, .. } | Then::ParsedUnnamed { name }) => names.extend(name.take()),
                 Some(Then::Named(_) | Then::Unnamed(_)) => {
@@ -303,7 +307,7 @@ impl ReplyQueue {
                 }
                 _ => {}
             }
-            self.counts.add(reply);
+            reply.then.iter().for_each(|then| self.counts.add(then));
         }
         names
     }
@@ -394,14 +398,17 @@ impl ReplyQueue {
         self.entries.drain(..)
     }
 
+    #[inline]
     fn pop(&mut self) -> Option<Reply> {
-        let reply = self.entries.pop_front();
-        reply.iter().for_each(|reply| self.counts.remove(reply));
+        let reply = self.entries.pop_front()?;
+        if let Some(then) = &reply.then {
+            self.counts.remove(then);
+        }
         // An idle client keeps room for a few entries only.
         if self.entries.is_empty() && self.entries.capacity() > 8 {
             self.entries = VecDeque::new();
         }
-        reply
+        Some(reply)
     }
 }
 

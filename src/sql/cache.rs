@@ -20,6 +20,8 @@ pub struct Cache {
     /// The catalog's version that the answers hold for; none before the first.
     version: Option<u64>,
     statements: Generations<Arc<Statement>>,
+    /// The same by what a text and its parameters' types are known by as a prepared statement.
+    prepared: Generations<Arc<Statement>>,
     /// Texts that a replica refused though they looked like reads. Kept apart, so that no flood of new texts drops them, and
     /// beyond the catalog's version: it was no help.
     refused: Generations<()>,
@@ -33,21 +35,19 @@ impl Cache {
             key,
             version: None,
             statements: Generations::new(capacity),
+            prepared: Generations::new(capacity),
             refused: Generations::new(capacity / 8),
         }
     }
 
     /// What `text` does according to `catalog`.
     pub fn look_up(&mut self, text: &[u8], catalog: &dyn Catalog) -> Arc<Statement> {
-        if self.version != Some(catalog.version()) {
-            self.statements.clear();
-            self.version = Some(catalog.version());
-        }
+        self.agree(catalog);
         if text.len() > PROVABLE_BYTES {
             // Never a read, rarely the same twice, and expensive to hash.
             return Arc::new(classify(text, catalog));
         }
-        let fingerprint = fingerprint(text, &self.key);
+        let Fingerprint(fingerprint) = fingerprint(text, &self.key);
         if let Some(known) = self.statements.find(fingerprint) {
             return known;
         }
@@ -60,14 +60,35 @@ impl Cache {
         statement
     }
 
+    /// The same for a text that is prepared, of which `id` is a keyed hash: who prepares it again sends the same bytes, and
+    /// they need not be read.
+    pub fn look_up_prepared(&mut self, id: u128, text: &[u8], catalog: &dyn Catalog) -> Arc<Statement> {
+        self.agree(catalog);
+        if let Some(known) = self.prepared.find(id) {
+            return known;
+        }
+        let statement = self.look_up(text, catalog);
+        self.prepared.insert(id, Arc::clone(&statement));
+        statement
+    }
+
+    fn agree(&mut self, catalog: &dyn Catalog) {
+        if self.version != Some(catalog.version()) {
+            self.statements.clear();
+            self.prepared.clear();
+            self.version = Some(catalog.version());
+        }
+    }
+
     /// Keeps all texts of this one's fingerprint on the primary from now on: a replica refused it. That overrules a hint in
     /// the text.
     pub fn remember_unsafe(&mut self, text: &[u8]) {
         if text.len() > PROVABLE_BYTES {
             return;
         }
-        let fingerprint = fingerprint(text, &self.key);
+        let Fingerprint(fingerprint) = fingerprint(text, &self.key);
         self.refused.insert(fingerprint, ());
+        self.prepared.clear();
         if let Some(known) = self.statements.find(fingerprint) {
             let mut statement = (*known).clone();
             refuse(&mut statement);
@@ -109,21 +130,21 @@ impl<V: Clone> Generations<V> {
     }
 
     #[inline]
-    fn find(&mut self, Fingerprint(fingerprint): Fingerprint) -> Option<V> {
-        if let Some(known) = self.young.get(&fingerprint) {
+    fn find(&mut self, hash: u128) -> Option<V> {
+        if let Some(known) = self.young.get(&hash) {
             return Some(known.clone());
         }
-        let known = self.old.remove(&fingerprint)?;
-        self.insert(Fingerprint(fingerprint), known.clone());
+        let known = self.old.remove(&hash)?;
+        self.insert(hash, known.clone());
         Some(known)
     }
 
-    fn insert(&mut self, Fingerprint(fingerprint): Fingerprint, value: V) {
-        if self.young.len() >= self.size && !self.young.contains_key(&fingerprint) {
+    fn insert(&mut self, hash: u128, value: V) {
+        if self.young.len() >= self.size && !self.young.contains_key(&hash) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.old.remove(&fingerprint);
-        self.young.insert(fingerprint, value);
+        self.old.remove(&hash);
+        self.young.insert(hash, value);
     }
 
     fn clear(&mut self) {
@@ -204,6 +225,23 @@ mod tests {
         let warm = cache.look_up(b"select * from T where a = 2", &catalog);
         assert!(Arc::ptr_eq(&cold, &warm));
         assert_eq!(catalog.asked.get(), asked);
+    }
+
+    #[test]
+    fn a_prepared_text_is_known_by_its_hash() {
+        let (mut cache, mut catalog) = (cache(100), Trusting::default());
+        let cold = cache.look_up_prepared(1, b"SELECT a FROM t WHERE b = $1", &catalog);
+        let other = cache.look_up_prepared(2, b"select a from t where b = $1", &catalog);
+        assert!(Arc::ptr_eq(&cold, &other), "its fingerprint was known");
+        let warm = cache.look_up_prepared(1, b"", &catalog);
+        assert!(Arc::ptr_eq(&cold, &warm));
+        cache.remember_unsafe(b"SELECT a FROM t WHERE b = $1");
+        for id in [1, 2] {
+            let refused = cache.look_up_prepared(id, b"SELECT a FROM t WHERE b = $1", &catalog);
+            assert_eq!(refused.reason, Reason::Refused);
+        }
+        catalog.version = 1;
+        assert!(!Arc::ptr_eq(&warm, &cache.look_up_prepared(1, b"SELECT 1", &catalog)));
     }
 
     #[test]

@@ -155,6 +155,33 @@ impl<'a> Lexer<'a> {
         Some(length)
     }
 
+    /// The next token, if that is a quoted name without a quote in it: copied into `place`, with its length. `None`, and
+    /// nothing has happened, if it is anything else or does not fit.
+    #[inline]
+    pub(super) fn copy_quoted_name(&mut self, place: &mut [u8]) -> Option<usize> {
+        let (b'"', behind) = self.text[self.at..].split_first()? else { return None };
+        let inner = behind.iter().position(|&byte| byte == b'"')?;
+        if behind.get(inner + 1) == Some(&b'"') {
+            return None;
+        }
+        let length = inner + 2;
+        place.get_mut(..length)?.copy_from_slice(&self.text[self.at..self.at + length]);
+        self.at += length;
+        Some(length)
+    }
+
+    /// Passes the next token if one character tells what it is.
+    #[inline]
+    pub(super) fn take_single(&mut self) -> Option<Kind> {
+        match CLASS[*self.text.get(self.at)? as usize] {
+            Class::Single(kind) => Some(self.take(1, kind)),
+            Class::Dot if is_name_start(self.peek(1)) || self.peek(1) == b'"' => {
+                Some(self.take(1, Kind::Dot))
+            }
+            _ => None,
+        }
+    }
+
     /// Passes the next token if that is a number of nothing but digits.
     #[inline]
     pub(super) fn skip_digits(&mut self) -> bool {

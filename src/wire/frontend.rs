@@ -5,7 +5,7 @@ use super::{FrontendTag, Reader, message, string};
 /// The text of a Query, without its NUL. `None`: no NUL at its end.
 pub fn query(body: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(body);
-    let text = reader.string()?;
+    let text = reader.text()?;
     reader.rest().is_empty().then_some(text)
 }
 
@@ -24,10 +24,15 @@ impl<'a> Parse<'a> {
     /// Reads a Parse's body.
     pub fn new(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
-        let (name, text) = (reader.string()?, reader.string()?);
+        let (name, text) = (reader.string()?, reader.text()?);
         let types = reader.rest();
         let count = reader.int16()?;
         (reader.rest().len() == usize::from(count as u16) * 4).then_some(Parse { name, text, types })
+    }
+
+    /// Its name alone.
+    pub fn name(body: &'a [u8]) -> Option<&'a [u8]> {
+        Reader::new(body).string()
     }
 
     /// Appends a Parse with this text and these types under another name.
@@ -194,6 +199,21 @@ mod tests {
         let parse = Parse::new(&out[HEADER..]).unwrap();
         assert_eq!((parse.name, parse.text, parse.types.len()), (&b"s1"[..], &b"select $1"[..], 6));
         assert_eq!(Parse::new(&out[HEADER..out.len() - 1]), None, "a type is cut short");
+    }
+
+    #[test]
+    fn a_text_ends_with_its_first_nul_wherever_that_is() {
+        for length in 0..70 {
+            let text = vec![b'x'; length];
+            let mut body = text.clone();
+            body.extend_from_slice(b"\0");
+            assert_eq!(query(&body), Some(&text[..]));
+            assert_eq!(query(&text), None);
+            body.extend_from_slice(b"\0\0");
+            assert_eq!(query(&body), None);
+            body.insert(0, 0);
+            assert_eq!(Parse::new(&body).map(|parse| parse.text), Some(&text[..]));
+        }
     }
 
     #[test]

@@ -62,6 +62,21 @@ impl<'a> Reader<'a> {
     /// A String: the bytes before the next NUL, which is read too.
     pub fn string(&mut self) -> Option<&'a [u8]> {
         let end = self.rest.iter().position(|&byte| byte == 0)?;
+        self.string_to(end)
+    }
+
+    /// The same for a statement's text: most names are empty or short, most texts are not, and are searched in blocks, each
+    /// of which takes a handful of vector instructions.
+    pub fn text(&mut self) -> Option<&'a [u8]> {
+        const BLOCK: usize = 16;
+        let (blocks, _) = self.rest.as_chunks::<BLOCK>();
+        let ends = |block: &[u8; BLOCK]| block.iter().fold(false, |ends, &byte| ends | (byte == 0));
+        let before = blocks.iter().position(ends).unwrap_or(blocks.len()) * BLOCK;
+        let end = self.rest[before..].iter().position(|&byte| byte == 0)?;
+        self.string_to(before + end)
+    }
+
+    fn string_to(&mut self, end: usize) -> Option<&'a [u8]> {
         let (text, rest) = self.rest.split_at(end);
         self.rest = &rest[1..];
         Some(text)

@@ -130,6 +130,36 @@ impl<T: From<u8> + Copy> Scanner<T> {
     }
 }
 
+/// The whole messages at the head of a buffer that begins with one, each with its body. Ends before a message that is not
+/// all there, or with one that cannot be.
+pub struct Messages<'a, T> {
+    rest: &'a [u8],
+    tag: PhantomData<T>,
+}
+
+/// The whole messages at the head of `buffer`, which begins with one.
+pub fn messages<T>(buffer: &[u8]) -> Messages<'_, T> {
+    Messages { rest: buffer, tag: PhantomData }
+}
+
+impl<'a, T: From<u8> + Copy> Iterator for Messages<'a, T> {
+    type Item = Result<(T, &'a [u8]), FramingError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let span: Span<T> = match Scanner::default().step(self.rest) {
+            Ok(Step::Message(span)) if span.is_whole() => span,
+            Ok(_) => return None,
+            Err(error) => {
+                self.rest = &[];
+                return Some(Err(error));
+            }
+        };
+        let body = span.body(self.rest);
+        self.rest = &self.rest[span.len..];
+        Some(Ok((span.tag, body)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +189,17 @@ mod tests {
     fn a_short_header_needs_more() {
         assert_eq!(scanner().step(b"S\0\0\0"), Ok(Step::Need));
         assert_eq!(scanner().step(b""), Ok(Step::Need));
+    }
+
+    #[test]
+    fn whole_messages_come_one_by_one() {
+        let bytes = b"S\0\0\0\x04d\0\0\0\x06abd\0\0\0\x07ab";
+        let whole: Result<Vec<_>, _> = messages::<FrontendTag>(bytes).collect();
+        assert_eq!(whole, Ok(vec![(FrontendTag::SYNC, &b""[..]), (FrontendTag::COPY_DATA, &b"ab"[..])]));
+        let mut broken = messages::<FrontendTag>(b"S\0\0\0\x04d\0\0\0\x03S\0\0\0\x04");
+        assert!(broken.next().is_some_and(|message| message.is_ok()));
+        assert_eq!(broken.next(), Some(Err(FramingError { tag: b'd', length: 3 })));
+        assert_eq!(broken.next(), None);
     }
 
     #[test]
