@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo drill test truth regress prove soak bench
+.PHONY: help setup demo drill test truth regress prove soak bench budget
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
@@ -15,6 +15,7 @@ help:
 	@echo 'make soak           mixed clients and random kills for 10 minutes, or SOAK=seconds; then all must be as before'
 	@echo 'make prove          what reads return, level by level, under faults; SECONDS_EACH=60 per run; writes target/prove.md'
 	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
+	@echo 'make budget         instructions of the hot paths against benches/budgets; fails if one takes 3 % more; needs valgrind'
 	@echo 'make setup          installs what these need and this machine lacks'
 
 setup:
@@ -59,3 +60,6 @@ prove:
 bench:
 	@scripts/setup.sh all
 	@benches/compare/run.sh
+
+budget:
+	@benches/count.sh --check
