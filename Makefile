@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo drill test truth regress prove soak chaos bench
+.PHONY: help setup demo drill test truth regress prove soak chaos bench budget
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
@@ -16,6 +16,7 @@ help:
 	@echo 'make chaos          fifty clients while servers, the network and pglagoon break in every way; CHAOS=10 seconds per phase'
 	@echo 'make prove          what reads return, level by level, under faults; SECONDS_EACH=60 per run; writes target/prove.md'
 	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
+	@echo 'make budget         instructions of the hot paths against benches/budgets; fails if one takes 3 % more; needs valgrind'
 	@echo 'make setup          installs what these need and this machine lacks'
 
 setup:
@@ -64,3 +65,6 @@ prove:
 bench:
 	@scripts/setup.sh all
 	@benches/compare/run.sh
+
+budget:
+	@benches/count.sh --check

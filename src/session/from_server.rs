@@ -32,16 +32,15 @@ impl Session {
         if is_inspected {
             body = &body[..body.len().min(MAX_INSPECTED - HEADER)];
         }
-        if tag == BackendTag::READY_FOR_QUERY
-            && !swallows
-            && let Some(tidings) = self.tidings(body)
-        {
-            return Flow::Stop(Want::Tell(tidings));
-        }
         match tag {
             BackendTag::DATA_ROW if swallows => self.learn(body, held),
             BackendTag::DATA_ROW | BackendTag::COPY_DATA => {}
-            BackendTag::READY_FOR_QUERY => return self.ready(span, body, held, now, edits),
+            BackendTag::READY_FOR_QUERY => {
+                return match self.tidings(body).filter(|_| !swallows) {
+                    Some(tidings) => Flow::Stop(Want::Tell(tidings)),
+                    None => self.ready(span, body, held, now, edits),
+                };
+            }
             BackendTag::ERROR_RESPONSE => {
                 let code = Fields::new(body).code();
                 let is_read_only = code == Some(SqlState::READ_ONLY_SQL_TRANSACTION);
