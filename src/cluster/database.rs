@@ -26,12 +26,8 @@ const CLASSIFIED: usize = 20_000;
 /// How often the catalog is read without any sign of a change.
 const CATALOG_BEAT: Duration = Duration::from_secs(60);
 
-/// How long there must have been no DDL before the catalog is read: a migration is many statements, and a VACUUM behind them
-/// shall not find our snapshot in its way.
-const CATALOG_SETTLE: Duration = Duration::from_millis(200);
-
-/// How long that is waited for.
-const CATALOG_RESTLESS: Duration = Duration::from_secs(2);
+/// How long DDL is let settle before the catalog is read: a migration is many statements. Until then all reads go to the primary.
+const CATALOG_SETTLE: Duration = Duration::from_millis(50);
 
 /// How often names that it does not know have it read again.
 const SUSPICION: Duration = Duration::from_secs(5);
@@ -434,13 +430,8 @@ impl Database {
                 }
             })
             .await;
-            let _ = tokio::time::timeout(CATALOG_RESTLESS, self.settle()).await;
+            tokio::time::sleep(CATALOG_SETTLE).await;
         }
-    }
-
-    /// Ends when nothing has called for the catalog to be read for [`CATALOG_SETTLE`].
-    async fn settle(&self) {
-        while tokio::time::timeout(CATALOG_SETTLE, self.refresh.notified()).await.is_ok() {}
     }
 
     /// Reads the catalog once; answers when to do so again, or `None` if it could not be read.

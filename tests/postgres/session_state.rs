@@ -26,6 +26,18 @@ fn prepare_server(stand: &Stand) {
         .unwrap();
 }
 
+/// What a function does to settings is told by its body, which the catalog snapshot must have.
+async fn know_functions(stand: &Stand) {
+    let client = stand.client().await;
+    // DDL that is seen has the catalog read.
+    client.simple_query("CREATE TABLE seen_ddl ()").await.unwrap();
+    eventually_async("the functions are known", async || {
+        let told = rows(&client, "SHOW pglagoon.route FOR SELECT calls(), sets(), locks(1)").await;
+        !told.concat().iter().any(|value| value.starts_with("unknown_function"))
+    })
+    .await;
+}
+
 struct Case {
     /// What leaves state behind.
     does: &'static [&'static str],
@@ -184,6 +196,7 @@ async fn state_is_kept_by_its_client_seen_by_nobody_else_and_gone_with_it() {
     for bin in installations() {
         let stand = Stand::on(&bin, crowded);
         prepare_server(&stand);
+        know_functions(&stand).await;
         let console = stand.lagoon.console().await;
         for case in CASES {
             let other = stand.client().await;
