@@ -298,6 +298,7 @@ struct BatchReading {
     change: Option<Listening>,
     portal: Vec<u8>,
     is_executed: bool,
+    has_closed: bool,
 }
 
 impl BatchReading {
@@ -308,7 +309,8 @@ impl BatchReading {
         match span.tag() {
             FrontendTag::PARSE if is_first => self.parse(session, body),
             FrontendTag::BIND if self.change.is_none() => self.bind(session, body),
-            FrontendTag::DESCRIBE => match Target::new(body)? {
+            // Of what is closed by then, a server has to say that it is gone.
+            FrontendTag::DESCRIBE if !self.has_closed => match Target::new(body)? {
                 Target::Statement(name) => self.text_of(session, name).map(drop),
                 Target::Portal(portal) => self.is_own(portal),
             },
@@ -317,7 +319,10 @@ impl BatchReading {
                 self.is_executed = true;
                 Some(())
             }
-            FrontendTag::CLOSE if self.is_executed => Target::new(body).map(drop),
+            FrontendTag::CLOSE if self.is_executed => {
+                self.has_closed = true;
+                Target::new(body).map(drop)
+            }
             _ => None,
         }
     }
