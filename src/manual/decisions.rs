@@ -159,7 +159,23 @@
 //!
 //! **2026-11-22, sequences are kept apart, not carried along.** Pinning every client that inserts would end pooling for all;
 //! nothing tells who will ask for `lastval`. So a stranger's value is discarded before anybody asks, and only users whose
-//! clients have asked once are pinned by what they write.
+//! clients have asked once are pinned by what they write. Before that, a client that has written gets the connection of its
+//! last write again if that is idle: a look at up to 64 idle connections, for such clients only. Where a trigger or a default
+//! asks (the catalog tells), strangers' values are discarded ahead of every request, and nobody is pinned: such code asks
+//! in the transaction that drew.
+//!
+//! **2026-11-22, notifications come ahead of ReadyForQuery.** PostgreSQL sends those of a session's own transaction there, and
+//! programs that look once after each command rely on it. The shared listener hears them a moment later, so a client that
+//! listens and has written waits for one round trip of the listener's connection, at most a second. What its process ID would
+//! tell (whose notification it is) is left as the server says it: which client had that process is not known for sure.
+//!
+//! **2026-11-22, what runs by the way is judged for the whole database.** A trigger's body is read like a function's, but which
+//! statement fires it (through views, rules, partitions, cascades) is not worked out: if any may leave what a server can be asked
+//! for, every write is followed by that question. Settings are left out: too many triggers touch them locally.
+//!
+//! **2026-11-22, 50 ms after DDL.** PostgreSQL's regression tests found that the snapshot in which the catalog is read can stand in
+//! the way of a VACUUM right behind DDL. With 200 ms of silence to wait for it no longer did, but reads behind DDL went to the
+//! primary for so long that the driver matrix saw half of its drivers never use the replica.
 //!
 //! **2026-11-22, BEGIN is deferred, always.** It costs nothing, and its first statement tells where it may run. What a client
 //! may notice: `now()` is the first statement's time, and an error that a server would have had at BEGIN comes with that.
