@@ -202,23 +202,14 @@ impl Session {
     /// A batch is answered here if one LISTEN or UNLISTEN is all that it runs.
     fn heed_batch(&mut self, bytes: &[u8]) -> Heed {
         let mut reading = BatchReading::default();
-        let mut scanner = Scanner::<FrontendTag>::default();
-        let mut at = 0;
-        loop {
-            let step = scanner.step(&bytes[at..]);
-            let Ok(step @ Step::Message(span)) = step else { break };
-            if !span.is_whole() {
-                break;
-            }
-            if span.tag() == FrontendTag::SYNC {
+        for (tag, body) in messages(bytes).map_while(Result::ok) {
+            if tag == FrontendTag::SYNC {
                 let change = reading.change.filter(|_| reading.is_executed);
                 return change.map_or(Heed::Server, Heed::Here);
             }
-            if reading.message(self, span, &bytes[at..]).is_none() {
+            if reading.message(self, tag, body).is_none() {
                 return Heed::Server;
             }
-            at += span.len();
-            scanner.pass(&step);
         }
         if bytes.len() < LOOKAHEAD { Heed::Incomplete } else { Heed::Server }
     }
@@ -303,10 +294,9 @@ struct BatchReading {
 
 impl BatchReading {
     /// `None`: a server has to see the batch.
-    fn message(&mut self, session: &mut Session, span: Span<FrontendTag>, bytes: &[u8]) -> Option<()> {
-        let body = span.body(bytes);
+    fn message(&mut self, session: &mut Session, tag: FrontendTag, body: &[u8]) -> Option<()> {
         let is_first = !std::mem::replace(&mut self.has_begun, true);
-        match span.tag() {
+        match tag {
             FrontendTag::PARSE if is_first => self.parse(session, body),
             FrontendTag::BIND if self.change.is_none() => self.bind(session, body),
             // Of what is closed by then, a server has to say that it is gone.
