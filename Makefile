@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo drill test truth regress prove soak chaos bench budget
+.PHONY: help setup demo drill test truth regress prove soak chaos bench bench-growth budget
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
@@ -15,7 +15,8 @@ help:
 	@echo 'make soak           mixed clients and random kills for 10 minutes, or SOAK=seconds; then all must be as before'
 	@echo 'make chaos          fifty clients while servers, the network and pglagoon break in every way; CHAOS=10 seconds per phase'
 	@echo 'make prove          what reads return, level by level, under faults; SECONDS_EACH=60 per run; writes target/prove.md'
-	@echo 'make bench          pglagoon beside PgBouncer and a direct connection'
+	@echo 'make bench          pglagoon beside PgBouncer: the targets, measured, with pass or fail; some 12 minutes'
+	@echo 'make bench-growth   the same over many databases, users, statements, clients and bytes; BENCH_ARGS=--quick for a first look'
 	@echo 'make budget         instructions of the hot paths against benches/budgets; fails if one takes 3 % more; needs valgrind'
 	@echo 'make setup          installs what these need and this machine lacks'
 
@@ -62,9 +63,12 @@ prove:
 	@scripts/setup.sh all
 	@scripts/prove.sh
 
+# BENCH_ARGS: for example --quick, or --strict --json bench.json
 bench:
-	@scripts/setup.sh all
-	@benches/compare/run.sh
+	@benches/compare/run.sh $(BENCH_ARGS)
+
+bench-growth:
+	@benches/compare/run.sh --growth $(BENCH_ARGS)
 
 budget:
 	@benches/count.sh --check

@@ -2,6 +2,7 @@
 # Installs what building, testing and the demo need and this machine lacks. Safe to run again: what is there stays.
 #
 #   scripts/setup.sh demo    PostgreSQL server and client
+#   scripts/setup.sh bench   that, and the packages that the tests and the comparison need
 #   scripts/setup.sh         all of that, and what the tests and the comparison need
 #
 # Needs Debian's apt-get (as root, or with sudo) for what is missing; a Rust toolchain must be there already.
@@ -40,7 +41,7 @@ command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
 command -v cargo >/dev/null || fail "there is no Rust toolchain (cargo): see https://www.rust-lang.org/tools/install"
 
 packages="postgresql postgresql-client gcc libc6-dev"
-[ "$want" = demo ] || packages="$packages postgresql-contrib pgbouncer strace python3 python3-venv python3-pip"
+[ "$want" = demo ] || packages="$packages postgresql-contrib pgbouncer strace openssl python3 python3-venv python3-pip"
 missing=
 for package in $packages; do
     installed "$package" || missing="$missing $package"
@@ -67,7 +68,7 @@ if [ -n "$missing" ]; then
 else
     say "Debian packages: all there"
 fi
-[ "$want" = demo ] && exit 0
+[ "$want" = all ] || exit 0
 
 if cargo nextest --version >/dev/null 2>&1; then
     say "cargo-nextest: there"

@@ -194,29 +194,49 @@ def wait_caught_up(primary, replicas):
                    f"replica on port {replica.port} catches up", replica.process)
 
 
-def start_pgbouncer(stage, primary, pool_size, auth="md5", mode="transaction"):
-    """Debian's PgBouncer in front of the primary."""
+@dataclass(frozen=True)
+class Certificate:
+    """Paths of a self-signed certificate and its key, PEM."""
+
+    chain: Path
+    key: Path
+
+
+def make_certificate(stage):
+    certificate = Certificate(stage.folder / "pooler.crt", stage.folder / "pooler.key")
+    stage.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+              "-subj", "/CN=localhost", "-keyout", certificate.key, "-out", certificate.chain)
+    return certificate
+
+
+def start_pgbouncer(stage, primary, pool_size, *, name="pgbouncer", auth="scram-sha-256", mode="transaction", databases=(DATABASE,),
+                    users=(USER,), max_clients=10000, certificate=None):
+    """Debian's PgBouncer in front of the primary. All `databases` are one there, and all `users` are USER."""
     binary, version, port = tool("pgbouncer"), pgbouncer_version(), free_port()
-    users = stage.write("userlist.txt", f'"{USER}" "{PASSWORD}"\n')
+    userlist = stage.write(f"{name}.users", "".join(f'"{user}" "{PASSWORD}"\n' for user in users))
+    login = f"user={USER} password={PASSWORD}" if users != (USER,) else ""
+    sections = "\n".join(f"{name} = host=127.0.0.1 port={primary.port} dbname={DATABASE} {login}" for name in databases)
     prepared = "max_prepared_statements = 100\n" if version >= (1, 21) else ""
-    config = stage.write("pgbouncer.ini", f"""[databases]
-{DATABASE} = host=127.0.0.1 port={primary.port} dbname={DATABASE}
+    tls = f"client_tls_sslmode = allow\nclient_tls_cert_file = {certificate.chain}\nclient_tls_key_file = {certificate.key}\n" \
+        if certificate else ""
+    config = stage.write(f"{name}.ini", f"""[databases]
+{sections}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = {auth}
-auth_file = {users}
+auth_file = {userlist}
 pool_mode = {mode}
 default_pool_size = {pool_size}
-max_client_conn = 10000
+max_client_conn = {max_clients}
 ignore_startup_parameters = extra_float_digits
 log_connections = 0
 log_disconnections = 0
 admin_users = {USER}
-{prepared}""")
-    process = stage.start("pgbouncer.log", binary, config)
-    pooler = Pooler("pgbouncer", ".".join(map(str, version)), port, process, "pgbouncer.log")
+{prepared}{tls}""")
+    process = stage.start(f"{name}.log", binary, config)
+    pooler = Pooler(name, ".".join(map(str, version)), port, process, f"{name}.log")
     wait_until(lambda: answers(pooler), "PgBouncer", process, lambda: stage.log(pooler.log))
     return pooler
 
@@ -227,24 +247,28 @@ def pgbouncer_version():
 
 
 def start_pglagoon(stage, binary, servers, *, name="pglagoon", mode="transaction", pool_size=20, workers=1,
-                   reads="replicas", auth="scram-sha-256", env=None):
-    """pglagoon in front of all `servers`; it finds out by itself which of them is the primary."""
+                   reads="replicas", consistency="sticky", auth="scram-sha-256", databases=(DATABASE,), users=(USER,),
+                   max_clients=10000, prepared_statements=200, certificate=None, env=None):
+    """pglagoon in front of all `servers`; it finds out by itself which of them is the primary. All `databases` are one there, and
+    all `users` are USER."""
     port, http_port = free_port(), free_port()
     addresses = ", ".join(f'"127.0.0.1:{server.port}"' for server in servers)
+    tls = f'tls = "prefer"\ntls_cert = "{certificate.chain}"\ntls_key = "{certificate.key}"\n' if certificate else ""
+    logins = "\n".join(f'[users.{user}]\npassword = "{PASSWORD}"\n' for user in users)
+    login = f'server_user = "{USER}"\nserver_password = "{PASSWORD}"' if users != (USER,) else ""
+    sections = "\n".join(f'[databases.{database}]\ndatabase = "{DATABASE}"\nservers = [{addresses}]\n{login}\n' for database in databases)
     config = stage.write(f"{name}.toml", f"""[listen]
 address = "127.0.0.1:{port}"
-max_clients = 10000
+max_clients = {max_clients}
 workers = {workers}
-
+{tls}
 [http]
 address = "127.0.0.1:{http_port}"
 
 [auth]
 method = "{auth}"
 
-[users.{USER}]
-password = "{PASSWORD}"
-
+{logins}
 [admin]
 users = ["{USER}"]
 
@@ -252,16 +276,15 @@ users = ["{USER}"]
 mode = "{mode}"
 size = {pool_size}
 checkout_timeout = "10s"
+prepared_statements = {prepared_statements}
 
 [routing]
 reads = "{reads}"
-consistency = "sticky"
+consistency = "{consistency}"
 sticky_window = "2s"
 max_lag = "10s"
 
-[databases.{DATABASE}]
-servers = [{addresses}]
-""")
+{sections}""")
     binary = Path(binary).resolve()
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     process = stage.start(f"{name}.log", binary, "serve", "--config", config, as_root=True, env=env)
