@@ -87,7 +87,7 @@ def compare(stage, options):
     fill(servers, options.scale)
     about = begin(options, servers, f"pool {options.pool}, transaction mode, {options.workers} pglagoon worker(s), "
                   f"{options.replicas} replica(s), scale {options.scale}, {options.rounds} round(s) of {options.seconds} s, "
-                  "scram-sha-256, fsync off, loopback TCP")
+                  "trust but where said, fsync off, loopback TCP")
     results = measure(stage, options, servers)
     found = judge(results)
     if found:
@@ -103,9 +103,9 @@ def measure(stage, options, servers):
         results.idle = measure_idle(stage, options, servers)
         show(table.idle(results.idle))
     wanted = plans(options.workloads, options.clients, options.variants)
-    for auth in ("scram-sha-256", "trust"):
+    for auth in ("trust", "scram-sha-256"):
         chosen = [plan for plan in wanted if plan.auth == auth]
-        counted = "syscalls" in options.workloads and auth == "scram-sha-256"
+        counted = "syscalls" in options.workloads and auth == "trust"
         if not chosen and not counted:
             continue
         with running(stage, options, servers, options.variants, auth=auth) as targets:

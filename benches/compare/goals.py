@@ -72,6 +72,8 @@ def judge_one(goal, results):
 
 
 def reaches(goal, value):
+    """What is printed decides."""
+    value = round(value, 2)
     return value <= goal.limit if goal.bound == "<=" else value >= goal.limit
 
 

@@ -123,7 +123,7 @@ class Bench:
     @contextlib.contextmanager
     def pooler(self, variant, axis, name):
         """A warm pooler and its clients."""
-        with (running(self.stage, self.options, self.servers, [variant], auth="trust", name=name, **axis.pooler) as (target,),
+        with (running(self.stage, self.options, self.servers, [variant], name=name, **axis.pooler) as (target,),
               connected(target, axis.clients) as connections):
             for connection in connections:
                 prepare_statements(connection, axis.statements)
@@ -172,7 +172,7 @@ class Bench:
         show(f"\n{size / 1e9:.1f} GB in one statement, rows of 1 kB; x = throughput to PgBouncer's in the same round\n"
              + BULK_ROW.format("", "", "MB/s", "x", "CPU s/GB", "peak RSS", ""))
         certificate = make_certificate(self.stage)
-        with running(self.stage, self.options, self.servers, variants, auth="trust", certificate=certificate) as targets:
+        with running(self.stage, self.options, self.servers, variants, certificate=certificate) as targets:
             return sum(self.bulk_rows(targets, what, tls, size) for tls in ("plain", "tls") for what in TRANSFERS)
 
     def bulk_rows(self, targets, what, tls, size):

@@ -30,7 +30,8 @@ def measure_idle(stage, options, servers):
     found = []
     for kind in IDLE_CLIENTS:
         variants = [one for one in options.variants if one != "direct" and (kind != "prepared" or prepares(one))]
-        with running(stage, options, servers, variants, certificate=certificate if kind == "tls" else None) as targets:
+        with running(stage, options, servers, variants, auth="scram-sha-256",
+                     certificate=certificate if kind == "tls" else None) as targets:
             for target in targets:
                 progress(f"memory of {options.idle_clients} idle clients {IDLE_CLIENTS[kind]}, {TITLES[target.variant]}")
                 found.append(growth(target, kind, options.idle_clients))

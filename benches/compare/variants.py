@@ -40,7 +40,7 @@ def fill(servers, scale):
 
 @contextlib.contextmanager
 def running(stage, options, servers, variants, *, name="pooler", pool=None, workers=None,
-            prepared_statements=200, auth="scram-sha-256", **more):
+            prepared_statements=200, auth="trust", **more):
     """Fresh poolers of these variants; they end with the block. `more` is what both kinds of pooler take."""
     pool = pool or options.pool
     poolers, targets = [], []

@@ -13,7 +13,7 @@ class Workload:
     threads: str = "two"
     connections: str = "kept"
     statements: str = "unnamed"
-    auth: str = "scram-sha-256"
+    auth: str = "trust"
 
 
 # pgbench before 16 prepares with blocking calls, also within a transaction: clients that share a thread would wait for each other.
@@ -23,8 +23,9 @@ WORKLOADS = {
     "prepared": Workload(("-S", "-M", "prepared"), "SELECT by key, prepared statement", statements="named"),
     "tpcb": Workload(("-b", "tpcb-like", "-M", "simple"), "TPC-B transaction of 7 statements, simple protocol", queries=7,
                      threads="per client"),
-    "scram": Workload(("-S", "-M", "simple", "-C"), "a new connection (scram-sha-256) for every SELECT", connections="new"),
-    "trust": Workload(("-S", "-M", "simple", "-C"), "a new connection (trust) for every SELECT", connections="new", auth="trust"),
+    "scram": Workload(("-S", "-M", "simple", "-C"), "a new connection (scram-sha-256) for every SELECT", connections="new",
+                      auth="scram-sha-256"),
+    "trust": Workload(("-S", "-M", "simple", "-C"), "a new connection (trust) for every SELECT", connections="new"),
 }
 
 # Turns of these alternate within one cell. Where a PgBouncer has no prepared statements, its extended row is the one to beat.

@@ -213,7 +213,9 @@ def start_pgbouncer(stage, primary, pool_size, *, name="pgbouncer", auth="scram-
                     users=(USER,), max_clients=10000, certificate=None):
     """Debian's PgBouncer in front of the primary. All `databases` are one there, and all `users` are USER."""
     binary, version, port = tool("pgbouncer"), pgbouncer_version(), free_port()
-    userlist = stage.write(f"{name}.users", "".join(f'"{user}" "{PASSWORD}"\n' for user in users))
+    # By SCRAM: the server's own verifier, as from its auth_query. From a password PgBouncer derives the keys at every login.
+    secret = primary.sql(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{USER}'") if auth == "scram-sha-256" else PASSWORD
+    userlist = stage.write(f"{name}.users", "".join(f'"{user}" "{secret}"\n' for user in users))
     login = f"user={USER} password={PASSWORD}" if users != (USER,) else ""
     sections = "\n".join(f"{name} = host=127.0.0.1 port={primary.port} dbname={DATABASE} {login}" for name in databases)
     prepared = "max_prepared_statements = 100\n" if version >= (1, 21) else ""
