@@ -16,7 +16,7 @@ import machine
 import table
 from cluster import Stage
 from goals import ENOUGH_CORES, Results, judge
-from growth import curves
+from growth import GROWTH, grow
 from memory import measure_idle
 from pgbench import measure_cell
 from say import begin, progress, show
@@ -33,7 +33,7 @@ def main():
     begun = time.monotonic()
     try:
         with Stage("compare") as stage:
-            status = (curves if options.growth else compare)(stage, options)
+            status = (grow if options.growth else compare)(stage, options)
     except KeyboardInterrupt:
         sys.exit("interrupted; servers stopped, folder removed")
     minutes, seconds = divmod(round(time.monotonic() - begun), 60)
@@ -50,8 +50,8 @@ def parse_options():
                         help=f"of {','.join(VARIANTS)} (all but direct)")
     parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")],
                         help="each workload with so many, for example 1,32,500 (what the targets need)")
-    parser.add_argument("--rounds", type=int, help="rounds per cell (5)")
-    parser.add_argument("--seconds", type=int, help="measured seconds per turn, after 1 s of warm-up (3)")
+    parser.add_argument("--rounds", type=int, help="rounds per cell (5; for --growth 3)")
+    parser.add_argument("--seconds", type=int, help="measured seconds per turn, after 1 s of warm-up (3; for --growth 2)")
     parser.add_argument("--idle-clients", type=int, default=1000, help="idle connections for the memory figures (1000)")
     parser.add_argument("--pool", type=int, default=20, help="server connections per pool (20)")
     parser.add_argument("--workers", type=int, default=1, help="pglagoon's worker threads (1; PgBouncer has one)")
@@ -59,12 +59,15 @@ def parse_options():
     parser.add_argument("--scale", type=int, default=20, help="pgbench's scale factor (20)")
     parser.add_argument("--sampling", type=float, default=0.2, help="share of transactions whose latency is logged (0.2)")
     parser.add_argument("--json", metavar="FILE", help="also write every run there")
-    parser.add_argument("--growth", action="store_true", help="instead: how costs grow with pools, users, statements, clients and size")
+    parser.add_argument("--growth", nargs="?", type=names_of(GROWTH), const=list(GROWTH),
+                        help=f"instead: how costs grow; of {','.join(GROWTH)} (all)")
+    parser.add_argument("--sizes", type=lambda text: [int(part) for part in text.split(",")], help="for its curves (10,100,1000)")
     parser.add_argument("--quick", action="store_true", help="a first look: 2 rounds of 2 s; small sizes")
     parser.add_argument("--strict", action="store_true", help="end with status 1 if a target is missed")
     options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.quick else 5)
-    options.seconds = options.seconds or (2 if options.quick else 3)
+    options.rounds = options.rounds or (2 if options.quick else 3 if options.growth else 5)
+    options.seconds = options.seconds or (2 if options.quick or options.growth else 3)
+    options.sizes = options.sizes or ([10, 100] if options.quick else [10, 100, 1000])
     if set(SPLITS) & set(options.variants) and not os.access(options.pglagoon, os.X_OK):
         parser.error(f"{options.pglagoon} is not there: cargo build --release, or --pglagoon PATH")
     return options

@@ -10,14 +10,12 @@ import statistics
 import time
 from dataclasses import dataclass
 
-import table
 from cluster import DATABASE, USER, make_certificate
 from machine import cpu_of, forget_peak, peak_rss_kib, rss_kib
 from say import begin, progress, show
-from variants import TITLES, prepares, running, start_servers
-from wire import Connection, execute, load, prepare, query, receive, send_copy
+from variants import TITLES, running, start_servers
+from wire import Connection, ServerError, execute, load, prepare, query, receive, send_copy
 
-SIZES = (10, 100, 1000)
 ACTIVE = 32
 # The pool of the statements' curve: every statement must have been on every server connection before it is measured.
 FEW_SERVERS = 4
@@ -35,22 +33,27 @@ THROUGHPUT_LIMIT = 0.9
 PEAK_MIB_LIMIT = 16
 
 
-def curves(stage, options):
-    """All curves; returns the status to end with."""
-    progress("PostgreSQL: a primary and a replica")
+def grow(stage, options):
+    """All that was asked for; returns the status to end with: 2 if something could not be measured."""
+    progress(f"PostgreSQL: a primary and {options.replicas} replica(s)")
     servers = start_servers(stage, options.replicas, SETTINGS)
     servers[0].sql("CREATE UNLOGGED TABLE sink (line text); GRANT ALL ON sink TO PUBLIC", DATABASE)
-    variants = [variant for variant in options.variants if variant != "direct"]
     begin(options, servers, f"pool {options.pool}, transaction mode, {options.workers} pglagoon worker(s), {options.replicas} "
           f"replica(s), {options.rounds} round(s) of {options.seconds} s, trust, fsync off, loopback TCP")
-    sizes = SIZES[:2] if options.quick else SIZES
     bench = Bench(stage, options, servers)
-    show(curve_table("databases, each with its pool", bench.curve(variants, sizes, databases)))
-    show(curve_table("users, each with its pool", bench.curve(variants, sizes, users)))
-    able = [variant for variant in variants if variant != "pgbouncer"]
-    show(curve_table(f"prepared statements of each of {ACTIVE} clients", bench.curve(able, sizes, statements)))
-    missed = bench.crowd(variants) + bench.bulk(variants)
-    return 1 if missed and options.strict else 0
+    outcomes = {outcome for part in options.growth for outcome in GROWTH[part](bench)}
+    if "failed" in outcomes:
+        return 2
+    return 1 if options.strict and "fail" in outcomes else 0
+
+
+def attempt(label, measured):
+    """What `measured` prints and finds; or says in its row what went wrong, so that the rest is measured all the same."""
+    try:
+        return measured()
+    except (OSError, EOFError, ServerError, RuntimeError) as error:
+        show(f"{label}: failed: {type(error).__name__}: {str(error)[:200]}")
+        return "failed"
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------------
@@ -109,8 +112,22 @@ class Bench:
     options: object
     servers: list
 
-    def curve(self, variants, sizes, axis):
-        return [self.point(variant, size, axis) for size in sizes for variant in variants]
+    @property
+    def variants(self):
+        return [variant for variant in self.options.variants if variant != "direct"]
+
+    def curve(self, axis, what, variants):
+        """Prints one. There is no target: PgBouncer's x says what PostgreSQL and the kernel have in it."""
+        show(f"\npooler CPU per query, us, over the number of {what}; x = to one of them, in the same round\n"
+             + CURVE_ROW.format("", "", "so many", "one", "x", "all idle"))
+        return [attempt(f"{size:>8,}  {TITLES[variant]}", lambda: self.curve_row(variant, size, axis))
+                for size in self.options.sizes for variant in variants]
+
+    def curve_row(self, variant, size, axis):
+        pair = self.point(variant, size, axis)
+        show(CURVE_ROW.format(f"{size:,}", TITLES[variant], f"{middle(pair.many, 'cpu_us'):.1f}", f"{middle(pair.one, 'cpu_us'):.1f}",
+                              f"{pair.ratio('cpu_us'):.2f}", f"{pair.idle_percent:.1f} %"))
+        return "shown"
 
     def point(self, variant, size, axis):
         """The same number of clients on both sides: what differs is over how much they are spread."""
@@ -139,16 +156,15 @@ class Bench:
         return loads
 
     def idle_seconds(self):
-        return 2 if self.options.quick else 10
+        return 2 if self.options.quick else 5
 
     # Ten thousand clients ---------------------------------------------------------------------------------------------------
 
-    def crowd(self, variants):
-        """Prints as it goes; returns how many targets were missed."""
+    def crowd(self):
         size, why = crowd_size(self.options.quick)
         show(f"\n{size:,} clients connected, {CROWD_ACTIVE} active, against {CROWD_ACTIVE} connected{why}\n"
              + CROWD_ROW.format("", "p50 ms", "x", "p99 ms", "x", "CPU us", "x", "all idle", ""))
-        return sum(self.crowd_row(variant, size) for variant in variants)
+        return [attempt(TITLES[variant], lambda: self.crowd_row(variant, size)) for variant in self.variants]
 
     def crowd_row(self, variant, size):
         progress(f"{size} clients, {TITLES[variant]}")
@@ -159,21 +175,22 @@ class Bench:
             active = target, connections[:CROWD_ACTIVE]
             pair = Pair(variant, size, *self.alternate(one, active, CROWD_ACTIVE), idle)
         reached = pair.ratio("p50_ms") <= LATENCY_LIMIT and pair.ratio("p99_ms") <= LATENCY_LIMIT and idle <= IDLE_PERCENT_LIMIT
-        verdict, missed = judged(variant, reached)
+        verdict = judged(variant, reached)
         show(CROWD_ROW.format(TITLES[variant], *(text for figure in ("p50_ms", "p99_ms", "cpu_us")
                                                  for text in (f"{middle(pair.many, figure):.2f}", f"{pair.ratio(figure):.2f}")),
                               f"{idle:.1f} %", verdict))
-        return missed
+        return verdict
 
     # A gigabyte -------------------------------------------------------------------------------------------------------------
 
-    def bulk(self, variants):
+    def bulk(self):
         size = BULK_BYTES // (10 if self.options.quick else 1)
         show(f"\n{size / 1e9:.1f} GB in one statement, rows of 1 kB; x = throughput to PgBouncer's in the same round\n"
              + BULK_ROW.format("", "", "MB/s", "x", "CPU s/GB", "peak RSS", ""))
         certificate = make_certificate(self.stage)
-        with running(self.stage, self.options, self.servers, variants, certificate=certificate) as targets:
-            return sum(self.bulk_rows(targets, what, tls, size) for tls in ("plain", "tls") for what in TRANSFERS)
+        with running(self.stage, self.options, self.servers, self.variants, certificate=certificate) as targets:
+            return [attempt(f"{what}, {tls}", lambda: self.bulk_rows(targets, what, tls, size))
+                    for tls in ("plain", "tls") for what in TRANSFERS]
 
     def bulk_rows(self, targets, what, tls, size):
         found = {target.variant: [] for target in targets}
@@ -181,7 +198,8 @@ class Bench:
             for target in targets:
                 progress(f"{what}, {tls}, round {number + 1}/{self.options.rounds}, {TITLES[target.variant]}")
                 found[target.variant].append(transfer(target, what, tls, size))
-        return sum(show_bulk(variant, f"{what}, {tls}", runs, found.get("pgbouncer")) for variant, runs in found.items())
+        verdicts = [show_bulk(variant, f"{what}, {tls}", runs, found.get("pgbouncer")) for variant, runs in found.items()]
+        return "fail" if "fail" in verdicts else "pass"
 
 
 @contextlib.contextmanager
@@ -227,10 +245,14 @@ def crowd_size(quick):
 
 # A gigabyte -----------------------------------------------------------------------------------------------------------------
 
+def rows(size):
+    return f"SELECT repeat('x', 1000) FROM generate_series(1, {size // 1000})"
+
+
 TRANSFERS = {
-    "COPY TO": lambda connection, size: receive(connection, f"COPY (SELECT repeat('x', 1000) FROM generate_series(1, {size // 1000})) TO STDOUT", size),
+    "COPY TO": lambda connection, size: receive(connection, f"COPY ({rows(size)}) TO STDOUT", size),
     "COPY FROM": lambda connection, size: send_copy(connection, "COPY sink FROM STDIN WHERE false", size),
-    "result": lambda connection, size: receive(connection, f"SELECT repeat('x', 1000) FROM generate_series(1, {size // 1000})", size),
+    "result": lambda connection, size: receive(connection, rows(size), size),
 }
 
 
@@ -259,31 +281,33 @@ CROWD_ROW = "{:<22}{:>9}{:>7}{:>9}{:>7}{:>9}{:>7}{:>10}   {}"
 BULK_ROW = "{:<18}{:<22}{:>8}{:>7}{:>10}{:>12}   {}"
 
 
-def curve_table(what, pairs):
-    lines = ["", f"pooler CPU per query, us, over the number of {what}; x = to one of them, in the same round",
-             CURVE_ROW.format("", "", "so many", "one", "x", "all idle")]
-    lines += [CURVE_ROW.format(f"{pair.size:,}", TITLES[pair.variant], f"{middle(pair.many, 'cpu_us'):.1f}",
-                               f"{middle(pair.one, 'cpu_us'):.1f}", f"{pair.ratio('cpu_us'):.2f}", f"{pair.idle_percent:.1f} %")
-              for pair in pairs]
-    return "\n".join(lines)
-
-
 def show_bulk(variant, label, runs, theirs):
-    """Prints one row; returns how many targets it misses."""
+    """Prints one row; returns its verdict."""
     ratio = statistics.median(mine.mb_per_second / other.mb_per_second for mine, other in zip(runs, theirs)) if theirs else None
     peak = max(run.peak_mib for run in runs)
-    verdict, missed = judged(variant, peak <= PEAK_MIB_LIMIT and (ratio is None or ratio >= THROUGHPUT_LIMIT))
+    verdict = judged(variant, peak <= PEAK_MIB_LIMIT and (ratio is None or ratio >= THROUGHPUT_LIMIT))
     show(BULK_ROW.format(label, TITLES[variant], f"{middle(runs, 'mb_per_second'):.0f}", f"{ratio:.2f}" if ratio and runs is not theirs else "",
                          f"{middle(runs, 'cpu_per_gb'):.2f}", f"+{peak:.1f} MiB", verdict))
-    return missed
+    return verdict
 
 
 def judged(variant, reached):
-    """The word to print, and how many targets were missed; PgBouncer has none."""
+    """PgBouncer has no targets."""
     if variant == "pgbouncer":
-        return "", 0
-    return ("pass", 0) if reached else ("fail", 1)
+        return ""
+    return "pass" if reached else "fail"
 
 
 def middle(found, figure):
     return statistics.median(getattr(one, figure) for one in found)
+
+
+GROWTH = {
+    "databases": lambda bench: bench.curve(databases, "databases, each with its pool", bench.variants),
+    "users": lambda bench: bench.curve(users, "users, each with its pool", bench.variants),
+    # PgBouncer keeps at most 100 on a server here, if any.
+    "statements": lambda bench: bench.curve(statements, f"prepared statements of each of {ACTIVE} clients",
+                                            [variant for variant in bench.variants if variant != "pgbouncer"]),
+    "crowd": Bench.crowd,
+    "bulk": Bench.bulk,
+}
