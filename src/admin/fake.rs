@@ -83,7 +83,7 @@ pub fn stats() -> Stats {
     Reason::ALL.into_iter().for_each(|reason| stats.ran(Role::Replica, reason, 5));
     stats.wait.observe(Duration::from_micros(90));
     stats.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
-    stats.rescue(crate::session::Rescue::Behind);
+    stats.rescue(crate::session::Rescue::Behind, 1);
     stats
 }
 

@@ -736,18 +736,19 @@ impl Relay {
         self.to_server.consume(self.to_server.len());
     }
 
-    /// The client's request runs again, elsewhere: it stands at the head of its input as if it had just come.
+    /// The client's requests run again, elsewhere: they stand at the head of its input as if they had just come.
     fn replay(&mut self, rescue: Rescue) {
         self.give_back();
         if let Some(generation) = self.session.outdated() {
             self.pools.database.ddl_unseen_in(generation);
         }
-        let request = self.session.again();
+        let count = self.session.failed_requests();
+        let requests = self.session.again();
         self.from_client.take_from(&self.worker.shelf);
-        self.from_client.put_back(&request);
+        self.from_client.put_back(&requests);
         self.fresh = true;
-        tracing::info!(client = self.card().id, why = rescue.as_str(), "a request runs again");
-        self.pools.stats(self.worker.index).rescue(rescue);
+        tracing::info!(client = self.card().id, why = rescue.as_str(), count, "requests run again");
+        self.pools.stats(self.worker.index).rescue(rescue, count);
     }
 
     fn server_lost(&mut self, why: &str) -> Want {

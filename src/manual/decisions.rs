@@ -1,5 +1,10 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-22, a pipeline at a replica is no longer than what is kept of it.** A client may send reads without end before it
+//! looks at an answer. To keep them all for the case that the replica dies would let it grow our memory; to keep the first ones
+//! only would lose what it sent last. So a read waits while 16 KiB of them are unanswered: a few hundred, more than a replica
+//! next door ever has waiting. A batch is one transaction, so that a part of it never runs again behind another part that was shown.
+//!
 //! **2026-11-22, a server that hangs is given up in two steps.** When it counts as down, only what can run again unseen leaves
 //! it; errors come when `dead_after` is over. One step would either make every stall of some seconds an outage for those who are
 //! in a transaction, or keep reads waiting that another replica could have answered.

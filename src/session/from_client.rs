@@ -160,7 +160,11 @@ impl Session {
         // After a RESET the server's settings are not the client's, and are put right when nothing is outstanding.
         let is_out_of_step =
             self.batch == Batch::Idle && !self.replies.is_empty() && self.settings != held.state.settings;
-        if is_out_of_step || self.must_wait(span.tag()) || !self.has_room(edits) {
+        if is_out_of_step
+            || self.must_wait(span.tag())
+            || self.awaits_unnamed(span, bytes)
+            || !self.has_room(edits)
+        {
             return Flow::Stop(Want::Input);
         }
         if self.promotable.is_some()
@@ -243,14 +247,33 @@ impl Session {
     }
 
     /// What was sent may turn out otherwise than was assumed when it was sent, and this request hangs on it: names that a
-    /// batch before this one gives or takes, everything behind a DEALLOCATE, and what runs after a RESET.
+    /// batch before this one gives or takes, everything behind a DEALLOCATE, and what runs after a RESET. Or too much is under
+    /// way already.
     fn must_wait(&self, tag: FrontendTag) -> bool {
         match tag {
             _ if self.replies.has_deallocations() => true,
-            _ if self.batch == Batch::Idle && self.is_resetting() => true,
+            _ if self.batch == Batch::Idle && (self.is_resetting() || self.is_full()) => true,
             FrontendTag::QUERY | FrontendTag::FUNCTION_CALL => false,
             _ => self.batch == Batch::Idle && self.replies.has_names(),
         }
+    }
+
+    /// Whether a batch begins with the unnamed statement of one before it. As long as nothing of it is sent, none is open:
+    /// what may have to run again must not wait for its end.
+    fn awaits_unnamed(&self, span: Span<FrontendTag>, bytes: &[u8]) -> bool {
+        if self.batch != Batch::Idle || !self.replies.has_unnamed() {
+            return false;
+        }
+        let body = span.body(bytes);
+        let statement = match span.tag() {
+            FrontendTag::BIND => Bind::new(body).map(|bind| bind.statement),
+            FrontendTag::DESCRIBE => match Target::new(body) {
+                Some(Target::Statement(name)) => Some(name),
+                _ => None,
+            },
+            _ => None,
+        };
+        statement == Some(b"")
     }
 
     /// Whether one more answer may be outstanding. If not, the server is asked for those that it may still hold back.
@@ -674,10 +697,11 @@ impl Session {
         if self.transaction.status() != TransactionStatus::Failed {
             self.stand_in(then.as_ref(), edits);
         }
-        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped.
+        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped, or what stands
+        // before it has to run again.
         held.state.statements.set_unnamed(None);
         let before = self.statements.as_mut().and_then(|statements| statements.remove(b""));
-        if before.is_some() && self.batch == Batch::Open {
+        if before.is_some() && (self.batch == Batch::Open || self.runs_behind_kept()) {
             let then = Then::Unnamed(Renamed { name: Box::default(), before });
             self.replies.push(Request::Close, Action::Fabricate, Some(then));
         }

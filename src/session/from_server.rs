@@ -128,6 +128,7 @@ impl Session {
             }
             return Flow::Done;
         }
+        self.answer_is_over(&mut edits.spares);
         self.settle(reply.then, status, held);
         edits.events.answered += 1;
         reply.reason.into_iter().for_each(|reason| edits.events.ran.add(reason));

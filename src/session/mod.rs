@@ -199,7 +199,7 @@ pub enum Want {
     Tell(Tidings),
     /// The server connection may go back.
     Return,
-    /// The same, and then [`Session::again`] is the head of the client's input: it runs once more.
+    /// The same, and then [`Session::again`] is the head of the client's input: that runs once more.
     Replay(Rescue),
     /// The conversation is over.
     Close(Farewell),
@@ -420,7 +420,7 @@ pub struct Session {
     stray: Option<Box<Vec<u8>>>,
     /// The server said why it is about to close the connection.
     last_words: Option<Box<Report>>,
-    /// The request that could be sent again elsewhere.
+    /// The requests that could be sent again elsewhere.
     replay: Replay,
 }
 
@@ -516,7 +516,7 @@ impl Session {
                 Step::Rest(n) => pass(edits, self.client_part, n),
                 Step::Message(span) => {
                     let began =
-                        role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.stands_alone());
+                        role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.may_be_kept());
                     match self.client_message(span, rest, held.as_mut(), world, edits) {
                         Flow::Done => self.keep(span, at, began, &mut edits.spares),
                         Flow::Stop(want) => return want,
@@ -576,7 +576,7 @@ impl Session {
         loop {
             let rest = &input[edits.consumed()..];
             if self.server.at_boundary() {
-                if !self.may_pass_on(rest, &mut edits.spares) {
+                if !self.may_pass_on(rest, edits) {
                     return Want::Input;
                 }
                 self.fabricate(edits);

@@ -1778,3 +1778,70 @@ fn what_stood_behind_a_read_was_lost_with_it() {
         "#,
     );
 }
+
+#[test]
+fn pipelined_reads_whose_replica_died_failed_each() {
+    TRANSACTION.plays(
+        r#"
+        ! stop r1
+        a> Query select 1 | Parse : select 2 | Bind : | Execute | Bind : | Execute | Sync | Query select 3
+          r1> Query select 1 | Parse : select 2 | Bind : | Execute | Bind : | Execute | Sync | Query select 3
+        ! kill r1
+          r1> Query select 1 | Parse : select 2 | Bind : | Execute | Bind : | Execute | Sync | Query select 3
+        ! go r1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I | ParseComplete | BindComplete | DataRow 2 | CommandComplete SELECT 1 | BindComplete | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I | RowDescription c | DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn a_batch_that_waited_for_a_failed_read_hung() {
+    TRANSACTION.plays(
+        r#"
+        a> Parse : select * from missing | Bind : | Execute | Sync | Bind : | Execute | Sync
+          r1> Parse : select * from missing | Bind : | Execute | Sync
+          p1> Parse : select * from missing | Bind : | Execute | Sync
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+          p1> CloseS | Bind : | Execute | Sync
+          a< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn reads_beyond_what_is_kept_were_lost() {
+    const READS: usize = 5_000;
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 1, 10);
+    let client = relay.connect("a", &[]);
+    relay.servers[1].is_stuck = true;
+    relay.clients[client].network.extend(frontend("Query select 1").repeat(READS));
+    relay.settle();
+    let sent = relay.servers[1].wire.len();
+    assert!((15_000..17_000).contains(&sent), "{sent} bytes are under way");
+    relay.kill_server(1);
+    relay.servers[1].is_stuck = false;
+    relay.settle();
+    let (seen, _) = messages(&relay.clients[client].view);
+    let count = |wanted: u8| seen.iter().filter(|(tag, _)| *tag == wanted).count();
+    assert_eq!([b'E', b'D', b'Z'].map(count), [0, READS, READS]);
+    relay.assert_nothing_leaked();
+}
+
+#[test]
+fn reads_behind_one_that_was_shown_in_part_failed_with_it() {
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 1, 10);
+    relay.trace = Some(Default::default());
+    let client = relay.connect("a", &[]);
+    relay.clients[client].network.extend(frontend("Query select 1 | Query select 2 | Query select 3"));
+    relay.arrive(client, usize::MAX);
+    relay.grant(client, 1);
+    relay.deliver(1, usize::MAX);
+    // The first answer, and the second up to its row.
+    let (description, row, end) = (27, 12, 14 + 6);
+    relay.answer(1, description + row + end + description + row);
+    relay.kill_server(1);
+    relay.settle();
+    let (seen, _) = messages(&relay.clients[client].view);
+    let tags: String = seen.iter().map(|(tag, _)| char::from(*tag)).collect();
+    assert_eq!(tags, "TDCZ TDEZ TDCZ".replace(' ', ""), "{}", relay.told());
+}
