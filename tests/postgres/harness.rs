@@ -663,9 +663,8 @@ impl Watchdog {
     fn start() -> Watchdog {
         // The long form of a test runs for as long as it is told.
         let long = std::env::var("PGLAGOON_PROVE").ok().and_then(|seconds| seconds.parse::<u64>().ok());
-        Self::within(Duration::from_secs(
-            120 + long.unwrap_or(0) * 20 + crate::soak::seconds() + crate::chaos::seconds(),
-        ))
+        let longer = [crate::soak::seconds(), crate::chaos::seconds(), crate::prove::seconds()];
+        Self::within(Duration::from_secs(120 + long.unwrap_or(0) * 20 + longer.iter().sum::<u64>()))
     }
 
     /// With a limit of the test's own.

@@ -10,6 +10,9 @@
 
 mod failover;
 mod page;
+mod volume;
+
+pub use volume::seconds;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -104,6 +107,8 @@ enum Policy {
     StrongForeignReplica,
     /// Whoever says that it is the primary, is.
     EitherPrimary,
+    /// One read runs on two replicas, half of it on each.
+    Halves,
 }
 
 impl Policy {
@@ -125,6 +130,7 @@ impl Policy {
                 "a replica of the old timeline counts by its position, asked before each read"
             }
             Policy::EitherPrimary => "whoever says that it is the primary",
+            Policy::Halves => "one read on two replicas",
         };
         format!("*control:* {mistake}")
     }
@@ -692,7 +698,7 @@ impl Session {
                 0 => number(&self.clients[0], &sql).await,
                 _ => bound(&self.clients[0], register).await,
             },
-            Policy::Naive => {
+            Policy::Naive | Policy::Halves => {
                 let replica = 1 + self.random(2) as usize;
                 number(&self.clients[replica], &sql).await
             }
