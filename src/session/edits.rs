@@ -12,6 +12,7 @@ pub struct Edits {
     edits: Vec<Op>,
     inserted: Vec<u8>,
     consumed: usize,
+    output: usize,
     /// Bytes for the side from which the input came: answers that no server was asked for.
     pub reply: Vec<u8>,
     /// What happened, for those who count.
@@ -27,6 +28,7 @@ pub struct Edits {
 struct Mark {
     edits: usize,
     inserted: usize,
+    output: usize,
     events: Events,
 }
 
@@ -44,6 +46,16 @@ pub enum Edit<'a> {
     Forward(Range<usize>),
     /// These bytes go on before what follows.
     Insert(&'a [u8]),
+}
+
+impl<'a> Edit<'a> {
+    /// The bytes that go on, of this input.
+    pub fn bytes(self, input: &'a [u8]) -> &'a [u8] {
+        match self {
+            Edit::Forward(run) => &input[run],
+            Edit::Insert(bytes) => bytes,
+        }
+    }
 }
 
 /// What happened during one call.
@@ -128,6 +140,7 @@ impl Edits {
         self.edits.clear();
         self.inserted.clear();
         self.consumed = 0;
+        self.output = 0;
         self.reply.clear();
         self.events = Events::default();
         self.audible = None;
@@ -136,6 +149,11 @@ impl Edits {
     /// How many bytes of the input were dealt with.
     pub fn consumed(&self) -> usize {
         self.consumed
+    }
+
+    /// How many bytes go on.
+    pub fn output(&self) -> usize {
+        self.output
     }
 
     /// If the whole output is one run of the input: that run.
@@ -167,6 +185,7 @@ impl Edits {
 
     pub(super) fn forward(&mut self, n: usize) {
         self.consumed += n;
+        self.output += n;
         match self.edits.last_mut() {
             Some(Op::Forward(run)) => *run += n,
             _ if n > 0 => self.edits.push(Op::Forward(n)),
@@ -188,12 +207,14 @@ impl Edits {
         // No run of input shall reach over it.
         self.edits.push(Op::Skip(0));
         let (edits, inserted) = (self.edits.len(), self.inserted.len());
-        self.audible = Some(Box::new(Mark { edits, inserted, events: self.events }));
+        let Edits { output, events, .. } = *self;
+        self.audible = Some(Box::new(Mark { edits, inserted, output, events }));
     }
 
     /// Nothing that came since goes on, and nothing of it counts: the input is dealt with all the same.
     pub(super) fn silence(&mut self) {
-        let Mark { edits, inserted, events } = self.audible.take().map_or(Mark::default(), |mark| *mark);
+        let Mark { edits, inserted, output, events } =
+            self.audible.take().map_or(Mark::default(), |mark| *mark);
         let silenced = self.edits.drain(edits..).map(|op| match op {
             Op::Forward(n) | Op::Skip(n) => n,
             Op::Insert(_) => 0,
@@ -201,6 +222,7 @@ impl Edits {
         let silenced: usize = silenced.sum();
         self.edits.push(Op::Skip(silenced));
         self.inserted.truncate(inserted);
+        self.output = output;
         self.reply.clear();
         self.events = events;
     }
@@ -210,7 +232,10 @@ impl Edits {
         let answer = write(&mut self.inserted);
         match self.inserted.len() - before {
             0 => {}
-            n => self.edits.push(Op::Insert(n)),
+            n => {
+                self.output += n;
+                self.edits.push(Op::Insert(n));
+            }
         }
         answer
     }
@@ -238,7 +263,7 @@ mod tests {
         edits.insert(|out| out.extend_from_slice(b"ab"));
         edits.events.answered = 1;
         edits.silence();
-        assert_eq!((edits.consumed(), edits.events.answered), (5, 0));
+        assert_eq!((edits.consumed(), edits.output(), edits.events.answered), (5, 3, 0));
         assert_eq!(edits.iter().collect::<Vec<_>>(), [Edit::Forward(0..3)]);
     }
 
@@ -252,7 +277,7 @@ mod tests {
         edits.insert(|out| out.extend_from_slice(b"ab"));
         edits.forward(1);
         edits.insert(|out| out.extend_from_slice(b"c"));
-        assert_eq!((edits.consumed(), edits.single_forward()), (10, None));
+        assert_eq!((edits.consumed(), edits.output(), edits.single_forward()), (10, 9, None));
         let all: Vec<_> = edits.iter().collect();
         assert_eq!(all, [Edit::Forward(0..5), Edit::Insert(b"ab"), Edit::Forward(9..10), Edit::Insert(b"c")]);
     }
