@@ -8,17 +8,19 @@ use super::*;
 /// A round of the long form: what it has to remember is bounded, and the report of a run that is ended has something in it.
 const ROUND: Duration = Duration::from_secs(10);
 
+/// Under asynchronous commits nearly all of these reads would be the primary's: it has runs with more patience.
+const FAULTS: [Fault; 2] = [Fault::Pauses, Fault::FrozenStandby];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_reads_of_a_session_keep_its_promises() {
-    let faults = [Fault::Pauses, Fault::AsyncCommit, Fault::FrozenStandby];
     let control = (Fault::Pauses, Policy::Naive, (|found| found.own_writes) as Count);
-    many("session", &faults, Findings::of_session, control).await;
+    many("session", &FAULTS, Findings::of_session, control).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_strong_reads_are_strong() {
     let control = (Fault::Pauses, Policy::Naive, (|found| found.fresh) as Count);
-    many("strong", &[Fault::Pauses, Fault::AsyncCommit], Findings::of_strong, control).await;
+    many("strong", &FAULTS, Findings::of_strong, control).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +98,9 @@ impl<'a> Course<'a> {
         }
         let (reads, took, level) = (reads(&all), began.elapsed(), self.level);
         let bound = 3.0 / reads.max(1) as f64;
-        note(&format!("| together | pglagoon, `{level}` | {reads} | | | | | | 0 | < {bound:.1e} | held, in {took:.0?} |"));
+        note(&format!(
+            "| together | pglagoon, `{level}` | {reads} | | | | | | 0 | < {bound:.1e} | held, in {took:.0?} |"
+        ));
     }
 }
 
