@@ -429,6 +429,7 @@ impl Relay {
                 client: self.registration.card().id,
                 pin_room: self.pools.pinned.room(&rules.pool),
                 sequences: self.pools.sequences(),
+                unnamed: rules.pool.unnamed_statements,
             };
             let want = match lease {
                 None => {
@@ -746,7 +747,11 @@ impl Relay {
         self.from_client.take_from(&self.worker.shelf);
         self.from_client.put_back(&request);
         self.fresh = true;
-        tracing::info!(client = self.card().id, why = rescue.as_str(), "a request runs again");
+        match rescue {
+            // It may be the client's own mistake.
+            Rescue::Kept => tracing::debug!(client = self.card().id, "a request runs again as it came"),
+            _ => tracing::info!(client = self.card().id, why = rescue.as_str(), "a request runs again"),
+        }
         self.pools.stats(self.worker.index).rescue(rescue);
     }
 

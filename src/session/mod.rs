@@ -57,7 +57,7 @@ pub use replay::Rescue;
 pub use server_state::ServerState;
 pub use settings::{Settings, Value};
 
-use crate::config::{Consistency, OnLostWrite, PoolMode, Routing};
+use crate::config::{Consistency, OnLostWrite, PoolMode, Routing, Unnamed};
 use crate::error::{ErrorSource, Report};
 use crate::prepared::{ClientStatements, Named, Prepared, Registry};
 use crate::routing::explain::Servers;
@@ -137,6 +137,8 @@ pub struct World<'a> {
     pub pin_room: PinRoom,
     /// What is done for `currval` and `lastval`.
     pub sequences: Sequences,
+    /// What becomes of unnamed statements.
+    pub unnamed: Unnamed,
 }
 
 impl World<'_> {
@@ -286,6 +288,15 @@ enum Passing {
     Skip,
 }
 
+/// How a client sends its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// As far as is known, each after the answer to the one before.
+    OneByOne,
+    /// It has sent one before the answer to another that could only run again alone.
+    Pipelined,
+}
+
 /// How things went since the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -367,6 +378,7 @@ pub struct Session {
     promotable: Option<Box<Promotable>>,
     replies: ReplyQueue,
     batch: Batch,
+    pace: Pace,
     copy: Copy,
     outcome: Outcome,
     restoring: Restoring,
@@ -440,6 +452,7 @@ impl Session {
             promotable: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
+            pace: Pace::OneByOne,
             copy: Copy::None,
             outcome: Outcome::Fine,
             restoring: Restoring::No,

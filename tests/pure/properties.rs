@@ -3,7 +3,7 @@
 use crate::notation::{Writer, view};
 use crate::relay::{Harmless, Random, Relay, routing};
 use crate::script::{Item, Script, count, item, script};
-use pglagoon::config::PoolMode;
+use pglagoon::config::{PoolMode, Unnamed};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::scope::Scopes;
 use pglagoon::routing::{Lsn, Role, Token};
@@ -194,6 +194,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                     client: 1,
                     pin_room: PinRoom::Open,
                     sequences: Sequences::Unused,
+                    unnamed: Unnamed::Keep,
                 };
                 let held = is_held.then_some(Held { role: Role::Primary, node: 0, state: &mut state });
                 let want = session.on_client(&from_client, held, &mut world, &mut edits);

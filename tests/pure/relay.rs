@@ -2,7 +2,7 @@
 
 use crate::model::{Database, Model};
 use crate::notation::{Names, messages};
-use pglagoon::config::{Balance, Consistency, PoolMode, Routing};
+use pglagoon::config::{Balance, Consistency, PoolMode, Routing, Unnamed};
 use pglagoon::error::{ErrorSource, Report};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::scope::Scopes;
@@ -431,6 +431,7 @@ impl Relay {
                 client: client as u64,
                 pin_room: PinRoom::Open,
                 sequences: Sequences::Unused,
+                unnamed: Unnamed::Keep,
             };
             let held = it.held.map(|n| {
                 let server = &mut self.servers[n];
