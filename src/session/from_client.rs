@@ -212,15 +212,20 @@ impl Session {
                 edits.forward(span.have());
             }
             tag => {
-                self.batch = Batch::Open;
-                match tag {
-                    FrontendTag::PARSE => return self.parse(span, bytes, unnamed, held, world, edits),
-                    FrontendTag::BIND => return self.bind(span, bytes, held, world, edits),
+                let before = std::mem::replace(&mut self.batch, Batch::Open);
+                let flow = match tag {
+                    FrontendTag::PARSE => self.parse(span, bytes, unnamed, held, world, edits),
+                    FrontendTag::BIND => self.bind(span, bytes, held, world, edits),
                     FrontendTag::DESCRIBE | FrontendTag::CLOSE => {
-                        return self.describe_or_close(span, bytes, held, world, edits);
+                        self.describe_or_close(span, bytes, held, world, edits)
                     }
-                    _ => return self.execute(span, bytes, edits),
+                    _ => self.execute(span, bytes, edits),
+                };
+                if matches!(flow, Flow::Stop(_)) {
+                    // It waits for an answer, and what is answered may have to run again elsewhere: no batch has begun here.
+                    self.batch = before;
                 }
+                return flow;
             }
         }
         Flow::Done

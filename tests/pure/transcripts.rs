@@ -692,6 +692,23 @@ fn stale_plan_is_made_anew_where_the_client_is_told_its_columns() {
     );
 }
 
+#[test]
+fn bind_that_waited_for_a_rescued_parse_waited_for_ever() {
+    TRANSACTION.plays(
+        r#"
+        ! stop r1
+        a> Parse : select * from missing | Bind : | Execute | Sync
+          r1> Parse : select * from missing | Bind : | Execute | Sync
+        a> Bind : | Execute | Sync
+        ! go r1
+          p1> Parse : select * from missing | Bind : | Execute | Sync
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+          p1> CloseS | Bind : | Execute | Sync
+          a< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        "#,
+    );
+}
+
 // --- Transactions that read on a replica first ----------------------------------------------------------------------------
 
 const PROMOTE: Stage = Stage { transactions: Transactions::Promote, ..TRANSACTION };
