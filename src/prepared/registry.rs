@@ -45,26 +45,19 @@ pub struct Prepared {
 /// Whether servers keep a statement for clients that give it no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keeping {
-    /// It was seen once. Most texts that are never are again: their literals stand in them.
-    NotYet,
-    /// It was seen again, and lasts.
+    /// None has prepared it.
+    Unseen,
+    /// One has. Most texts that come once do not come again: their literals stand in them.
+    Once,
+    /// It came again, and lasts.
     Worth,
-    /// It was seen again, and does not last.
+    /// It came again, and does not last.
     Never,
 }
 
 struct Entry {
     prepared: Arc<Prepared>,
     keeping: Keeping,
-}
-
-impl Entry {
-    fn seen_again(&mut self) {
-        if self.keeping == Keeping::NotYet {
-            let lasts = lasting::lasts(&self.prepared.text);
-            self.keeping = if lasts { Keeping::Worth } else { Keeping::Never };
-        }
-    }
 }
 
 /// The statements of one worker's clients. Bounded: what does not fit is not shared, only kept by its client.
@@ -84,8 +77,7 @@ impl Registry {
     /// afterwards is a new one, so that no client inherits a result type from before.
     pub fn intern(&mut self, text: &[u8], types: &[u8], generation: u64) -> Arc<Prepared> {
         let id = self.id(text, types, generation);
-        if let Some(entry) = self.statements.get_mut(&id) {
-            entry.seen_again();
+        if let Some(entry) = self.statements.get(&id) {
             return entry.prepared.clone();
         }
         let prepared = Arc::new(Prepared {
@@ -99,15 +91,22 @@ impl Registry {
             self.statements.retain(|_, entry| Arc::strong_count(&entry.prepared) > 1);
         }
         if self.statements.len() < self.capacity {
-            let entry = Entry { prepared: prepared.clone(), keeping: Keeping::NotYet };
+            let entry = Entry { prepared: prepared.clone(), keeping: Keeping::Unseen };
             self.statements.insert(id, entry);
         }
         prepared
     }
 
-    /// Whether a server should keep it for clients that give it no name.
-    pub fn is_worth_keeping(&self, id: StatementId) -> bool {
-        self.statements.get(&id).is_some_and(|entry| entry.keeping == Keeping::Worth)
+    /// A client prepares it without a name. Answers whether a server should keep it for such clients.
+    pub fn comes_unnamed(&mut self, id: StatementId) -> bool {
+        let Some(Entry { prepared, keeping }) = self.statements.get_mut(&id) else { return false };
+        *keeping = match *keeping {
+            Keeping::Unseen => Keeping::Once,
+            Keeping::Once if lasting::lasts(&prepared.text) => Keeping::Worth,
+            Keeping::Once => Keeping::Never,
+            known => known,
+        };
+        *keeping == Keeping::Worth
     }
 
     fn id(&self, text: &[u8], types: &[u8], generation: u64) -> StatementId {
@@ -142,11 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_again_and_lasts_is_worth_keeping() {
+    fn what_comes_again_and_lasts_is_worth_keeping() {
         let mut registry = Registry::new(10, [0; 16]);
         let mut is_worth = |text: &[u8]| {
             let id = registry.intern(text, b"\0\0", 0).id;
-            registry.is_worth_keeping(id)
+            registry.comes_unnamed(id)
         };
         assert_eq!(
             [is_worth(b"select $1"), is_worth(b"select $1"), is_worth(b"select $1")],

@@ -1268,9 +1268,9 @@ fn is_one_execution(bytes: &[u8]) -> bool {
 }
 
 /// Whether the server that is held keeps this statement, or should.
-fn is_kept(prepared: &Prepared, held: &mut Held<'_>, world: &World<'_>) -> bool {
+fn is_kept(prepared: &Prepared, held: &mut Held<'_>, world: &mut World<'_>) -> bool {
     let statements = &mut held.state.statements;
-    world.registry.is_worth_keeping(prepared.id)
+    world.registry.comes_unnamed(prepared.id)
         && (statements.uses(prepared.id) || statements.has_room_for(prepared))
 }
 

@@ -108,11 +108,12 @@ enum Cut {
 }
 
 /// Plays one script burst by burst: what the server was sent, and what the client was.
-fn play_in_order(steps: &Steps, seed: u64, cut: Cut) -> (Vec<u8>, Vec<u8>) {
+fn play_in_order(steps: &Steps, seed: u64, cut: Cut, unnamed: Unnamed) -> (Vec<u8>, Vec<u8>) {
     let items: Vec<(Item, bool)> =
         steps.iter().map(|&(seed, waits)| (item(&mut Random(seed)), waits)).collect();
     let script = script(&items, startup(&mut Random(seed)), "s");
     let mut relay = Relay::new(PoolMode::Transaction, 1, 0, 2);
+    relay.unnamed = unnamed;
     let client = relay.connect("a", &script.startup);
     let mut random = Random(seed);
     let mut most = |is_cut: bool| if is_cut { 1 + random.below(9) } else { usize::MAX };
@@ -256,10 +257,13 @@ proptest! {
 
     #[test]
     fn no_cut_of_the_input_changes_the_output(steps in steps(10), seed: u64) {
-        let whole = play_in_order(&steps, seed, Cut::Nobody);
-        prop_assert_eq!(play_in_order(&steps, seed, Cut::Client), whole.clone());
+        let whole = play_in_order(&steps, seed, Cut::Nobody, Unnamed::Forward);
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Client, Unnamed::Forward), whole.clone());
         // When an answer arrives decides whether what waits on it goes out or has become void; the client sees no difference.
-        prop_assert_eq!(play_in_order(&steps, seed, Cut::Both).1, whole.1);
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Both, Unnamed::Forward).1, whole.1.clone());
+        // Nor does it when unnamed statements are kept.
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Nobody, Unnamed::Keep).1, whole.1.clone());
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Both, Unnamed::Keep).1, whole.1);
     }
 
     #[test]
