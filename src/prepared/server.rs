@@ -11,9 +11,12 @@ struct Holding {
     used: u64,
 }
 
-/// How often everything that is held must have been usable, in vain, before a statement without a name takes its place: in
-/// multiples of what a connection holds.
-const PATIENCE: u64 = 4;
+/// For how many uses of others, in multiples of what a connection holds, a statement must have been out of use before one
+/// without a name takes its place.
+const PATIENCE: u64 = 16;
+
+/// How many uses are between two such changes: texts of which few come again soon cost a Close and a Parse only so often.
+const PAUSE: u64 = 16;
 
 /// The prepared statements of one server connection, least recently used first to go.
 #[derive(Debug)]
@@ -63,12 +66,13 @@ impl ServerStatements {
             return false;
         }
         let Some(oldest) = self.oldest() else { return true };
-        let until = oldest.used + PATIENCE * self.capacity as u64;
-        if oldest.prepared.generation < prepared.generation || self.tick >= until {
+        if oldest.prepared.generation < prepared.generation {
             return true;
         }
-        self.full = (prepared.generation, until);
-        false
+        let until = oldest.used + PATIENCE * self.capacity as u64;
+        let is_out_of_use = self.tick >= until;
+        self.full = (prepared.generation, if is_out_of_use { self.tick + PAUSE } else { until });
+        is_out_of_use
     }
 
     /// The first to go.
@@ -149,8 +153,8 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(round(&mut server, &["a", "b", "c", "d"], 0), 2, "a and b stay");
         }
-        let found: usize = (0..20).map(|_| round(&mut server, &["c", "d"], 0)).sum();
-        assert!((30..40).contains(&found), "a and b go at last: {found}");
+        let found: usize = (0..60).map(|_| round(&mut server, &["c", "d"], 0)).sum();
+        assert!((60..100).contains(&found), "a and b go at last: {found}");
         round(&mut server, &["x", "y"], 1);
         assert_eq!(round(&mut server, &["x", "y"], 1), 2, "those from before DDL go at once");
     }

@@ -751,9 +751,13 @@ impl Session {
         let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         let renamed = Renamed { name: parse.name.into(), before };
-        if parse.name.is_empty() && unnamed == Unnamed::Keep && is_kept(&prepared, held, world) {
+        let place = match unnamed {
+            Unnamed::Keep if parse.name.is_empty() => place_unnamed(&prepared, held, world),
+            _ => None,
+        };
+        if let Some(place) = place {
             edits.skip(span.have());
-            self.parse_kept(&prepared, renamed, held, edits);
+            self.parse_kept(place, &prepared, renamed, held, edits);
             return Flow::Done;
         }
         if parse.name.is_empty() {
@@ -788,18 +792,22 @@ impl Session {
     /// A statement that the server keeps stands in for the client's unnamed one, up to the end of the batch.
     fn parse_kept(
         &mut self,
+        place: Place,
         prepared: &Arc<Prepared>,
         renamed: Renamed,
         held: &mut Held<'_>,
         edits: &mut Edits,
     ) {
         let name = Some(renamed);
-        if held.state.statements.uses(prepared.id) {
-            let action = Action::Complete(BackendTag::PARSE_COMPLETE);
-            self.replies.push(Request::Parse, action, Some(Then::Kept { put: None, name }));
-        } else {
-            let then = Then::Kept { put: Some(prepared.id), name };
-            self.put_on_server(prepared, Action::Forward, then, held, edits);
+        match place {
+            Place::Taken => {
+                let action = Action::Complete(BackendTag::PARSE_COMPLETE);
+                self.replies.push(Request::Parse, action, Some(Then::Kept { put: None, name }));
+            }
+            Place::Free => {
+                let then = Then::Kept { put: Some(prepared.id), name };
+                self.put_on_server(prepared, Action::Forward, then, held, edits);
+            }
         }
     }
 
@@ -847,14 +855,15 @@ impl Session {
         edits.events.binds += 1;
         let named = self.find(bind.statement, world).cloned();
         let is_own = self.mode == PoolMode::Session;
-        let is_renamed = !is_own && (!bind.statement.is_empty() || self.replies.has_kept());
+        let is_named = !bind.statement.is_empty();
+        let is_kept = !is_named && self.replies.has_kept();
         match &named {
             Some(named) => {
                 self.sent(&named.statement, || &named.prepared.text, held, world, edits);
                 self.open_portal(bind.portal, named);
-                if is_renamed {
+                if is_named && !is_own {
                     self.ensure(&named.prepared, held, edits);
-                } else if !is_own {
+                } else if !is_own && !is_kept {
                     self.ensure_unnamed(&named.prepared, held, edits);
                 }
             }
@@ -869,7 +878,7 @@ impl Session {
         if let Some(named) = &named {
             self.replies.note(named.statement.reason);
         }
-        match named.filter(|_| is_renamed) {
+        match named.filter(|_| !is_own && (is_named || is_kept)) {
             None => edits.forward(span.have()),
             Some(named) => {
                 let rest = span.len() - HEADER - bind.head;
@@ -1267,11 +1276,23 @@ fn is_one_execution(bytes: &[u8]) -> bool {
     is_bound && behind.next().is_some_and(|(tag, _)| tag == FrontendTag::SYNC) && behind.next().is_none()
 }
 
-/// Whether the server that is held keeps this statement, or should.
-fn is_kept(prepared: &Prepared, held: &mut Held<'_>, world: &mut World<'_>) -> bool {
+/// A statement's place on a server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is there.
+    Taken,
+    /// It is to be put there.
+    Free,
+}
+
+/// The place of a statement that comes without a name, if the server that is held should keep it.
+fn place_unnamed(prepared: &Prepared, held: &mut Held<'_>, world: &mut World<'_>) -> Option<Place> {
     let statements = &mut held.state.statements;
-    world.registry.comes_unnamed(prepared.id)
-        && (statements.uses(prepared.id) || statements.has_room_for(prepared))
+    match world.registry.comes_unnamed(prepared.id) {
+        true if statements.uses(prepared.id) => Some(Place::Taken),
+        true => statements.has_room_for(prepared).then_some(Place::Free),
+        false => None,
+    }
 }
 
 /// Where a request may run, and the effects of the statement that decided it.
