@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The relay owns the sockets and the lease; it calls with whatever bytes it has and carries out the answer. Any cut of
-//! the input gives the same output, but that an unnamed statement is kept only where its request came in one piece. What the relay must do besides:
+//! the input gives the same output, but that an unnamed statement is kept only where its request came in one piece. What
+//! the relay must do besides:
 //!
 //! - call `on_client` again with what is left of the client's input, even if nothing was added to it, after a lease, after
 //!   a return, after a failed lease, after a channel was heard or not, after a lost server, and after each `on_backend`: requests wait for answers;

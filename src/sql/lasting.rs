@@ -47,10 +47,10 @@ fn is_lasting(token: Token, text: &[u8]) -> bool {
 }
 
 /// Whether a string is the same value of whatever type: neither an instant, nor anything with a number in it, which may be a
-/// date, an interval or money.
+/// date, an interval or money, nor with a backslash, which `standard_conforming_strings` decides about.
 fn is_timeless(string: &[u8]) -> bool {
     let mut words = string.split(|byte| !byte.is_ascii_alphabetic());
-    !string.iter().any(u8::is_ascii_digit)
+    !string.iter().any(|byte| byte.is_ascii_digit() || *byte == b'\\')
         && !words.any(|word| INSTANTS.iter().any(|instant| word.eq_ignore_ascii_case(instant)))
 }
 
@@ -94,6 +94,7 @@ mod tests {
             "select U&'\\006eow'::timestamptz",
             "select $$now$$::timestamptz",
             "select 'gr\u{fc}n'",
+            "select 'a\\b'",
             "select 'open",
         ] {
             assert!(!lasts(text.as_bytes()), "{text}");
