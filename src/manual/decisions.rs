@@ -9,7 +9,8 @@
 //! be taken back, a savepoint for each statement costs more than planning, and no DDL elsewhere announces itself. INSERT, UPDATE
 //! and DELETE without RETURNING, with all types declared, could be kept there; that waits for somebody who measures that it
 //! pays. A request that comes while a kept one may still have to run again waits for it; who has sent one is not made to wait
-//! again, because what such a client sends is forwarded from then on.
+//! again, because what such a client sends is forwarded from then on. A request takes 850 instructions more here than if it
+//! were forwarded (`session_extended`: 8,014 to 8,862), and the process less CPU in all, because the kernel carries less.
 //!
 //! **2026-11-22, what is kept without a name must last, come again, and drive nothing out.** `'today'::date` in a kept statement
 //! would be that day for ever, and `'1/2/2026'` what the first client's DateStyle said: texts whose strings have digits or
