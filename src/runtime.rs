@@ -6,6 +6,8 @@
 
 use crate::frontend::listener::{self, Accepted};
 use crate::frontend::{Frontend, Worker};
+use crate::net::Outbox;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,7 +66,8 @@ impl Workers {
             let load = Arc::new(AtomicUsize::new(0));
             let runtime = Builder::new_current_thread().enable_all().build()?;
             runtimes.push(runtime.handle().clone());
-            let task = work(arrivals, frontend.clone(), Worker::new(index, key), load.clone());
+            let worker = Worker::new(index, key, outbox(frontend.access.load().config.listen.io_uring));
+            let task = work(arrivals, frontend.clone(), worker, load.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
             threads.push(thread.spawn(move || {
                 runtime.block_on(task);
@@ -116,12 +119,26 @@ impl Drop for Spawned {
     }
 }
 
+fn outbox(is_wanted: bool) -> Outbox {
+    if !is_wanted {
+        return Outbox::closed();
+    }
+    Outbox::open().unwrap_or_else(|error| {
+        tracing::info!(%error, "no io_uring to be had: messages are sent one by one");
+        Outbox::closed()
+    })
+}
+
 async fn work(
     mut arrivals: mpsc::UnboundedReceiver<Accepted>,
     frontend: Arc<Frontend>,
     worker: Arc<Worker>,
     load: Arc<AtomicUsize>,
 ) {
+    tokio::spawn({
+        let worker = worker.clone();
+        async move { poll_fn(|cx| worker.outbox.poll_deliver(cx)).await }
+    });
     // The time limit of a login would else be the earliest timer, of which tokio tells its own reactor by a write and a
     // wake-up.
     let ticking = async {
@@ -132,11 +149,7 @@ async fn work(
     let serving = async {
         while let Some(accepted) = arrivals.recv().await {
             let leaving = Leaving(load.clone());
-            let served = listener::serve(accepted, frontend.clone(), worker.clone());
-            tokio::spawn(async move {
-                served.await;
-                drop(leaving);
-            });
+            tokio::spawn(listener::serve(accepted, frontend.clone(), worker.clone(), leaving));
         }
     };
     tokio::select! {

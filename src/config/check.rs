@@ -79,6 +79,7 @@ fn listen(section: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) 
         unix,
         max_clients: section.count("max_clients", 1..=1_000_000, 10_000),
         workers: if workers == 0 { cores.max(1) } else { workers },
+        io_uring: section.flag("io_uring", true),
         login_timeout: section.duration("login_timeout", seconds(60)),
         client_idle_timeout: section.limit("client_idle_timeout", None),
         tls: client_tls(section, read_file),

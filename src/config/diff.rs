@@ -106,6 +106,7 @@ fn restarts(old: &Config, new: &Config) -> Vec<Restart> {
     compare("listen.address", addresses(&old.listen), addresses(&new.listen));
     compare("listen.unix_directory", unix(&old.listen), unix(&new.listen));
     compare("listen.workers", old.listen.workers.to_string(), new.listen.workers.to_string());
+    compare("listen.io_uring", old.listen.io_uring.to_string(), new.listen.io_uring.to_string());
     compare("http.address", http(old), http(new));
     compare("log.filter", old.log.filter.clone(), new.log.filter.clone());
     compare(

@@ -59,6 +59,12 @@ pub const KEYS: &[Key] = &[
         "Client connections at once, over all addresses. More are refused with SQLSTATE 53300.",
     ),
     key("listen.workers", Value("0"), "Worker threads. 0: one per core."),
+    key(
+        "listen.io_uring",
+        Value("true"),
+        "What a worker sends at about the same time goes to the kernel in one call, if it offers io_uring; if not, as with \
+         false, message by message.",
+    ),
     key("listen.login_timeout", Value("\"60s\""), "Time from connecting to a finished login."),
     key(
         "listen.client_idle_timeout",

@@ -64,6 +64,8 @@ pub struct Listen {
     pub max_clients: usize,
     /// Worker threads, already resolved: at least one.
     pub workers: usize,
+    /// Whether messages may go to the kernel together, by io_uring.
+    pub io_uring: bool,
     /// Time from accept to a finished login.
     pub login_timeout: Duration,
     /// Idle time after which a client outside a transaction is disconnected, if ever.

@@ -63,8 +63,6 @@ pub struct Authenticated {
     pub registration: Registration,
     /// The configuration at its login.
     pub config: Arc<Config>,
-    /// Everything else.
-    pub frontend: Arc<Frontend>,
 }
 
 /// Somebody in the virtual database.
@@ -221,7 +219,6 @@ async fn log_in(
         pools,
         registration,
         config: config.clone(),
-        frontend: frontend.clone(),
     })))
 }
 

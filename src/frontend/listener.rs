@@ -102,11 +102,12 @@ impl AsFd for Listener {
     }
 }
 
-/// A connection's whole life, on the worker that has it.
+/// A connection's whole life, on the worker that has it; `leaving` is dropped at its end, however it comes.
 pub fn serve(
     accepted: Accepted,
     frontend: Arc<Frontend>,
     worker: Arc<Worker>,
+    leaving: impl Send,
 ) -> impl Future<Output = ()> + Send {
     let admission = Admission::new(&frontend);
     // What a login takes is large, and gone when the client is in.
@@ -118,9 +119,9 @@ pub fn serve(
             Arrived::Cancel(key) => Box::pin(cancel::cancel(&frontend.clients, &key)).await,
             Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
             Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
-            Arrived::Client(authenticated) => relay::run(*authenticated, worker).await,
+            Arrived::Client(authenticated) => relay::run(authenticated, worker).await,
         }
-        drop(admission);
+        drop((admission, leaving));
     }
 }
 

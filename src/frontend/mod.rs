@@ -8,6 +8,7 @@ pub mod cancel;
 pub mod clients;
 pub mod handshake;
 pub mod listener;
+mod outlet;
 pub mod passage;
 pub mod relay;
 pub mod replication;
@@ -16,7 +17,7 @@ use crate::admin::Console;
 use crate::auth::KeyRing;
 use crate::cluster::Directory;
 use crate::config::Config;
-use crate::net::{Acceptor, Shelf};
+use crate::net::{Acceptor, Outbox, Shelf};
 use crate::prepared::Registry;
 use crate::session::Edits;
 use arc_swap::ArcSwap;
@@ -51,6 +52,8 @@ pub struct Worker {
     pub index: usize,
     /// Spare buffers.
     pub shelf: Shelf,
+    /// What its tasks send in one turn.
+    pub outbox: Outbox,
     desk: Mutex<Desk>,
 }
 
@@ -70,14 +73,41 @@ const SPARE_BUFFERS: usize = 256;
 
 impl Worker {
     /// A worker; `key` is the process's secret for hashing texts.
-    pub fn new(index: usize, key: [u8; 16]) -> Arc<Self> {
+    pub fn new(index: usize, key: [u8; 16], outbox: Outbox) -> Arc<Self> {
         let desk = Desk { registry: Registry::new(PREPARED, key), edits: Edits::default() };
-        Arc::new(Worker { index, shelf: Shelf::new(SPARE_BUFFERS), desk: Mutex::new(desk) })
+        Arc::new(Worker { index, shelf: Shelf::new(SPARE_BUFFERS), outbox, desk: Mutex::new(desk) })
     }
 
     /// The desk, for one call.
     pub fn desk(&self) -> MutexGuard<'_, Desk> {
         // Edits are cleared at the start of every call; the caches hold whole entries only.
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's place at its worker. What the client has posted is on its way, and nothing comes back to it, when this is
+/// dropped: so it goes before the streams.
+struct Seat {
+    worker: Arc<Worker>,
+    client: u64,
+}
+
+impl Seat {
+    fn new(worker: Arc<Worker>, client: u64) -> Self {
+        Seat { worker, client }
+    }
+}
+
+impl std::ops::Deref for Seat {
+    type Target = Worker;
+
+    fn deref(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.outbox.forget(self.client);
     }
 }

@@ -131,15 +131,9 @@ pub async fn board(
         }
     };
     match admit(*passport, &stream, frontend, worker) {
-        Ok((registration, early, pools, session, config)) => Some(Box::new(Authenticated {
-            stream,
-            early,
-            pools,
-            session,
-            registration,
-            config,
-            frontend: frontend.clone(),
-        })),
+        Ok((registration, early, pools, session, config)) => {
+            Some(Box::new(Authenticated { stream, early, pools, session, registration, config }))
+        }
         Err(report) => {
             tracing::info!(%report, "a client that was handed over cannot go on");
             handshake::tell(&mut stream, &report).await;

@@ -6,7 +6,7 @@
 
 use super::Worker;
 use super::clients::{Order, Registration};
-use super::relay::{fill, flush};
+use super::outlet::{fill, flush};
 use crate::cluster::Replication;
 use crate::net::{Buffer, Shelf, Stream};
 use crate::wire::startup::Replication as Mode;

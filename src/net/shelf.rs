@@ -58,9 +58,12 @@ impl Shelf {
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
-    start: usize,
-    end: usize,
+    start: Place,
+    end: Place,
 }
+
+/// A place in a buffer. Messages are held whole up to 1 GiB (`listen.max_message`).
+type Place = u32;
 
 impl Buffer {
     /// A buffer that owns nothing.
@@ -91,12 +94,12 @@ impl Buffer {
 
     /// What was read and not consumed.
     pub fn filled(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
+        &self.bytes[self.start as usize..self.end as usize]
     }
 
     /// How much that is.
     pub fn len(&self) -> usize {
-        self.end - self.start
+        (self.end - self.start) as usize
     }
 
     /// Whether that is nothing.
@@ -107,22 +110,22 @@ impl Buffer {
     /// Where to read into, empty if the buffer is full (or owns nothing). What is filled moves to the front when less
     /// than a quarter of the buffer is left behind it.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.start > 0 && self.bytes.len() - self.end < self.bytes.len() / 4 {
+        if self.start > 0 && self.bytes.len() - (self.end as usize) < self.bytes.len() / 4 {
             self.move_to_front();
         }
-        &mut self.bytes[self.end..]
+        &mut self.bytes[self.end as usize..]
     }
 
     /// `count` bytes of [`Buffer::space`] were written. Panics if there were fewer.
     pub fn advance_filled(&mut self, count: usize) {
-        assert!(count <= self.bytes.len() - self.end, "more was read than there was space for");
-        self.end += count;
+        assert!(count <= self.bytes.len() - self.end as usize, "more was read than there was space for");
+        self.end += count as Place;
     }
 
     /// `count` bytes at the head were dealt with. Panics if there are fewer.
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len(), "more was consumed than was read");
-        self.start += count;
+        self.start += count as Place;
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
         }
@@ -131,7 +134,7 @@ impl Buffer {
     /// Makes room for `whole` bytes from the head on, filled ones included: for a message that must be held whole. The
     /// caller has checked `whole` against its limit.
     pub fn reserve_whole(&mut self, whole: usize) {
-        if self.bytes.len() - self.start >= whole {
+        if self.bytes.len() - self.start as usize >= whole {
             return;
         }
         if self.bytes.len() >= whole {
@@ -139,15 +142,16 @@ impl Buffer {
         }
         // Whole multiples of the standard size; fresh zeroed pages cost nothing before they are written to.
         let mut grown = zeroed(whole.next_multiple_of(BUFFER_SIZE));
+        assert!(Place::try_from(grown.len()).is_ok(), "a message of 4 GiB is not held whole");
         grown[..self.len()].copy_from_slice(self.filled());
-        *self = Buffer { bytes: grown, start: 0, end: self.len() };
+        *self = Buffer { bytes: grown, start: 0, end: self.len() as Place };
     }
 
     /// Appends bytes, growing if it must.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.reserve_whole(self.len() + bytes.len());
-        self.bytes[self.end..][..bytes.len()].copy_from_slice(bytes);
-        self.end += bytes.len();
+        self.bytes[self.end as usize..][..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len() as Place;
     }
 
     /// The same in memory from the shelf, if it has none: what a shelf lends need not be made, and zeroed, for each request.
@@ -167,8 +171,8 @@ impl Buffer {
     }
 
     fn move_to_front(&mut self) {
-        self.bytes.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.len());
+        self.bytes.copy_within(self.start as usize..self.end as usize, 0);
+        (self.start, self.end) = (0, self.end - self.start);
     }
 }
 
@@ -182,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_empty_buffer_owns_nothing_and_is_small() {
-        assert!(size_of::<Buffer>() <= 32);
+        assert!(size_of::<Buffer>() <= 24);
         let (shelf, mut buffer) = (Shelf::new(1), Buffer::empty());
         assert!(buffer.space().is_empty() && !buffer.owns_memory());
         buffer.take_from(&shelf);

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -287,6 +287,15 @@ impl Stream {
         match &mut self.0 {
             Layer::Plain(socket) => socket.rehome(),
             Layer::Tls(tls) => tls.stream.get_mut().0.rehome(),
+        }
+    }
+
+    /// The number of its socket, if bytes go to it as they are.
+    pub(super) fn plain_socket(&self) -> Option<RawFd> {
+        match &self.0 {
+            Layer::Plain(Socket::Tcp(socket)) => Some(socket.as_raw_fd()),
+            Layer::Plain(Socket::Unix(socket)) => Some(socket.as_raw_fd()),
+            Layer::Plain(Socket::Homeless) | Layer::Tls(_) => None,
         }
     }
 

@@ -12,6 +12,7 @@ pub struct Edits {
     edits: Vec<Op>,
     inserted: Vec<u8>,
     consumed: usize,
+    output: usize,
     /// Bytes for the side from which the input came: answers that no server was asked for.
     pub reply: Vec<u8>,
     /// What happened, for those who count.
@@ -34,6 +35,16 @@ pub enum Edit<'a> {
     Forward(Range<usize>),
     /// These bytes go on before what follows.
     Insert(&'a [u8]),
+}
+
+impl<'a> Edit<'a> {
+    /// The bytes that go on, of this input.
+    pub fn bytes(self, input: &'a [u8]) -> &'a [u8] {
+        match self {
+            Edit::Forward(run) => &input[run],
+            Edit::Insert(bytes) => bytes,
+        }
+    }
 }
 
 /// What happened during one call.
@@ -118,6 +129,7 @@ impl Edits {
         self.edits.clear();
         self.inserted.clear();
         self.consumed = 0;
+        self.output = 0;
         self.reply.clear();
         self.events = Events::default();
     }
@@ -125,6 +137,11 @@ impl Edits {
     /// How many bytes of the input were dealt with.
     pub fn consumed(&self) -> usize {
         self.consumed
+    }
+
+    /// How many bytes go on.
+    pub fn output(&self) -> usize {
+        self.output
     }
 
     /// If the whole output is one run of the input: that run.
@@ -156,6 +173,7 @@ impl Edits {
 
     pub(super) fn forward(&mut self, n: usize) {
         self.consumed += n;
+        self.output += n;
         match self.edits.last_mut() {
             Some(Op::Forward(run)) => *run += n,
             _ if n > 0 => self.edits.push(Op::Forward(n)),
@@ -184,7 +202,10 @@ impl Edits {
         let answer = write(&mut self.inserted);
         match self.inserted.len() - before {
             0 => {}
-            n => self.edits.push(Op::Insert(n)),
+            n => {
+                self.output += n;
+                self.edits.push(Op::Insert(n));
+            }
         }
         answer
     }
@@ -213,7 +234,7 @@ mod tests {
         edits.insert(|out| out.extend_from_slice(b"ab"));
         edits.forward(1);
         edits.insert(|out| out.extend_from_slice(b"c"));
-        assert_eq!((edits.consumed(), edits.single_forward()), (10, None));
+        assert_eq!((edits.consumed(), edits.output(), edits.single_forward()), (10, 9, None));
         let all: Vec<_> = edits.iter().collect();
         assert_eq!(all, [Edit::Forward(0..5), Edit::Insert(b"ab"), Edit::Forward(9..10), Edit::Insert(b"c")]);
     }

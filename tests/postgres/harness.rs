@@ -179,6 +179,11 @@ pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
 }
 
+/// Whether messages leave together: tests run with it, and once without.
+fn io_uring() -> String {
+    std::env::var("PGLAGOON_TEST_IO_URING").unwrap_or_else(|_| "true".to_owned())
+}
+
 impl Setup {
     /// Nothing but what the harness itself must set.
     pub fn empty() -> Setup {
@@ -190,6 +195,7 @@ impl Setup {
         let servers: Vec<String> = playground.nodes().iter().map(|node| quote(&node.address())).collect();
         Self::empty()
             .set("listen", "workers", "2")
+            .set("listen", "io_uring", io_uring())
             .set("auth", "method", quote("scram-sha-256"))
             .set("users.app", "password", quote(PASSWORD))
             .set("users.postgres", "password", quote(PASSWORD))

@@ -1,0 +1,558 @@
+//! Messages that leave together: what the tasks of a worker send in one turn of its loop goes to the kernel in one call.
+//!
+//! A message that is sent wakes whoever reads it, and on a busy machine he takes the core from us as soon as the system call
+//! returns: sent one by one, every third message costs a switch of processes. `io_uring` takes all of a turn's messages in
+//! one call and returns once. Readiness stays with epoll; sockets, buffers and errors are the tasks' own.
+//!
+//! ```text
+//!   task --post--> | letter | letter | letter | --deliver, last in the turn--> io_uring_enter --> sockets
+//!        <--wake, reclaim-- what the kernel did not take
+//! ```
+//! A letter names its socket by number. So a task must [`settle`](Outbox::settle) a stream before anybody else writes to it
+//! or closes it; [`forget`](Outbox::forget) does so when its task ends.
+//!
+//! Source: `io_uring(7)`, `io_uring_enter(2)`, `io_uring_prep_send(3)`; Linux 5.6.
+
+use super::Stream;
+use io_uring::{IoUring, Probe, opcode, types::Fd};
+use rustix::net::{SendFlags, send};
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// The most letters of one delivery.
+const LETTERS: usize = 64;
+
+/// The longest letter, in bytes. What is longer is worth a call of its own, and is not copied.
+const LONGEST: usize = 4096;
+
+/// Whose a message is: a client's number, and the side that it goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The client's number, which no other client ever has.
+    pub client: u64,
+    /// Where to.
+    pub to: Side,
+}
+
+/// The delivery with which a side's last message leaves or has left. Until the next one is posted there is nothing of this
+/// side's in any other: so that nobody has to look for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turn(u32);
+
+/// A side of a client's task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client itself.
+    Client,
+    /// The server connection that it holds.
+    Server,
+}
+
+/// The messages of one worker's turn. Its lock is only ever taken by tasks of one thread, one at a time.
+pub struct Outbox {
+    /// None where the kernel offers no ring.
+    post: Option<Mutex<Post>>,
+    /// The delivery that is being filled. This and the next are asked for everywhere, so without the lock.
+    turn: AtomicU32,
+    /// How many messages came back and were not reclaimed.
+    returns: AtomicUsize,
+}
+
+struct Post {
+    /// None once it has failed.
+    ring: Option<IoUring>,
+    mail: Mail,
+    postman: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Mail {
+    letters: Vec<Letter>,
+    /// Their bytes, one after the other.
+    bytes: Vec<u8>,
+    returned: Vec<Returned>,
+}
+
+struct Letter {
+    owner: Owner,
+    socket: RawFd,
+    /// Where its bytes end; they begin where those of the letter before it end.
+    end: usize,
+    waker: Waker,
+}
+
+struct Returned {
+    owner: Owner,
+    /// What was not sent, or why nothing can be.
+    rest: io::Result<Vec<u8>>,
+}
+
+impl Outbox {
+    /// An outbox for one thread.
+    ///
+    /// # Errors
+    /// Why the kernel offers no ring that sends: it is too old, or forbids it.
+    pub fn open() -> io::Result<Self> {
+        let ring = IoUring::new(LETTERS as u32)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::Send::CODE) {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        let post = Post { ring: Some(ring), mail: Mail::default(), postman: None };
+        Ok(Outbox { post: Some(Mutex::new(post)), turn: AtomicU32::new(1), returns: AtomicUsize::new(0) })
+    }
+
+    /// One that takes nothing.
+    pub fn closed() -> Self {
+        Outbox { post: None, turn: AtomicU32::new(1), returns: AtomicUsize::new(0) }
+    }
+
+    /// Posts a message of `length` bytes in `pieces`, if it is one to be posted: short, not for TLS, and nothing stands before
+    /// it that came back. `last` is the turn of the message before it.
+    pub fn post<'a>(
+        &self,
+        owner: Owner,
+        last: &mut Turn,
+        stream: &Stream,
+        length: usize,
+        pieces: impl Iterator<Item = &'a [u8]>,
+        cx: &Context<'_>,
+    ) -> bool {
+        let Some(socket) = stream.plain_socket().filter(|_| length <= LONGEST) else { return false };
+        let Some(mut post) = self.lock() else { return false };
+        // Two letters to one socket could change places if the kernel had room for the second alone.
+        if post.mail.letters.len() == LETTERS || self.is_open(*last) {
+            self.deliver(&mut post);
+        }
+        if post.mail.has_returned(owner) {
+            return false;
+        }
+        post.mail.add(owner, socket, pieces, cx.waker());
+        if let (1, Some(postman)) = (post.mail.letters.len(), &post.postman) {
+            postman.wake_by_ref();
+        }
+        *last = Turn(self.turn.load(Ordering::Relaxed));
+        true
+    }
+
+    /// Sends what waits for this owner's stream, and says whether all that was posted for it is sent. What is not is to be
+    /// reclaimed.
+    #[inline]
+    pub fn settle(&self, owner: Owner, last: Turn) -> bool {
+        if !self.is_open(last) && self.returns.load(Ordering::Relaxed) == 0 {
+            return true;
+        }
+        let Some(mut post) = self.lock() else { return true };
+        if self.is_open(last) {
+            self.deliver(&mut post);
+        }
+        !post.mail.has_returned(owner)
+    }
+
+    /// Whether the delivery is still to come.
+    fn is_open(&self, turn: Turn) -> bool {
+        turn == Turn(self.turn.load(Ordering::Relaxed))
+    }
+
+    /// What came back: to be sent before anything else. Costs nothing as long as nothing has come back to anybody.
+    ///
+    /// # Errors
+    /// What the socket says.
+    #[inline]
+    pub fn reclaim(&self, owner: Owner) -> io::Result<Option<Vec<u8>>> {
+        match self.returns.load(Ordering::Relaxed) {
+            0 => Ok(None),
+            _ => self.take_back(owner),
+        }
+    }
+
+    #[cold]
+    fn take_back(&self, owner: Owner) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut post) = self.lock() else { return Ok(None) };
+        let returned = &mut post.mail.returned;
+        let found = returned.iter().position(|returned| returned.owner == owner);
+        let rest = found.map(|place| returned.swap_remove(place).rest);
+        self.returns.store(returned.len(), Ordering::Relaxed);
+        rest.transpose()
+    }
+
+    /// The client's task ends: what it has posted is sent, as far as that goes, and nothing comes back to it any more.
+    pub fn forget(&self, client: u64) {
+        let Some(mut post) = self.lock() else { return };
+        if post.mail.letters.iter().any(|letter| letter.owner.client == client) {
+            self.deliver(&mut post);
+        }
+        post.mail.returned.retain(|returned| returned.owner.client != client);
+        self.returns.store(post.mail.returned.len(), Ordering::Relaxed);
+    }
+
+    /// The postman's task: the first letter of a turn wakes it, and it has its turn behind all who were awake by then. Never
+    /// ready.
+    pub fn poll_deliver(&self, cx: &Context<'_>) -> Poll<()> {
+        if let Some(mut post) = self.lock() {
+            if !post.postman.as_ref().is_some_and(|postman| postman.will_wake(cx.waker())) {
+                post.postman = Some(cx.waker().clone());
+            }
+            self.deliver(&mut post);
+        }
+        Poll::Pending
+    }
+
+    fn deliver(&self, post: &mut Post) {
+        let Post { ring, mail, .. } = post;
+        // A letter that is alone gains nothing by the ring.
+        let together = ring.as_mut().filter(|_| mail.letters.len() > 1);
+        let delivered = together.map_or(Ok(0), |ring| mail.deliver_together(ring));
+        let sent = delivered.unwrap_or_else(|sent| {
+            *ring = None;
+            sent
+        });
+        (sent..mail.letters.len()).for_each(|place| mail.deliver_alone(place));
+        mail.letters.clear();
+        mail.bytes.clear();
+        // Turn 0 is nobody's.
+        let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        self.turn.store(turn, Ordering::Relaxed);
+        self.returns.store(mail.returned.len(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, Post>> {
+        // Letters are whole after any panic: their bytes come before them.
+        self.post.as_ref().map(|post| post.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Mail {
+    fn has_returned(&self, owner: Owner) -> bool {
+        self.returned.iter().any(|returned| returned.owner == owner)
+    }
+
+    fn add<'a>(
+        &mut self,
+        owner: Owner,
+        socket: RawFd,
+        pieces: impl Iterator<Item = &'a [u8]>,
+        waker: &Waker,
+    ) {
+        pieces.for_each(|piece| self.bytes.extend_from_slice(piece));
+        self.letters.push(Letter { owner, socket, end: self.bytes.len(), waker: waker.clone() });
+    }
+
+    /// Answers how many letters the kernel has dealt with; as an error if it will deal with no more.
+    fn deliver_together(&mut self, ring: &mut IoUring) -> Result<usize, usize> {
+        let mut queue = ring.submission();
+        for (place, letter) in self.letters.iter().enumerate() {
+            let bytes = &self.bytes[self.span(place)];
+            let entry = opcode::Send::new(Fd(letter.socket), bytes.as_ptr(), bytes.len() as u32)
+                .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+                .build()
+                .user_data(place as u64);
+            // SAFETY: The entry's only pointer is into `self.bytes`, which nobody moves, writes to or frees before the kernel has
+            // done with it: `self` is borrowed until this function returns, and `see` returns when it has seen as many completions
+            // as entries were taken by the kernel, each of which has exactly one. What the kernel has not taken when the ring
+            // fails is dropped with the ring. The socket's number is no matter of memory; that it is the owner's is the module's rule.
+            #[allow(unsafe_code)]
+            let pushed = unsafe { queue.push(&entry) };
+            debug_assert!(pushed.is_ok(), "the ring has room for all letters");
+        }
+        drop(queue);
+        let taken = submit(ring, self.letters.len());
+        self.see(ring, *taken.as_ref().unwrap_or_else(|taken| taken));
+        taken
+    }
+
+    /// Looks at what became of the first `taken` letters. With MSG_DONTWAIT all was done before the kernel's call returned.
+    fn see(&mut self, ring: &mut IoUring, taken: usize) {
+        let mut seen = 0;
+        while seen < taken {
+            if ring.completion().is_empty() {
+                let _ = ring.submitter().submit_and_wait(1);
+            }
+            for done in ring.completion() {
+                let sent = usize::try_from(done.result());
+                self.note(
+                    done.user_data() as usize,
+                    sent.map_err(|_| io::Error::from_raw_os_error(-done.result())),
+                );
+                seen += 1;
+            }
+        }
+    }
+
+    fn deliver_alone(&mut self, place: usize) {
+        // SAFETY: The socket is open: the module's rule, that its owner settles before it is closed.
+        #[allow(unsafe_code)]
+        let socket = unsafe { BorrowedFd::borrow_raw(self.letters[place].socket) };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = send(socket, &self.bytes[self.span(place)], flags);
+        self.note(place, sent.map_err(io::Error::from));
+    }
+
+    /// Keeps what the kernel did not take.
+    fn note(&mut self, place: usize, sent: io::Result<usize>) {
+        let span = self.span(place);
+        let rest = match sent {
+            Ok(count) if count == span.len() => return,
+            Ok(count) => Ok(self.bytes[span.start + count..span.end].to_vec()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Ok(self.bytes[span].to_vec())
+            }
+            Err(error) => Err(error),
+        };
+        let letter = &self.letters[place];
+        self.returned.push(Returned { owner: letter.owner, rest });
+        letter.waker.wake_by_ref();
+    }
+
+    fn span(&self, place: usize) -> Range<usize> {
+        let start = place.checked_sub(1).map_or(0, |before| self.letters[before].end);
+        start..self.letters[place].end
+    }
+}
+
+/// Has the kernel take `count` entries. Answers how many it took; as an error if it will take no more.
+fn submit(ring: &mut IoUring, count: usize) -> Result<usize, usize> {
+    loop {
+        let left = ring.submission().len();
+        if left == 0 {
+            return Ok(count);
+        }
+        match ring.submitter().submit_and_wait(left) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            refused => {
+                tracing::warn!(
+                    ?refused,
+                    "a worker's io_uring has failed: its messages are sent one by one from now on"
+                );
+                return Err(count - left);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::iter::once;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::task::Wake;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn new() -> (Arc<Woken>, Waker) {
+            let woken = Arc::new(Woken(AtomicBool::new(false)));
+            (woken.clone(), Waker::from(woken))
+        }
+
+        fn take(&self) -> bool {
+            self.0.swap(false, Ordering::Relaxed)
+        }
+    }
+
+    /// One with a ring, and one whose ring has failed.
+    fn outboxes() -> [Outbox; 2] {
+        let open = || Outbox::open().expect("a kernel with io_uring");
+        let failed = open();
+        failed.lock().unwrap().ring = None;
+        [open(), failed]
+    }
+
+    fn pair() -> (Stream, UnixStream) {
+        let (one, other) = UnixStream::pair().unwrap();
+        (Stream::unix(one), other)
+    }
+
+    fn owner(client: u64) -> Owner {
+        Owner { client, to: Side::Client }
+    }
+
+    /// Posts as whoever has not posted before in this turn.
+    fn post(outbox: &Outbox, client: u64, stream: &Stream, text: &[u8], waker: &Waker) -> bool {
+        post_after(outbox, client, &mut Turn::default(), stream, text, waker)
+    }
+
+    fn post_after(
+        outbox: &Outbox,
+        client: u64,
+        last: &mut Turn,
+        stream: &Stream,
+        text: &[u8],
+        waker: &Waker,
+    ) -> bool {
+        outbox.post(owner(client), last, stream, text.len(), once(text), &Context::from_waker(waker))
+    }
+
+    async fn heard(peer: &mut UnixStream, length: usize) -> Vec<u8> {
+        let mut text = vec![0; length];
+        peer.read_exact(&mut text).await.unwrap();
+        text
+    }
+
+    fn deliver(outbox: &Outbox) {
+        assert!(outbox.poll_deliver(&Context::from_waker(Waker::noop())).is_pending());
+    }
+
+    #[tokio::test]
+    async fn messages_of_a_turn_leave_together_and_whole() {
+        for outbox in outboxes() {
+            let (postman, waker) = Woken::new();
+            assert!(outbox.poll_deliver(&Context::from_waker(&waker)).is_pending());
+            // More than one delivery, and more than the kernel's queue of completions.
+            let mut pairs: Vec<_> = (0..3 * LETTERS).map(|_| pair()).collect();
+            for (number, (stream, _)) in pairs.iter().enumerate() {
+                let text = [number as u8; 10];
+                let pieces = text.chunks(4);
+                let context = Context::from_waker(Waker::noop());
+                assert!(outbox.post(
+                    owner(number as u64),
+                    &mut Turn::default(),
+                    stream,
+                    text.len(),
+                    pieces,
+                    &context
+                ));
+                assert_eq!(postman.take(), number % LETTERS == 0, "the first of a turn wakes the postman");
+            }
+            deliver(&outbox);
+            for (number, (_, peer)) in pairs.iter_mut().enumerate() {
+                assert_eq!(heard(peer, 10).await, [number as u8; 10]);
+                assert!(outbox.settle(owner(number as u64), Turn::default()));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn two_messages_to_one_stream_keep_their_order() {
+        for outbox in outboxes() {
+            let (stream, mut peer) = pair();
+            let mut last = Turn::default();
+            assert!(post_after(&outbox, 1, &mut last, &stream, b"first ", Waker::noop()));
+            assert!(post_after(&outbox, 1, &mut last, &stream, b"second", Waker::noop()));
+            assert_eq!(heard(&mut peer, 6).await, b"first ", "the second lets the first go");
+            assert!(
+                outbox.settle(owner(1), Turn::default()) && outbox.is_open(last),
+                "nothing known of the second"
+            );
+            assert!(outbox.settle(owner(1), last) && !outbox.is_open(last));
+            assert_eq!(heard(&mut peer, 6).await, b"second");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_does_not_take_comes_back_and_wakes_its_owner() {
+        for outbox in outboxes() {
+            let (mut full, mut peer) = pair();
+            let (other, mut listener) = pair();
+            let mut filled = 0;
+            while let Poll::Ready(count) =
+                full.poll_write(&mut Context::from_waker(Waker::noop()), &[1; 4096])
+            {
+                filled += count.unwrap();
+            }
+            let (woken, waker) = Woken::new();
+            assert!(post(&outbox, 1, &full, b"late", &waker));
+            assert!(post(&outbox, 2, &other, b"on time", Waker::noop()));
+            deliver(&outbox);
+            assert_eq!(heard(&mut listener, 7).await, b"on time");
+            let sent = [1, 2].map(|client| outbox.settle(owner(client), Turn::default()));
+            assert!(woken.take() && sent == [false, true]);
+            assert!(!post(&outbox, 1, &full, b"later", &waker), "it would overtake the other");
+            assert_eq!(outbox.reclaim(owner(2)).unwrap(), None);
+            assert_eq!(outbox.reclaim(owner(1)).unwrap().as_deref(), Some(&b"late"[..]));
+            heard(&mut peer, filled).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn errors_come_back_too_unless_their_owner_is_forgotten() {
+        for outbox in outboxes() {
+            let ((one, peer), (other, mut listener)) = (pair(), pair());
+            drop(peer);
+            for client in [1, 2] {
+                assert!(post(&outbox, client, &one, b"lost", Waker::noop()));
+            }
+            assert!(post(&outbox, 3, &other, b"found", Waker::noop()));
+            deliver(&outbox);
+            outbox.forget(2);
+            assert_eq!(outbox.reclaim(owner(1)).unwrap_err().kind(), ErrorKind::BrokenPipe);
+            assert_eq!(outbox.reclaim(owner(2)).unwrap(), None);
+            assert_eq!(outbox.returns.load(Ordering::Relaxed), 0);
+            assert_eq!(heard(&mut listener, 5).await, b"found");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_forgotten_has_sent_what_he_posted() {
+        for outbox in outboxes() {
+            let (stream, mut peer) = pair();
+            assert!(post(&outbox, 1, &stream, b"goodbye", Waker::noop()));
+            outbox.forget(1);
+            drop(stream);
+            assert_eq!(heard(&mut peer, 7).await, b"goodbye");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_long_or_nobodys_is_not_posted() {
+        let (stream, _peer) = pair();
+        assert!(!post(&Outbox::closed(), 1, &stream, b"a", Waker::noop()));
+        for outbox in outboxes() {
+            assert!(!post(&outbox, 1, &stream, &[0; LONGEST + 1], Waker::noop()));
+            assert!(post(&outbox, 1, &stream, &[0; LONGEST], Waker::noop()));
+            outbox.forget(1);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_postman_has_his_turn_behind_those_who_are_awake() {
+        let outbox = Arc::new(Outbox::open().expect("a kernel with io_uring"));
+        let postman = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { poll_fn(|cx| outbox.poll_deliver(cx)).await }
+        });
+        tokio::task::yield_now().await;
+        let mut writers = Vec::new();
+        for client in 0..10 {
+            let (outbox, (stream, mut peer)) = (outbox.clone(), pair());
+            writers.push(tokio::spawn(async move {
+                assert!(
+                    poll_fn(|cx| {
+                        let posted = outbox.post(
+                            owner(client),
+                            &mut Turn::default(),
+                            &stream,
+                            4,
+                            once(&b"text"[..]),
+                            cx,
+                        );
+                        Poll::Ready(posted)
+                    })
+                    .await
+                );
+                assert!(peer.try_read(&mut [0; 4]).is_err(), "nothing leaves before all have had their turn");
+                assert_eq!(heard(&mut peer, 4).await, b"text");
+            }));
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        postman.abort();
+    }
+}
