@@ -28,8 +28,11 @@ sys.path.insert(0, str(ROOT / "tests" / "clients"))
 from cluster import (DATABASE, PASSWORD, USER, Server, Stage, pgbouncer_version, start_cluster, start_pgbouncer,  # noqa: E402
                      start_pglagoon, tool, wait_caught_up)
 
-VARIANTS = ("direct", "pgbouncer", "split-off", "split-on")
-TITLES = {"direct": "direct", "pgbouncer": "pgbouncer", "split-off": "pglagoon, split off", "split-on": "pglagoon, split on"}
+USUAL = ("direct", "pgbouncer", "split-off", "split-on")
+# As split-off, but that unnamed statements are forwarded: measured when it is asked for.
+VARIANTS = (*USUAL, "forward")
+TITLES = {"direct": "direct", "pgbouncer": "pgbouncer", "split-off": "pglagoon, split off", "split-on": "pglagoon, split on",
+          "forward": "pglagoon, forward"}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -113,7 +116,8 @@ def parse_options():
     parser = argparse.ArgumentParser(prog="benches/compare/run.sh", description=__doc__.split("\n\n")[0])
     parser.add_argument("--pglagoon", metavar="PATH", default=str(ROOT / "target/release/pglagoon"), help="the release binary")
     parser.add_argument("--workloads", type=names_of((*WORKLOADS, *EXTRAS)), help=f"of {','.join((*WORKLOADS, *EXTRAS))} (all)")
-    parser.add_argument("--variants", type=names_of(VARIANTS), default=list(VARIANTS), help=f"of {','.join(VARIANTS)} (all)")
+    parser.add_argument("--variants", type=names_of(VARIANTS), default=list(USUAL),
+                        help=f"of {','.join(VARIANTS)} ({','.join(USUAL)})")
     parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")], help="1,32,500")
     parser.add_argument("--rounds", type=int, help="rounds per cell (3)")
     parser.add_argument("--seconds", type=int, help="measured seconds per turn, after 1 s of warm-up (5)")
@@ -148,7 +152,11 @@ def names_of(known):
 
 
 def needs_pglagoon(options):
-    return any(variant.startswith("split") for variant in options.variants)
+    return any(is_pglagoon(variant) for variant in options.variants)
+
+
+def is_pglagoon(variant):
+    return variant not in ("direct", "pgbouncer")
 
 
 def compare(stage, options):
@@ -193,7 +201,8 @@ def start_target(stage, options, servers, variant):
         pooler = start_pgbouncer(stage, primary, options.pool)
     else:
         pooler = start_pglagoon(stage, options.pglagoon, servers, name=variant, pool_size=options.pool, workers=options.workers,
-                                reads="replicas" if variant == "split-on" else "primary", auth="md5")
+                                reads="replicas" if variant == "split-on" else "primary", auth="md5",
+                                unnamed="forward" if variant == "forward" else "keep")
     return Target(variant, pooler.version, pooler.port, pooler.pid)
 
 
@@ -543,7 +552,7 @@ def describe(options, targets):
 
 
 def render_header(header):
-    versions = {("pglagoon" if name.startswith("split") else "PostgreSQL" if name == "direct" else name): version
+    versions = {("pglagoon" if is_pglagoon(name) else "PostgreSQL" if name == "direct" else name): version
                 for name, version in header["versions"].items()}
     return "\n".join([
         f"date      {header['date']}", f"machine   {header['machine']}",
@@ -552,14 +561,14 @@ def render_header(header):
         "median [min-max] over rounds; CPU in microseconds per query, user + system; x = ratio to PgBouncer in the same round, median"])
 
 
-COLUMNS = "{:<22}{:>24}{:>7}{:>9}{:>9}{:>9}{:>20}{:>7}{:>6}{:>9}{:>9}{:>7}{:>8}"
+COLUMNS = "{:<22}{:>24}{:>7}{:>9}{:>9}{:>9}{:>20}{:>7}{:>6}{:>9}{:>7}{:>9}{:>7}{:>8}"
 
 
 def render_cell(cell):
     workload = WORKLOADS[cell.workload]
     unit = "logins/s" if workload.reconnects else "transactions/s"
     lines = ["", f"{cell.workload}, {cell.clients} client{'s' if cell.clients > 1 else ''}: {workload.what}",
-             COLUMNS.format("", unit, "x", "mean ms", "p50", "p99", "pooler CPU", "x", "user", "PG CPU", "both", "x", "foreign")]
+             COLUMNS.format("", unit, "x", "mean ms", "p50", "p99", "pooler CPU", "x", "user", "PG CPU", "x", "both", "x", "foreign")]
     lines += [render_row(cell, variant) for variant in VARIANTS if cell.of(variant)]
     lines += [f"  {note}" for note in cell.notes]
     return "\n".join(lines)
@@ -574,7 +583,8 @@ def render_row(cell, variant):
         middle([run.mean_ms for run in runs], 2), middle([run.p50_ms for run in runs], 2), middle([run.p99_ms for run in runs], 2),
         spread([run.pooler_us for run in runs], 1) if pooled else "-", ratio(cell, variant, "pooler_us") if pooled else "",
         f"{100 * statistics.median(run.pooler_user_share for run in runs):.0f}%" if pooled else "-",
-        middle([run.postgres_us for run in runs], 1), middle([run.total_us for run in runs], 1), ratio(cell, variant, "total_us"),
+        middle([run.postgres_us for run in runs], 1), ratio(cell, variant, "postgres_us"),
+        middle([run.total_us for run in runs], 1), ratio(cell, variant, "total_us"),
         f"{max(run.foreign_cores for run in runs):.2f}")
 
 
@@ -628,7 +638,7 @@ def write_json(path, header, cells, syscalls, idle):
     document = {
         **header,
         "cells": [{**asdict(cell), "ratios_to_pgbouncer": {
-            variant: {figure: paired_ratio(cell, variant, figure) for figure in ("tps", "p50_ms", "p99_ms", "pooler_us", "total_us")}
+            variant: {figure: paired_ratio(cell, variant, figure) for figure in ("tps", "p50_ms", "p99_ms", "pooler_us", "postgres_us", "total_us")}
             for variant in VARIANTS if variant != "pgbouncer" and cell.of(variant)}} for cell in cells],
         "system_calls": [asdict(one) for one in syscalls], "idle": [asdict(one) for one in idle]}
     Path(path).write_text(json.dumps(document, indent=1) + "\n")

@@ -50,6 +50,7 @@ fn rules() -> Database {
             connect_timeout: seconds(5),
             max_logins: 4,
             prepared_statements: 100,
+            unnamed_statements: config::Unnamed::Keep,
             idle_transaction_timeout: None,
             query_timeout: None,
         },

@@ -448,6 +448,7 @@ impl Relay {
                 client: self.registration.card().id,
                 pin_room: self.pools.pinned.room(&rules.pool),
                 sequences: self.pools.sequences(),
+                unnamed: rules.pool.unnamed_statements,
             };
             let want = match lease {
                 None => {
@@ -784,7 +785,11 @@ impl Relay {
         self.from_client.take_from(&self.seat.shelf);
         self.from_client.put_back(&requests);
         self.fresh = true;
-        tracing::info!(client = self.card().id, why = rescue.as_str(), count, "requests run again");
+        match rescue {
+            // It may be the client's own mistake.
+            Rescue::Kept => tracing::debug!(client = self.card().id, "a request runs again as it came"),
+            _ => tracing::info!(client = self.card().id, why = rescue.as_str(), count, "requests run again"),
+        }
         self.pools.stats(self.seat.index).rescue(rescue, count);
     }
 

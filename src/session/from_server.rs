@@ -343,6 +343,7 @@ impl Session {
             | Then::Asked(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
+            | Then::Kept { .. }
             | Then::Named(_)
             | Then::Unnamed(_)
             | Then::Evicted(_) => {}
@@ -425,6 +426,10 @@ impl Session {
                 let then = Then::ParsedUnnamed { name: Some(Renamed { before: None, ..renamed }) };
                 self.undo(Some(Box::new(then)), Some(held));
             }
+            Some(Then::Kept { put, name: Some(renamed) }) => {
+                let then = Then::Kept { put, name: Some(Renamed { before: None, ..renamed }) };
+                self.undo(Some(Box::new(then)), Some(held));
+            }
             Some(Then::Deallocated(name)) => self.stray = Some(Box::new(name.to_vec())),
             then => self.undo(then.map(Box::new), Some(held)),
         }
@@ -443,6 +448,12 @@ impl Session {
             Then::ParsedUnnamed { name } => {
                 if let Some(held) = held.filter(|_| !self.replies.has_unnamed()) {
                     held.state.statements.set_unnamed(None);
+                }
+                name
+            }
+            Then::Kept { put, name } => {
+                if let (Some(held), Some(id)) = (held, put) {
+                    held.state.statements.remove(id);
                 }
                 name
             }

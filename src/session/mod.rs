@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The relay owns the sockets and the lease; it calls with whatever bytes it has and carries out the answer. Any cut of
-//! the input gives the same output. What the relay must do besides:
+//! the input gives the same output, but that an unnamed statement is kept only where its request came in one piece. What
+//! the relay must do besides:
 //!
 //! - call `on_client` again with what is left of the client's input, even if nothing was added to it, after a lease, after
 //!   a return, after a failed lease, after a channel was heard or not, after a lost server, and after each `on_backend`: requests wait for answers;
@@ -57,7 +58,7 @@ pub use replay::Rescue;
 pub use server_state::ServerState;
 pub use settings::{Settings, Value};
 
-use crate::config::{Consistency, OnLostWrite, PoolMode, Routing};
+use crate::config::{Consistency, OnLostWrite, PoolMode, Routing, Unnamed};
 use crate::error::{ErrorSource, Report};
 use crate::prepared::{ClientStatements, Named, Prepared, Registry};
 use crate::routing::explain::Servers;
@@ -137,6 +138,8 @@ pub struct World<'a> {
     pub pin_room: PinRoom,
     /// What is done for `currval` and `lastval`.
     pub sequences: Sequences,
+    /// What becomes of unnamed statements.
+    pub unnamed: Unnamed,
 }
 
 impl World<'_> {
@@ -286,6 +289,15 @@ enum Passing {
     Skip,
 }
 
+/// How a client sends its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// As far as is known, each after the answer to the one before.
+    OneByOne,
+    /// It has sent one before the answer to another that could only run again alone.
+    Pipelined,
+}
+
 /// How things went since the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -367,6 +379,7 @@ pub struct Session {
     promotable: Option<Box<Promotable>>,
     replies: ReplyQueue,
     batch: Batch,
+    pace: Pace,
     copy: Copy,
     outcome: Outcome,
     restoring: Restoring,
@@ -440,6 +453,7 @@ impl Session {
             promotable: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
+            pace: Pace::OneByOne,
             copy: Copy::None,
             outcome: Outcome::Fine,
             restoring: Restoring::No,

@@ -1,5 +1,6 @@
 //! The safety net: a request that a replica could not serve, though it was thought that it could, runs again elsewhere; one
-//! that failed because a server's plan is older than the tables, which was pglagoon's to know, is prepared anew.
+//! that failed because a server's plan is older than the tables, which was pglagoon's to know, is prepared anew; one that
+//! failed with a kept statement in its unnamed one's stead runs again with its own.
 //!
 //! ```text
 //!   Nothing ---- first message, alone -------------------> Gathering ---- its end ----> Kept
@@ -24,7 +25,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 /// The most of requests that is kept, in bytes.
-const MAX_KEPT: usize = 32 * 1024;
+pub(super) const MAX_KEPT: usize = 32 * 1024;
 
 /// How much of them may be under way at a replica before the next request waits for answers, in bytes: it is kept, too.
 const MAX_AHEAD: usize = MAX_KEPT / 2;
@@ -53,12 +54,21 @@ pub enum Rescue {
     Lost,
     /// DDL that pglagoon has not seen changed what a statement returns that the server had prepared before.
     Outdated,
+    /// It failed before it ran, with a kept statement in its unnamed one's stead: either would fail so, or only what is older.
+    Kept,
 }
 
 impl Rescue {
     /// Every kind.
-    pub const ALL: [Rescue; 6] =
-        [Rescue::Wrote, Rescue::Recovery, Rescue::Behind, Rescue::Conflict, Rescue::Lost, Rescue::Outdated];
+    pub const ALL: [Rescue; 7] = [
+        Rescue::Wrote,
+        Rescue::Recovery,
+        Rescue::Behind,
+        Rescue::Conflict,
+        Rescue::Lost,
+        Rescue::Outdated,
+        Rescue::Kept,
+    ];
 
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
@@ -69,12 +79,18 @@ impl Rescue {
             Rescue::Conflict => "conflict",
             Rescue::Lost => "lost",
             Rescue::Outdated => "outdated",
+            Rescue::Kept => "kept",
         }
     }
 
     /// Whether the text must not be sent to a replica again.
     fn is_misjudged(self) -> bool {
         matches!(self, Rescue::Wrote | Rescue::Recovery)
+    }
+
+    /// Whether the server itself would serve it, if it were asked otherwise.
+    fn is_of_statement(self) -> bool {
+        matches!(self, Rescue::Outdated | Rescue::Kept)
     }
 
     /// Whether another replica may do better.
@@ -164,7 +180,7 @@ impl Kept {
 
     /// Whether requests behind these are kept, too.
     fn may_be_followed(&self) -> bool {
-        self.role == Role::Replica && self.because != Some(Rescue::Outdated)
+        self.role == Role::Replica && !self.because.is_some_and(Rescue::is_of_statement)
     }
 
     fn len(&self) -> usize {
@@ -220,6 +236,8 @@ impl Part {
 /// What the beginning of an answer says of its rest.
 enum Omen {
     Good,
+    /// It is an error that running again does not help.
+    Error,
     Undecided,
     Bad(Rescue),
 }
@@ -228,7 +246,16 @@ impl Session {
     /// Whether a request that begins here could run again: alone, or with those ahead of it.
     pub(super) fn may_be_kept(&self) -> bool {
         let follows = matches!(&self.replay, Replay::Kept(kept) if kept.may_be_followed());
-        (self.replies.is_empty() || follows) && !self.is_bound() && !self.may_be_in_block
+        (self.replies.is_empty() || follows) && self.stands_outside()
+    }
+
+    /// Whether one that begins here stands alone.
+    pub(super) fn stands_alone(&self) -> bool {
+        self.replies.is_empty() && self.stands_outside()
+    }
+
+    fn stands_outside(&self) -> bool {
+        !self.is_bound() && !self.may_be_in_block
     }
 
     /// Whether what stands before a request that begins here may run again, and the request behind it.
@@ -249,6 +276,11 @@ impl Session {
             FrontendTag::QUERY => !self.sql_statements.is_empty(),
             _ => false,
         }
+    }
+
+    /// Whether the request at the head of the input has been sent before.
+    pub(super) fn runs_again(&self) -> bool {
+        matches!(self.replay, Replay::Again(..))
     }
 
     /// A message of the client's was dealt with, which stands `at` this place of the input. `began`: it began a request that
@@ -329,7 +361,7 @@ impl Session {
         world: &mut World<'_>,
     ) -> Option<Route> {
         let Replay::Again(rescue, tries) = self.replay else { return None };
-        if rescue == Rescue::Outdated {
+        if rescue.is_of_statement() {
             return None;
         }
         if rescue.is_misjudged() {
@@ -375,10 +407,16 @@ impl Session {
         if kept.ahead == Ahead::Shown || is_ours() {
             return true;
         }
-        match omen(input, kept.role) {
+        let because = kept.because;
+        let unnamed = if self.replies.has_kept() { Unnamed::Keep } else { Unnamed::Forward };
+        match omen(input, kept.role, unnamed) {
             Omen::Undecided if input.len() < MAX_HELD_BACK => return false,
             Omen::Bad(rescue) if self.heals(rescue) => edits.keep_so_far(),
-            _ => self.show_answer(&mut edits.spares),
+            omen => {
+                // With its own unnamed statement it runs: what is kept is older than DDL that went past us.
+                self.ddl |= matches!((omen, because), (Omen::Good, Some(Rescue::Kept)));
+                self.show_answer(&mut edits.spares);
+            }
         }
         true
     }
@@ -413,7 +451,7 @@ impl Session {
         // A server that says goodbye answers nothing more. Any other would wait for the rest of a batch.
         let ends = is_whole || rescue == Rescue::Lost;
         // Were the others to fail in the same way, one after the other, each would have those behind it run once more.
-        let is_of_first = kept.lengths.len() == 1 || !matches!(rescue, Rescue::Behind | Rescue::Outdated);
+        let is_of_first = kept.lengths.len() == 1 || !(rescue == Rescue::Behind || rescue.is_of_statement());
         if ends && is_of_first && kept.tries < MAX_TRIES && self.may_heal(rescue, &mut kept) {
             self.forget_names();
             self.replay = Replay::Failed(kept, rescue);
@@ -429,7 +467,11 @@ impl Session {
         if rescue != Rescue::Outdated {
             return true;
         }
-        let Some(generation) = self.generation_described_in(&kept.bytes[kept.gone..]) else { return false };
+        let generation = match self.replies.has_kept() {
+            true => self.generation_of(b""),
+            false => self.generation_described_in(&kept.bytes[kept.gone..]),
+        };
+        let Some(generation) = generation else { return false };
         kept.generation = generation;
         true
     }
@@ -465,10 +507,13 @@ impl Session {
                 }
                 _ => None,
             };
-            let named = name.and_then(|name| self.statements.as_deref()?.find(name));
-            generation = generation.max(named.map_or(0, |named| named.prepared.generation));
+            generation = generation.max(name.and_then(|name| self.generation_of(name)).unwrap_or(0));
         }
         (!is_blind).then_some(generation)
+    }
+
+    fn generation_of(&self, name: &[u8]) -> Option<u64> {
+        self.statements.as_deref()?.find(name).map(|named| named.prepared.generation)
     }
 
     /// Names that the request gave or took, as they were before it: it will do so again.
@@ -582,8 +627,17 @@ pub(super) fn is_outdated(fields: &Fields<'_>) -> bool {
     fields.text(b'R') == Some(b"RevalidateCachedQuery")
 }
 
-/// Looks ahead to the message that decides.
-fn omen(input: &[u8], role: Role) -> Omen {
+/// Whether an error may be the kept statement's own, which stands in an unnamed one's stead: not if it is about the state of
+/// the server, or the end of somebody's patience.
+fn may_be_of_statement(fields: &Fields<'_>) -> bool {
+    const OTHERS: [&[u8]; 6] = [b"40", b"53", b"55", b"57", b"58", b"F0"];
+    let code = fields.text(b'C').unwrap_or_default();
+    !fields.is_fatal() && !OTHERS.iter().any(|class| code.starts_with(class))
+}
+
+/// Looks ahead to the message that decides. `unnamed`: what became of the unnamed statement.
+fn omen(input: &[u8], role: Role, unnamed: Unnamed) -> Omen {
+    let mut is_bound = false;
     let mut scanner = Scanner::<BackendTag>::default();
     let mut at = 0;
     while let Ok(step @ Step::Message(span)) = scanner.step(&input[at..]) {
@@ -591,15 +645,18 @@ fn omen(input: &[u8], role: Role) -> Omen {
             _ if !span.is_whole() && span.tag() != BackendTag::DATA_ROW => return Omen::Undecided,
             BackendTag::ERROR_RESPONSE => {
                 let fields = Fields::new(span.body(&input[at..]));
-                return Rescue::of(&fields, role).map_or(Omen::Good, Omen::Bad);
+                let is_of_kept = unnamed == Unnamed::Keep && !is_bound && may_be_of_statement(&fields);
+                let rescue = Rescue::of(&fields, role).or(is_of_kept.then_some(Rescue::Kept));
+                return rescue.map_or(Omen::Error, Omen::Bad);
             }
             BackendTag::PARSE_COMPLETE | BackendTag::CLOSE_COMPLETE | BackendTag::PARAMETER_DESCRIPTION => {}
-            BackendTag::BIND_COMPLETE
-            | BackendTag::ROW_DESCRIPTION
+            BackendTag::BIND_COMPLETE if role == Role::Replica => is_bound = true,
+            BackendTag::ROW_DESCRIPTION
             | BackendTag::NO_DATA
             | BackendTag::NOTICE_RESPONSE
             | BackendTag::PARAMETER_STATUS
                 if role == Role::Replica => {}
+            BackendTag::NOTICE_RESPONSE | BackendTag::PARAMETER_STATUS if unnamed == Unnamed::Keep => {}
             _ => return Omen::Good,
         }
         at += span.len();

@@ -227,7 +227,7 @@ def pgbouncer_version():
 
 
 def start_pglagoon(stage, binary, servers, *, name="pglagoon", mode="transaction", pool_size=20, workers=1,
-                   reads="replicas", auth="scram-sha-256", env=None):
+                   reads="replicas", auth="scram-sha-256", unnamed="keep", env=None):
     """pglagoon in front of all `servers`; it finds out by itself which of them is the primary."""
     port, http_port = free_port(), free_port()
     addresses = ", ".join(f'"127.0.0.1:{server.port}"' for server in servers)
@@ -252,6 +252,7 @@ users = ["{USER}"]
 mode = "{mode}"
 size = {pool_size}
 checkout_timeout = "10s"
+unnamed_statements = "{unnamed}"
 
 [routing]
 reads = "{reads}"
