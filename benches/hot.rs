@@ -14,7 +14,7 @@
 #![allow(clippy::print_stdout, reason = "this is a command")]
 
 use pglagoon::catalog::Builtin;
-use pglagoon::config::{Consistency, PoolMode, Routing};
+use pglagoon::config::{Consistency, PoolMode, Routing, Unnamed};
 use pglagoon::pool::core::{Asker, Connection, Core, Limits, Placed, Waiter};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::scope::Scopes;
@@ -340,6 +340,7 @@ impl Client {
             client: 1,
             pin_room: PinRoom::Open,
             sequences: Sequences::Unused,
+            unnamed: Unnamed::Keep,
         };
         self.session.on_client(request, held, &mut world, &mut self.edits)
     }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The long form of the proofs: each promise of each level, against servers that are disturbed, with a positive control
-# beside each run. SECONDS_EACH is how long a run takes (60); the report is target/prove.md.
+# beside each run. SECONDS_EACH is how long a run takes (60), READS_EACH how many reads of each level are checked in those
+# that go for volume (1000000); the report is target/prove.md.
 set -eu
 cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
@@ -21,7 +22,7 @@ mkdir -p target
 
 # Proofs share the machine with nobody: one after the other.
 status=0
-PGLAGOON_PROVE="${SECONDS_EACH:-60}" PGLAGOON_PROVE_REPORT="$report" \
+PGLAGOON_PROVE="${SECONDS_EACH:-60}" PGLAGOON_PROVE_READS="${READS_EACH:-1000000}" PGLAGOON_PROVE_REPORT="$report" \
     cargo nextest run --release --locked --profile prove --test postgres -E 'test(prove::)' || status=$?
 cat "$report"
 exit "$status"

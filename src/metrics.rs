@@ -142,9 +142,9 @@ impl Stats {
         all.filter(|(_, _, count)| *count > 0)
     }
 
-    /// Counts one request that runs again.
-    pub fn rescue(&mut self, rescue: Rescue) {
-        self.rescues[rescue as usize] += 1;
+    /// Counts requests that run again.
+    pub fn rescue(&mut self, rescue: Rescue, count: u64) {
+        self.rescues[rescue as usize] += count;
     }
 
     /// Counts an error that a client was told of.

@@ -21,7 +21,7 @@ from memory import measure_idle
 from pgbench import measure_cell
 from say import begin, progress, show
 from syscalls import measure_syscalls
-from variants import SPLITS, VARIANTS, fill, running, start_servers
+from variants import USUAL, VARIANTS, fill, needs_pglagoon, running, start_servers
 from workloads import WORKLOADS, Plan, plans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,8 +46,7 @@ def parse_options():
     parser = argparse.ArgumentParser(prog="benches/compare/run.sh", description=__doc__.split("\n\n")[0])
     parser.add_argument("--pglagoon", metavar="PATH", default=str(ROOT / "target/release/pglagoon"), help="the release binary")
     parser.add_argument("--workloads", type=names_of(known), default=list(known), help=f"of {','.join(known)} (all)")
-    parser.add_argument("--variants", type=names_of(VARIANTS), default=["pgbouncer", *SPLITS],
-                        help=f"of {','.join(VARIANTS)} (all but direct)")
+    parser.add_argument("--variants", type=names_of(VARIANTS), default=list(USUAL), help=f"of {','.join(VARIANTS)} ({','.join(USUAL)})")
     parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")],
                         help="each workload with so many, for example 1,32,500 (what the targets need)")
     parser.add_argument("--rounds", type=int, help="rounds per cell (5; for --growth 3)")
@@ -68,7 +67,7 @@ def parse_options():
     options.rounds = options.rounds or (2 if options.quick else 3 if options.growth else 5)
     options.seconds = options.seconds or (2 if options.quick or options.growth else 3)
     options.sizes = options.sizes or ([10, 100] if options.quick else [10, 100, 1000])
-    if set(SPLITS) & set(options.variants) and not os.access(options.pglagoon, os.X_OK):
+    if needs_pglagoon(options) and not os.access(options.pglagoon, os.X_OK):
         parser.error(f"{options.pglagoon} is not there: cargo build --release, or --pglagoon PATH")
     return options
 

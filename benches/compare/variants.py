@@ -1,4 +1,5 @@
-"""What is compared: PostgreSQL itself, PgBouncer, and pglagoon with reads on the primary (split off) and on replicas (split on)."""
+"""What is compared: PostgreSQL itself, PgBouncer, and pglagoon with reads on the primary (split off), on replicas (split
+on), and as split off with unnamed statements forwarded as they come (forward)."""
 
 import contextlib
 import os
@@ -7,9 +8,12 @@ from dataclasses import dataclass
 
 from cluster import DATABASE, PASSWORD, USER, pgbouncer_version, start_cluster, start_pgbouncer, start_pglagoon, tool, wait_caught_up
 
-TITLES = {"direct": "direct", "pgbouncer": "pgbouncer", "split-off": "pglagoon, split off", "split-on": "pglagoon, split on"}
+TITLES = {"direct": "direct", "pgbouncer": "pgbouncer", "split-off": "pglagoon, split off", "split-on": "pglagoon, split on",
+          "forward": "pglagoon, forward"}
 VARIANTS = tuple(TITLES)
 SPLITS = ("split-off", "split-on")
+# Measured when nobody asks for others.
+USUAL = ("pgbouncer", *SPLITS)
 SETTINGS = {"max_connections": "800", "shared_buffers": "512MB", "checkpoint_timeout": "1h", "max_wal_size": "8GB",
             "autovacuum": "off", "jit": "off"}
 
@@ -53,7 +57,7 @@ def running(stage, options, servers, variants, *, name="pooler", pool=None, work
                 pooler = start_pgbouncer(stage, servers[0], pool, name=f"{variant}-{name}", auth=auth, **more)
             else:
                 pooler = start_pglagoon(stage, options.pglagoon, servers, name=f"{variant}-{name}", pool_size=pool, auth=auth,
-                                        workers=workers or options.workers, prepared_statements=prepared_statements,
+                                        workers=workers or options.workers, prepared_statements=prepared_statements, unnamed="forward" if variant == "forward" else "keep",
                                         consistency="session", reads="replicas" if variant == "split-on" else "primary", **more)
             poolers.append(pooler)
             targets.append(Target(variant, pooler.port, pooler.pid))
@@ -72,10 +76,14 @@ def versions(options, servers):
     found = {"PostgreSQL": servers[0].sql("SHOW server_version")}
     if "pgbouncer" in options.variants:
         found["PgBouncer"] = ".".join(map(str, pgbouncer_version()))
-    if set(SPLITS) & set(options.variants):
+    if needs_pglagoon(options):
         said = subprocess.run([options.pglagoon, "--version"], capture_output=True, text=True, check=True).stdout
         found["pglagoon"] = said.split()[-1]
     return found
+
+
+def needs_pglagoon(options):
+    return not set(options.variants) <= {"direct", "pgbouncer"}
 
 
 def password_environment():

@@ -50,6 +50,7 @@ fn rules() -> Database {
             connect_timeout: seconds(5),
             max_logins: 4,
             prepared_statements: 100,
+            unnamed_statements: config::Unnamed::Keep,
             idle_transaction_timeout: None,
             query_timeout: None,
         },
@@ -83,7 +84,7 @@ pub fn stats() -> Stats {
     Reason::ALL.into_iter().for_each(|reason| stats.ran(Role::Replica, reason, 5));
     stats.wait.observe(Duration::from_micros(90));
     stats.error(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS);
-    stats.rescue(crate::session::Rescue::Behind);
+    stats.rescue(crate::session::Rescue::Behind, 1);
     stats
 }
 

@@ -38,7 +38,9 @@ fn salted(hash: &str, salt: [u8; 4]) -> String {
 }
 
 fn hex(digest: Md5) -> String {
-    digest.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
+    let mut text = String::with_capacity(32);
+    text.extend(digest.finalize().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit));
+    text
 }
 
 fn digit(nibble: u8) -> char {

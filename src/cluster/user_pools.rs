@@ -16,6 +16,7 @@ use crate::pool::{Lease, LeaseError, Pool, Settings as PoolSettings};
 use crate::routing::{Need, Role, Route, Why};
 use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
+use crate::wire::backend::write_parameter_status;
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -49,8 +50,9 @@ pub struct UserPools {
     level: AtomicU8,
 }
 
-/// What a server reports after a login with certain settings: what the client is told after its own.
-pub type Greeting = Vec<(Box<str>, Box<str>)>;
+/// What a server reports after a login with certain settings, as it is told to the client after its own: ParameterStatus
+/// messages.
+pub type Greeting = [u8];
 
 /// A lease, and what it is good for.
 pub struct Granted {
@@ -278,7 +280,9 @@ impl UserPools {
         let backend = granted.lease.backend();
         let hidden = ["in_hot_standby"];
         let parameters = backend.state.parameters.iter().filter(|(name, _)| !hidden.contains(&&**name));
-        let greeting: Arc<Greeting> = Arc::new(parameters.cloned().collect());
+        let mut greeting = Vec::new();
+        parameters.for_each(|(name, value)| write_parameter_status(&mut greeting, name, value));
+        let greeting: Arc<Greeting> = greeting.into();
         granted.lease.give_back();
         self.database.login_worked(&self.server_user(), &lock(&self.credential));
         let mut greetings = lock(&self.greetings);

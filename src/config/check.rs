@@ -13,8 +13,8 @@ use super::raw::{Report, Section, quoted};
 use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
     Log, LogFormat, Monitor, OnLostWrite, OnStale, Patroni, Pool, PoolMode, Reads, Routing, Scope, Secret,
-    ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, User, userlist,
-    values,
+    ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, Unnamed, User,
+    userlist, values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -251,6 +251,7 @@ const DEFAULT_POOL: Pool = Pool {
     session_state: SessionState::Pin,
     pin_limit: 80,
     prepared_statements: 200,
+    unnamed_statements: Unnamed::Keep,
     idle_transaction_timeout: None,
     query_timeout: None,
 };
@@ -258,6 +259,7 @@ const DEFAULT_POOL: Pool = Pool {
 fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
     let modes =
         [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement].map(|mode| (mode.as_str(), mode));
+    let unnamed = [Unnamed::Keep, Unnamed::Forward].map(|what| (what.as_str(), what));
     let states = [SessionState::Pin, SessionState::Error].map(|state| (state.as_str(), state));
     Pool {
         mode: section.word("mode", &modes, default.mode),
@@ -274,6 +276,7 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
         session_state: section.word("session_state", &states, default.session_state),
         pin_limit: section.count("pin_limit", 1..=100, default.pin_limit),
         prepared_statements: section.count("prepared_statements", 1..=100_000, default.prepared_statements),
+        unnamed_statements: section.word("unnamed_statements", &unnamed, default.unnamed_statements),
         idle_transaction_timeout: section.limit("idle_transaction_timeout", default.idle_transaction_timeout),
         query_timeout: section.limit("query_timeout", default.query_timeout),
     }

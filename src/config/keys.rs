@@ -179,6 +179,14 @@ pub const KEYS: &[Key] = &[
     ),
     key("pool.prepared_statements", Value("200"), "Prepared statements kept on one server connection."),
     key(
+        "pool.unnamed_statements",
+        Value("\"keep\""),
+        "What becomes of statements that clients prepare without a name, which most drivers do unless told otherwise. \
+         keep: one whose text comes again is kept on servers among the prepared_statements, so that PostgreSQL parses it \
+         once, and after five executions may plan it once for all parameters (plan_cache_mode says whether it does). \
+         forward: PostgreSQL parses and plans it each time.",
+    ),
+    key(
         "pool.idle_transaction_timeout",
         Value("\"off\""),
         "A client that is idle for so long inside a transaction is disconnected.",

@@ -338,6 +338,8 @@ pub struct Pool {
     pub pin_limit: usize,
     /// Prepared statements kept on one server connection.
     pub prepared_statements: usize,
+    /// What becomes of statements that clients prepare without a name.
+    pub unnamed_statements: Unnamed,
     /// How long a transaction may sit idle before its client is disconnected, if ever.
     pub idle_transaction_timeout: Option<Duration>,
     /// How long one query may run before its client is disconnected, if ever.
@@ -348,6 +350,25 @@ impl Pool {
     /// How many clients may keep a server connection beyond their transactions: at least one.
     pub fn most_pinned(&self) -> usize {
         (self.size * self.pin_limit).div_ceil(100).max(1)
+    }
+}
+
+/// What becomes of a statement that a client prepares without a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unnamed {
+    /// If its text comes again, servers keep it as they keep one with a name.
+    Keep,
+    /// It goes to the server as it came.
+    Forward,
+}
+
+impl Unnamed {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Unnamed::Keep => "keep",
+            Unnamed::Forward => "forward",
+        }
     }
 }
 

@@ -166,9 +166,10 @@ async fn log_in(
         backend::write_negotiate_version(&mut out, version, &unknown);
         line.stream().write_all(&out).await?;
     }
-    let admitted = authenticate(line, user, access).await?;
+    let Chance { entropy, secret } = Chance::new()?;
+    let admitted = authenticate(line, user, entropy, access).await?;
     let database = parameters.value("database").filter(|name| !name.is_empty()).unwrap_or(user);
-    let mut newcomer = newcomer(line, user, database, version, parameters, frontend)?;
+    let mut newcomer = newcomer(line, user, database, version, parameters, &secret, frontend);
     if admin::DATABASE_NAMES.contains(&database) {
         return visit(line, newcomer, admitted, frontend, access).await;
     }
@@ -191,9 +192,9 @@ async fn log_in(
             }
         }
     };
-    let mut out = Vec::with_capacity(512);
+    let mut out = Vec::with_capacity(greeting.len() + 256);
     write_admitted(&mut out, &admitted);
-    greeting.iter().for_each(|(name, value)| backend::write_parameter_status(&mut out, name, value));
+    out.extend_from_slice(&greeting);
     backend::write_key_data(&mut out, &newcomer.key);
     backend::write_ready(&mut out, TransactionStatus::Idle);
     // All clients of a pool share its names.
@@ -317,7 +318,12 @@ async fn visit(
     })))
 }
 
-async fn authenticate(line: &mut Line, user: &str, access: &Arc<Access>) -> Result<Admitted, HandshakeError> {
+async fn authenticate(
+    line: &mut Line,
+    user: &str,
+    entropy: Entropy,
+    access: &Arc<Access>,
+) -> Result<Admitted, HandshakeError> {
     let refusal = |refusal: crate::auth::Refusal| {
         let code = SqlState::new(refusal.sqlstate().as_bytes()).unwrap_or(SqlState::INVALID_PASSWORD);
         HandshakeError::Refused(Report::new(ErrorSource::Client, code, refusal.message(user)))
@@ -336,7 +342,7 @@ async fn authenticate(line: &mut Line, user: &str, access: &Arc<Access>) -> Resu
         config.users.get(user),
         certificate,
         &access.keys,
-        entropy()?,
+        entropy,
     )
     .map_err(refusal)?;
     let mut out = Vec::new();
@@ -380,14 +386,13 @@ fn newcomer(
     database: &str,
     version: Version,
     parameters: &Parameters,
+    secret: &[u8; SECRET_3_2],
     frontend: &Frontend,
-) -> io::Result<Newcomer> {
-    let mut secret = [0; SECRET_3_2];
-    random(&mut secret)?;
+) -> Newcomer {
     let length = if version >= Version::V3_2 { SECRET_3_2 } else { SECRET_3_0 };
     let id = frontend.clients.next_id();
     let stream = line.stream();
-    Ok(Newcomer {
+    Newcomer {
         id,
         key: ClientKey::new(id as i32, &secret[..length]),
         user: user.into(),
@@ -396,7 +401,7 @@ fn newcomer(
         local: stream.local(),
         tls: stream.tls_info().unwrap_or_default().into(),
         application_name: parameters.value("application_name").unwrap_or_default().into(),
-    })
+    }
 }
 
 /// The settings that the client asks for in its startup packet, by name and in `options`: the servers', and our own.
@@ -425,16 +430,27 @@ fn startup_settings(parameters: &Parameters) -> Result<(Settings, Own), Report> 
     Ok((Settings::from_startup(pairs), own))
 }
 
-fn entropy() -> io::Result<Entropy> {
-    let mut entropy = Entropy { md5_salt: [0; 4], nonce: [0; 18] };
-    random(&mut entropy.md5_salt)?;
-    random(&mut entropy.nonce)?;
-    Ok(entropy)
+/// What a login takes of chance, in one system call.
+struct Chance {
+    entropy: Entropy,
+    /// For the cancel key.
+    secret: [u8; SECRET_3_2],
 }
 
-fn random(bytes: &mut [u8]) -> io::Result<()> {
-    getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
+impl Chance {
+    fn new() -> io::Result<Self> {
+        let mut bytes = [0; 4 + 18 + SECRET_3_2];
+        getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+        let (mut md5_salt, mut nonce, mut secret) = ([0; 4], [0; 18], [0; SECRET_3_2]);
+        md5_salt.copy_from_slice(&bytes[..4]);
+        nonce.copy_from_slice(&bytes[4..22]);
+        secret.copy_from_slice(&bytes[22..]);
+        Ok(Chance { entropy: Entropy { md5_salt, nonce }, secret })
+    }
 }
+
+/// How much is read of a login at once, in bytes: more than any usual packet.
+const CHUNK: usize = 1024;
 
 /// A connection during its login: `stream` is there until it is handed on.
 struct Line {
@@ -559,13 +575,16 @@ impl Line {
     }
 
     async fn read(&mut self) -> io::Result<()> {
-        let mut chunk = [0; 2048];
-        let count = self.stream().read_some(&mut chunk).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let Line { stream, input } = self;
+        let stream = stream.as_mut().expect("handed on only when the login is over");
+        let start = input.len();
+        input.resize(start + CHUNK, 0);
+        let read = stream.read_some(&mut input[start..]).await;
+        input.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
         }
-        self.input.extend_from_slice(&chunk[..count]);
-        Ok(())
     }
 
     /// Tells the client why, if it can still be told.

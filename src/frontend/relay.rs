@@ -448,6 +448,7 @@ impl Relay {
                 client: self.registration.card().id,
                 pin_room: self.pools.pinned.room(&rules.pool),
                 sequences: self.pools.sequences(),
+                unnamed: rules.pool.unnamed_statements,
             };
             let want = match lease {
                 None => {
@@ -773,18 +774,23 @@ impl Relay {
         Outlet { stream: client, left: to_client, last: &mut last.client, seat, to: Side::Client }
     }
 
-    /// The client's request runs again, elsewhere: it stands at the head of its input as if it had just come.
+    /// The client's requests run again, elsewhere: they stand at the head of its input as if they had just come.
     fn replay(&mut self, rescue: Rescue) {
         self.give_back();
         if let Some(generation) = self.session.outdated() {
             self.pools.database.ddl_unseen_in(generation);
         }
-        let request = self.session.again();
+        let count = self.session.failed_requests();
+        let requests = self.session.again();
         self.from_client.take_from(&self.seat.shelf);
-        self.from_client.put_back(&request);
+        self.from_client.put_back(&requests);
         self.fresh = true;
-        tracing::info!(client = self.card().id, why = rescue.as_str(), "a request runs again");
-        self.pools.stats(self.seat.index).rescue(rescue);
+        match rescue {
+            // It may be the client's own mistake.
+            Rescue::Kept => tracing::debug!(client = self.card().id, "a request runs again as it came"),
+            _ => tracing::info!(client = self.card().id, why = rescue.as_str(), count, "requests run again"),
+        }
+        self.pools.stats(self.seat.index).rescue(rescue, count);
     }
 
     fn server_lost(&mut self, why: &str) -> Want {

@@ -1,6 +1,7 @@
 //! Statements by text and types.
 
 use crate::sql::cache::Low;
+use crate::sql::lasting;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -41,9 +42,27 @@ pub struct Prepared {
     pub generation: u64,
 }
 
+/// Whether servers keep a statement for clients that give it no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    /// None has prepared it.
+    Unseen,
+    /// One has. Most texts that come once do not come again: their literals stand in them.
+    Once,
+    /// It came again, and lasts.
+    Worth,
+    /// It came again, and does not last.
+    Never,
+}
+
+struct Entry {
+    prepared: Arc<Prepared>,
+    keeping: Keeping,
+}
+
 /// The statements of one worker's clients. Bounded: what does not fit is not shared, only kept by its client.
 pub struct Registry {
-    statements: ById<Arc<Prepared>>,
+    statements: ById<Entry>,
     capacity: usize,
     key: [u8; 16],
 }
@@ -58,8 +77,8 @@ impl Registry {
     /// afterwards is a new one, so that no client inherits a result type from before.
     pub fn intern(&mut self, text: &[u8], types: &[u8], generation: u64) -> Arc<Prepared> {
         let id = self.id(text, types, generation);
-        if let Some(prepared) = self.statements.get(&id) {
-            return prepared.clone();
+        if let Some(entry) = self.statements.get(&id) {
+            return entry.prepared.clone();
         }
         let prepared = Arc::new(Prepared {
             id,
@@ -69,12 +88,25 @@ impl Registry {
             generation,
         });
         if self.statements.len() >= self.capacity {
-            self.statements.retain(|_, prepared| Arc::strong_count(prepared) > 1);
+            self.statements.retain(|_, entry| Arc::strong_count(&entry.prepared) > 1);
         }
         if self.statements.len() < self.capacity {
-            self.statements.insert(id, prepared.clone());
+            let entry = Entry { prepared: prepared.clone(), keeping: Keeping::Unseen };
+            self.statements.insert(id, entry);
         }
         prepared
+    }
+
+    /// A client prepares it without a name. Answers whether a server should keep it for such clients.
+    pub fn comes_unnamed(&mut self, id: StatementId) -> bool {
+        let Some(Entry { prepared, keeping }) = self.statements.get_mut(&id) else { return false };
+        *keeping = match *keeping {
+            Keeping::Unseen => Keeping::Once,
+            Keeping::Once if lasting::lasts(&prepared.text) => Keeping::Worth,
+            Keeping::Once => Keeping::Never,
+            known => known,
+        };
+        *keeping == Keeping::Worth
     }
 
     fn id(&self, text: &[u8], types: &[u8], generation: u64) -> StatementId {
@@ -106,6 +138,20 @@ mod tests {
             Registry::new(1, [7; 16]).intern(b"select $1", b"\0\0", 0).id,
             "on another worker"
         );
+    }
+
+    #[test]
+    fn what_comes_again_and_lasts_is_worth_keeping() {
+        let mut registry = Registry::new(10, [0; 16]);
+        let mut is_worth = |text: &[u8]| {
+            let id = registry.intern(text, b"\0\0", 0).id;
+            registry.comes_unnamed(id)
+        };
+        assert_eq!(
+            [is_worth(b"select $1"), is_worth(b"select $1"), is_worth(b"select $1")],
+            [false, true, true]
+        );
+        assert_eq!([is_worth(b"select 'now'"), is_worth(b"select 'now'")], [false, false]);
     }
 
     #[test]

@@ -19,6 +19,17 @@ pub struct Edits {
     pub events: Events,
     /// Memory for requests that are kept.
     pub(super) spares: Spares,
+    /// Up to where there is something to go on.
+    audible: Option<Box<Mark>>,
+}
+
+/// What there was at some moment.
+#[derive(Debug, Default, Clone, Copy)]
+struct Mark {
+    edits: usize,
+    inserted: usize,
+    output: usize,
+    events: Events,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +143,7 @@ impl Edits {
         self.output = 0;
         self.reply.clear();
         self.events = Events::default();
+        self.audible = None;
     }
 
     /// How many bytes of the input were dealt with.
@@ -190,11 +202,29 @@ impl Edits {
         }
     }
 
-    /// Nothing of it goes on, and nothing of it counts: the input is dealt with all the same.
+    /// What there is goes on; what comes behind it may be [silenced](Self::silence).
+    pub(super) fn keep_so_far(&mut self) {
+        // No run of input shall reach over it.
+        self.edits.push(Op::Skip(0));
+        let (edits, inserted) = (self.edits.len(), self.inserted.len());
+        let Edits { output, events, .. } = *self;
+        self.audible = Some(Box::new(Mark { edits, inserted, output, events }));
+    }
+
+    /// Nothing that came since goes on, and nothing of it counts: the input is dealt with all the same.
     pub(super) fn silence(&mut self) {
-        let consumed = self.consumed;
-        self.clear();
-        self.skip(consumed);
+        let Mark { edits, inserted, output, events } =
+            self.audible.take().map_or(Mark::default(), |mark| *mark);
+        let silenced = self.edits.drain(edits..).map(|op| match op {
+            Op::Forward(n) | Op::Skip(n) => n,
+            Op::Insert(_) => 0,
+        });
+        let silenced: usize = silenced.sum();
+        self.edits.push(Op::Skip(silenced));
+        self.inserted.truncate(inserted);
+        self.output = output;
+        self.reply.clear();
+        self.events = events;
     }
 
     pub(super) fn insert<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
@@ -222,6 +252,19 @@ mod tests {
         let last = *Reason::ALL.last().unwrap();
         [last, Reason::ProvenRead, last].into_iter().for_each(|reason| ran.add(reason));
         assert_eq!(ran.counts().collect::<Vec<_>>(), [(Reason::ProvenRead, 1), (last, 2)]);
+    }
+
+    #[test]
+    fn what_is_silenced_was_dealt_with() {
+        let mut edits = Edits::default();
+        edits.forward(3);
+        edits.keep_so_far();
+        edits.forward(2);
+        edits.insert(|out| out.extend_from_slice(b"ab"));
+        edits.events.answered = 1;
+        edits.silence();
+        assert_eq!((edits.consumed(), edits.output(), edits.events.answered), (5, 3, 0));
+        assert_eq!(edits.iter().collect::<Vec<_>>(), [Edit::Forward(0..3)]);
     }
 
     #[test]

@@ -16,6 +16,11 @@ impl Session {
         edits: &mut Edits,
     ) -> Flow {
         self.client_part = Passing::Forward;
+        if self.batch == Batch::Idle && self.replies.has_kept() && span.tag() != FrontendTag::TERMINATE {
+            // What is kept may have to run again, which it can only alone. Whoever does not wait for answers shall not have to.
+            self.pace = Pace::Pipelined;
+            return Flow::Stop(Want::Input);
+        }
         match span.tag() {
             FrontendTag::TERMINATE => Flow::Stop(Want::Close(Farewell::Terminated)),
             FrontendTag::COPY_DATA | FrontendTag::COPY_DONE | FrontendTag::COPY_FAIL => {
@@ -180,6 +185,7 @@ impl Session {
             }
         }
         self.routed = false;
+        let unnamed = self.unnamed_in(span, bytes, world);
         self.transaction.request(world.now);
         self.asked.get_or_insert(world.now);
         self.follow(held, world.now);
@@ -206,15 +212,20 @@ impl Session {
                 edits.forward(span.have());
             }
             tag => {
-                self.batch = Batch::Open;
-                match tag {
-                    FrontendTag::PARSE => return self.parse(span, bytes, held, world, edits),
-                    FrontendTag::BIND => return self.bind(span, bytes, held, world, edits),
+                let before = std::mem::replace(&mut self.batch, Batch::Open);
+                let flow = match tag {
+                    FrontendTag::PARSE => self.parse(span, bytes, unnamed, held, world, edits),
+                    FrontendTag::BIND => self.bind(span, bytes, held, world, edits),
                     FrontendTag::DESCRIBE | FrontendTag::CLOSE => {
-                        return self.describe_or_close(span, bytes, held, world, edits);
+                        self.describe_or_close(span, bytes, held, world, edits)
                     }
-                    _ => return self.execute(span, bytes, edits),
+                    _ => self.execute(span, bytes, edits),
+                };
+                if matches!(flow, Flow::Stop(_)) {
+                    // It waits for an answer, and what is answered may have to run again elsewhere: no batch has begun here.
+                    self.batch = before;
                 }
+                return flow;
             }
         }
         Flow::Done
@@ -243,11 +254,12 @@ impl Session {
     }
 
     /// What was sent may turn out otherwise than was assumed when it was sent, and this request hangs on it: names that a
-    /// batch before this one gives or takes, everything behind a DEALLOCATE, and what runs after a RESET.
+    /// batch before this one gives or takes, everything behind a DEALLOCATE, and what runs after a RESET. Or too much is under
+    /// way already.
     fn must_wait(&self, tag: FrontendTag) -> bool {
         match tag {
             _ if self.replies.has_deallocations() => true,
-            _ if self.batch == Batch::Idle && self.is_resetting() => true,
+            _ if self.batch == Batch::Idle && (self.is_resetting() || self.is_full()) => true,
             FrontendTag::QUERY | FrontendTag::FUNCTION_CALL => false,
             _ => self.batch == Batch::Idle && self.replies.has_names(),
         }
@@ -674,10 +686,11 @@ impl Session {
         if self.transaction.status() != TransactionStatus::Failed {
             self.stand_in(then.as_ref(), edits);
         }
-        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped.
+        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped, or what stands
+        // before it has to run again.
         held.state.statements.set_unnamed(None);
         let before = self.statements.as_mut().and_then(|statements| statements.remove(b""));
-        if before.is_some() && self.batch == Batch::Open {
+        if before.is_some() && (self.batch == Batch::Open || self.runs_behind_kept()) {
             let then = Then::Unnamed(Renamed { name: Box::default(), before });
             self.replies.push(Request::Close, Action::Fabricate, Some(then));
         }
@@ -690,10 +703,26 @@ impl Session {
         Flow::Done
     }
 
+    /// What may become of the unnamed statement of a Parse that begins a request. Another may stand in its stead only if the
+    /// client cannot tell: whatever fails because that one is older must be able to run again as it came. So it is for a
+    /// request that binds it once, is all here, stands outside of a transaction block and has nothing behind it.
+    fn unnamed_in(&self, span: Span<FrontendTag>, bytes: &[u8], world: &World<'_>) -> Unnamed {
+        let may_stand_in = span.tag() == FrontendTag::PARSE
+            && world.unnamed == Unnamed::Keep
+            && self.pace == Pace::OneByOne
+            && self.stands_alone()
+            && !self.runs_again()
+            && self.settings.share_analysis()
+            && bytes.len() <= replay::MAX_KEPT
+            && is_one_execution(bytes);
+        if may_stand_in { Unnamed::Keep } else { Unnamed::Forward }
+    }
+
     fn parse(
         &mut self,
         span: Span<FrontendTag>,
         bytes: &[u8],
+        unnamed: Unnamed,
         held: &mut Held<'_>,
         world: &mut World<'_>,
         edits: &mut Edits,
@@ -724,6 +753,15 @@ impl Session {
         let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         let renamed = Renamed { name: parse.name.into(), before };
+        let place = match unnamed {
+            Unnamed::Keep if parse.name.is_empty() => place_unnamed(&prepared, held, world),
+            _ => None,
+        };
+        if let Some(place) = place {
+            edits.skip(span.have());
+            self.parse_kept(place, &prepared, renamed, held, edits);
+            return Flow::Done;
+        }
         if parse.name.is_empty() {
             edits.events.server_parses += 1;
             held.state.statements.set_unnamed(Some(prepared.id));
@@ -741,14 +779,38 @@ impl Session {
             // In an aborted transaction most statements are refused: the server shall say which.
             edits.insert(|out| frontend::write_close_statement(out, &prepared.server_name));
             self.replies.push(Request::Close, Action::Swallow, Some(Then::Evicted(prepared.clone())));
-            self.put_on_server(&prepared, Action::Forward, Some(renamed), held, edits);
+            let then = Then::Parsed { id: prepared.id, name: Some(renamed) };
+            self.put_on_server(&prepared, Action::Forward, then, held, edits);
         } else if is_there {
             let action = Action::Complete(BackendTag::PARSE_COMPLETE);
             self.replies.push(Request::Parse, action, Some(Then::Named(renamed)));
         } else {
-            self.put_on_server(&prepared, Action::Forward, Some(renamed), held, edits);
+            let then = Then::Parsed { id: prepared.id, name: Some(renamed) };
+            self.put_on_server(&prepared, Action::Forward, then, held, edits);
         }
         Flow::Done
+    }
+
+    /// A statement that the server keeps stands in for the client's unnamed one, up to the end of the batch.
+    fn parse_kept(
+        &mut self,
+        place: Place,
+        prepared: &Arc<Prepared>,
+        renamed: Renamed,
+        held: &mut Held<'_>,
+        edits: &mut Edits,
+    ) {
+        let name = Some(renamed);
+        match place {
+            Place::Taken => {
+                let action = Action::Complete(BackendTag::PARSE_COMPLETE);
+                self.replies.push(Request::Parse, action, Some(Then::Kept { put: None, name }));
+            }
+            Place::Free => {
+                let then = Then::Kept { put: Some(prepared.id), name };
+                self.put_on_server(prepared, Action::Forward, then, held, edits);
+            }
+        }
     }
 
     /// Whether an earlier batch or Query that is not answered may turn out to have aborted a transaction block.
@@ -795,12 +857,16 @@ impl Session {
         edits.events.binds += 1;
         let named = self.find(bind.statement, world).cloned();
         let is_own = self.mode == PoolMode::Session;
+        let is_named = !bind.statement.is_empty();
+        let is_kept = !is_named && self.replies.has_kept();
         match &named {
             Some(named) => {
                 self.sent(&named.statement, || &named.prepared.text, held, world, edits);
                 self.open_portal(bind.portal, named);
-                if !is_own {
-                    self.ensure(bind.statement, &named.prepared, held, edits);
+                if is_named && !is_own {
+                    self.ensure(&named.prepared, held, edits);
+                } else if !is_own && !is_kept {
+                    self.ensure_unnamed(&named.prepared, held, edits);
                 }
             }
             None if !is_own && bind.statement.is_empty() => self.close_foreign_unnamed(held, edits),
@@ -814,7 +880,7 @@ impl Session {
         if let Some(named) = &named {
             self.replies.note(named.statement.reason);
         }
-        match named.filter(|_| !is_own && !bind.statement.is_empty()) {
+        match named.filter(|_| !is_own && (is_named || is_kept)) {
             None => edits.forward(span.have()),
             Some(named) => {
                 let rest = span.len() - HEADER - bind.head;
@@ -868,7 +934,8 @@ impl Session {
         }
         let named = self.find(name, world).cloned();
         match &named {
-            Some(named) => self.ensure(name, &named.prepared, held, edits),
+            Some(named) if name.is_empty() => self.ensure_unnamed(&named.prepared, held, edits),
+            Some(named) => self.ensure(&named.prepared, held, edits),
             None if name.is_empty() => self.close_foreign_unnamed(held, edits),
             None => {}
         }
@@ -944,13 +1011,17 @@ impl Session {
         }
     }
 
-    /// Makes sure that the server has what the client calls `name`.
-    fn ensure(&mut self, name: &[u8], prepared: &Arc<Prepared>, held: &mut Held<'_>, edits: &mut Edits) {
-        if !name.is_empty() {
-            if !held.state.statements.uses(prepared.id) {
-                self.put_on_server(prepared, Action::Swallow, None, held, edits);
-            }
-        } else if held.state.statements.unnamed() != Some(prepared.id) {
+    /// Makes sure that the server has this statement under our name.
+    fn ensure(&mut self, prepared: &Arc<Prepared>, held: &mut Held<'_>, edits: &mut Edits) {
+        if !held.state.statements.uses(prepared.id) {
+            let then = Then::Parsed { id: prepared.id, name: None };
+            self.put_on_server(prepared, Action::Swallow, then, held, edits);
+        }
+    }
+
+    /// Makes sure that this is the server's unnamed statement.
+    fn ensure_unnamed(&mut self, prepared: &Arc<Prepared>, held: &mut Held<'_>, edits: &mut Edits) {
+        if held.state.statements.unnamed() != Some(prepared.id) {
             edits.events.server_parses += 1;
             edits.insert(|out| Parse::write(out, b"", &prepared.text, &prepared.types));
             held.state.statements.set_unnamed(Some(prepared.id));
@@ -969,7 +1040,7 @@ impl Session {
         &mut self,
         prepared: &Arc<Prepared>,
         action: Action,
-        name: Option<Renamed>,
+        then: Then,
         held: &mut Held<'_>,
         edits: &mut Edits,
     ) {
@@ -979,7 +1050,7 @@ impl Session {
         }
         edits.events.server_parses += 1;
         edits.insert(|out| Parse::write(out, &prepared.server_name, &prepared.text, &prepared.types));
-        self.replies.push(Request::Parse, action, Some(Then::Parsed { id: prepared.id, name }));
+        self.replies.push(Request::Parse, action, Some(then));
     }
 
     fn open_portal(&mut self, portal: &[u8], named: &Named) {
@@ -1187,6 +1258,42 @@ fn missing(span: Span<FrontendTag>, bytes: &[u8], max_message: usize) -> Option<
         FrontendTag::BIND => Some(Want::Whole(span.len().min(span.have() + 1024))),
         _ if span.len() > max_message => Some(fatal(too_long(span.len(), max_message))),
         _ => Some(Want::Whole(span.len())),
+    }
+}
+
+/// Whether a request is one Parse of the unnamed statement, one Bind of that, what belongs to its portal, and Sync, and nothing
+/// follows. Where the statement is described, the client may bind it later by the types that it has seen.
+fn is_one_execution(bytes: &[u8]) -> bool {
+    let mut messages = messages(bytes);
+    let mut next = || messages.next().and_then(Result::ok);
+    let is_parsed = next().is_some_and(|(_, body)| Parse::name(body) == Some(b""));
+    let is_bound = is_parsed
+        && next().is_some_and(|(tag, body)| {
+            tag == FrontendTag::BIND && Bind::new(body).is_some_and(|bind| bind.statement.is_empty())
+        });
+    let mut behind = std::iter::from_fn(next).skip_while(|(tag, body)| match *tag {
+        FrontendTag::DESCRIBE | FrontendTag::CLOSE => body.first() == Some(&b'P'),
+        tag => tag == FrontendTag::EXECUTE,
+    });
+    is_bound && behind.next().is_some_and(|(tag, _)| tag == FrontendTag::SYNC) && behind.next().is_none()
+}
+
+/// A statement's place on a server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is there.
+    Taken,
+    /// It is to be put there.
+    Free,
+}
+
+/// The place of a statement that comes without a name, if the server that is held should keep it.
+fn place_unnamed(prepared: &Prepared, held: &mut Held<'_>, world: &mut World<'_>) -> Option<Place> {
+    let statements = &mut held.state.statements;
+    match world.registry.comes_unnamed(prepared.id) {
+        true if statements.uses(prepared.id) => Some(Place::Taken),
+        true => statements.has_room_for(prepared).then_some(Place::Free),
+        false => None,
     }
 }
 

@@ -128,6 +128,7 @@ impl Session {
             }
             return Flow::Done;
         }
+        self.answer_is_over(&mut edits.spares);
         self.settle(reply.then, status, held);
         edits.events.answered += 1;
         reply.reason.into_iter().for_each(|reason| edits.events.ran.add(reason));
@@ -342,6 +343,7 @@ impl Session {
             | Then::Asked(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
+            | Then::Kept { .. }
             | Then::Named(_)
             | Then::Unnamed(_)
             | Then::Evicted(_) => {}
@@ -424,6 +426,10 @@ impl Session {
                 let then = Then::ParsedUnnamed { name: Some(Renamed { before: None, ..renamed }) };
                 self.undo(Some(Box::new(then)), Some(held));
             }
+            Some(Then::Kept { put, name: Some(renamed) }) => {
+                let then = Then::Kept { put, name: Some(Renamed { before: None, ..renamed }) };
+                self.undo(Some(Box::new(then)), Some(held));
+            }
             Some(Then::Deallocated(name)) => self.stray = Some(Box::new(name.to_vec())),
             then => self.undo(then.map(Box::new), Some(held)),
         }
@@ -442,6 +448,12 @@ impl Session {
             Then::ParsedUnnamed { name } => {
                 if let Some(held) = held.filter(|_| !self.replies.has_unnamed()) {
                     held.state.statements.set_unnamed(None);
+                }
+                name
+            }
+            Then::Kept { put, name } => {
+                if let (Some(held), Some(id)) = (held, put) {
+                    held.state.statements.remove(id);
                 }
                 name
             }

@@ -11,7 +11,7 @@
 //! | with COMMIT outstanding | 08007 | outside |
 //! | with ROLLBACK outstanding | that it is rolled back | outside |
 //! | under a statement on its own that may write | 08007 | outside |
-//! | under one that only reads, if it cannot run again | 40001 | outside |
+//! | under one that only reads, if it cannot run again ([`replay`]) | 40001 | outside |
 //! | under COPY FROM STDIN that waits for data | 40001 | as above |
 //!
 //! 40001 is what applications run again on; 57P01 is not, and connection pools in front of us would throw away a
@@ -45,7 +45,7 @@ impl Session {
     pub fn on_server_lost(&mut self, why: &str, edits: &mut Edits) -> Want {
         edits.clear();
         let cause = Cause { why, words: self.last_words.take() };
-        let is_cut = !self.server.at_boundary() && self.server_part == Passing::Forward;
+        let is_cut = !self.server.at_boundary() && self.server_part == Passing::Forward && !self.is_muted();
         let status = self.status_at_server();
         let lost = self.losses(status);
         let lost_state = self.lost_state();
@@ -56,15 +56,24 @@ impl Session {
         if self.promotable.is_some() && lost.owed.is_empty() {
             self.go_on_elsewhere();
         }
+        let told = match self.errors_before_replay() {
+            Some(count) => {
+                // What of a batch was sent is sent again.
+                self.batch = Batch::Idle;
+                up_to_ready(&undone, count)
+            }
+            None => &undone[..],
+        };
         let mut answers = Vec::new();
-        self.answer_lost(&undone, &lost, &cause, &mut answers);
+        self.answer_lost(told, &lost, &cause, &mut answers);
         undone.into_iter().rev().for_each(|reply| self.undo(reply.then, None));
         self.forget_server();
-        if let Some(again) = self.replay_what_was_lost() {
-            return again;
-        }
         if is_cut {
             return Want::Close(Farewell::Abrupt);
+        }
+        if let Some(again) = self.replay_what_was_lost() {
+            edits.reply.extend_from_slice(&answers);
+            return again;
         }
         if let Some(state) = lost_state {
             let is_unknown = lost.owed.iter().chain([&lost.open]).any(|loss| loss.fate == Fate::Unknown);
@@ -166,6 +175,14 @@ impl Session {
         self.deferred = Some(Box::new(Deferred::lost(is_untold.then(|| cause.of(Fate::Undone)))));
         self.transaction.ready(if is_untold { before } else { TransactionStatus::Failed });
     }
+}
+
+/// What is owed up to this many ReadyForQuery.
+fn up_to_ready(owed: &[Reply], count: usize) -> &[Reply] {
+    let is_end = |reply: &Reply| reply.request.ends_ready() && reply.action == Action::Forward;
+    let ends = owed.iter().enumerate().filter(|(_, reply)| is_end(reply));
+    let last = count.checked_sub(1).and_then(|before| ends.map(|(place, _)| place + 1).nth(before));
+    &owed[..last.unwrap_or(0)]
 }
 
 impl Cause<'_> {

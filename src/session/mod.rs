@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The relay owns the sockets and the lease; it calls with whatever bytes it has and carries out the answer. Any cut of
-//! the input gives the same output. What the relay must do besides:
+//! the input gives the same output, but that an unnamed statement is kept only where its request came in one piece. What
+//! the relay must do besides:
 //!
 //! - call `on_client` again with what is left of the client's input, even if nothing was added to it, after a lease, after
 //!   a return, after a failed lease, after a channel was heard or not, after a lost server, and after each `on_backend`: requests wait for answers;
@@ -57,7 +58,7 @@ pub use replay::Rescue;
 pub use server_state::ServerState;
 pub use settings::{Settings, Value};
 
-use crate::config::{Consistency, OnLostWrite, PoolMode, Routing};
+use crate::config::{Consistency, OnLostWrite, PoolMode, Routing, Unnamed};
 use crate::error::{ErrorSource, Report};
 use crate::prepared::{ClientStatements, Named, Prepared, Registry};
 use crate::routing::explain::Servers;
@@ -137,6 +138,8 @@ pub struct World<'a> {
     pub pin_room: PinRoom,
     /// What is done for `currval` and `lastval`.
     pub sequences: Sequences,
+    /// What becomes of unnamed statements.
+    pub unnamed: Unnamed,
 }
 
 impl World<'_> {
@@ -199,7 +202,7 @@ pub enum Want {
     Tell(Tidings),
     /// The server connection may go back.
     Return,
-    /// The same, and then [`Session::again`] is the head of the client's input: it runs once more.
+    /// The same, and then [`Session::again`] is the head of the client's input: that runs once more.
     Replay(Rescue),
     /// The conversation is over.
     Close(Farewell),
@@ -286,6 +289,15 @@ enum Passing {
     Skip,
 }
 
+/// How a client sends its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// As far as is known, each after the answer to the one before.
+    OneByOne,
+    /// It has sent one before the answer to another that could only run again alone.
+    Pipelined,
+}
+
 /// How things went since the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -367,6 +379,7 @@ pub struct Session {
     promotable: Option<Box<Promotable>>,
     replies: ReplyQueue,
     batch: Batch,
+    pace: Pace,
     copy: Copy,
     outcome: Outcome,
     restoring: Restoring,
@@ -420,7 +433,7 @@ pub struct Session {
     stray: Option<Box<Vec<u8>>>,
     /// The server said why it is about to close the connection.
     last_words: Option<Box<Report>>,
-    /// The request that could be sent again elsewhere.
+    /// The requests that could be sent again elsewhere.
     replay: Replay,
 }
 
@@ -440,6 +453,7 @@ impl Session {
             promotable: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
+            pace: Pace::OneByOne,
             copy: Copy::None,
             outcome: Outcome::Fine,
             restoring: Restoring::No,
@@ -516,7 +530,7 @@ impl Session {
                 Step::Rest(n) => pass(edits, self.client_part, n),
                 Step::Message(span) => {
                     let began =
-                        role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.stands_alone());
+                        role.filter(|role| self.is_worth_keeping(span.tag(), *role) && self.may_be_kept());
                     match self.client_message(span, rest, held.as_mut(), world, edits) {
                         Flow::Done => self.keep(span, at, began, &mut edits.spares),
                         Flow::Stop(want) => return want,
@@ -576,7 +590,7 @@ impl Session {
         loop {
             let rest = &input[edits.consumed()..];
             if self.server.at_boundary() {
-                if !self.may_pass_on(rest, &mut edits.spares) {
+                if !self.may_pass_on(rest, edits) {
                     return Want::Input;
                 }
                 self.fabricate(edits);

@@ -1,27 +1,34 @@
 //! The safety net: a request that a replica could not serve, though it was thought that it could, runs again elsewhere; one
-//! that failed because a server's plan is older than the tables, which was pglagoon's to know, is prepared anew.
+//! that failed because a server's plan is older than the tables, which was pglagoon's to know, is prepared anew; one that
+//! failed with a kept statement in its unnamed one's stead runs again with its own.
 //!
 //! ```text
 //!   Nothing ---- first message, alone -------------------> Gathering ---- its end ----> Kept
-//!   Kept    ---- anything but an error of these kinds, or another request ----> Nothing
-//!   Kept    ---- such an error, or the connection is lost ----> Failed: the rest of the answer is swallowed
-//!   Failed  ---- ReadyForQuery, or the connection is lost ----> Again: Want::Replay, the request is the input's head
+//!   Kept    ---- another read, on a replica ----> Gathering ---- its end ----> Kept: both, in order
+//!   Kept    ---- the last answer is over, or a request that cannot be kept ----> Nothing
+//!   Kept    ---- such an error, or the connection is lost ----> Failed: the rest of the answers is swallowed
+//!   Failed  ---- the last ReadyForQuery, or the connection is lost ----> Again: Want::Replay, they are the input's head
 //!   Again   ---- sent ----> Kept on a replica, Nothing on the primary
 //! ```
-//! What the client is not shown cannot be taken back from it: not one byte of the answer is passed on before it is known
+//! What the client was shown cannot be taken back from it: not one byte of an answer is passed on before it is known
 //! whether it is an error. PostgreSQL sends the beginning of an answer together with what decides, so that as a rule
-//! nothing waits.
+//! nothing waits. Once something of an answer is shown, its request is not kept any more: if the connection is lost then,
+//! that request alone is answered with an error, and those behind it run again.
 //!
-//! Only requests outside a transaction block, with nothing else outstanding, are kept: each is one implicit transaction,
-//! and one that has failed has done nothing. On the primary only those are that may run an old plan, and only until the
-//! server has taken it: one that was begun there and lost may have come true.
+//! Only requests outside a transaction block are kept: each (a Query, or a batch up to its Sync) is one implicit
+//! transaction, and one that has failed has done nothing. On the primary only those are that may run an old plan, alone, and
+//! only until the server has taken it: one that was begun there and lost may have come true.
 
 use super::replies::Renamed;
 use super::*;
+use std::collections::VecDeque;
 use std::ops::Range;
 
-/// The longest request that is kept, in bytes.
-const MAX_KEPT: usize = 16 * 1024;
+/// The most of requests that is kept, in bytes.
+pub(super) const MAX_KEPT: usize = 32 * 1024;
+
+/// How much of them may be under way at a replica before the next request waits for answers, in bytes: it is kept, too.
+const MAX_AHEAD: usize = MAX_KEPT / 2;
 
 /// How much of an answer may wait for what decides, in bytes.
 const MAX_HELD_BACK: usize = 4 * 1024;
@@ -47,12 +54,21 @@ pub enum Rescue {
     Lost,
     /// DDL that pglagoon has not seen changed what a statement returns that the server had prepared before.
     Outdated,
+    /// It failed before it ran, with a kept statement in its unnamed one's stead: either would fail so, or only what is older.
+    Kept,
 }
 
 impl Rescue {
     /// Every kind.
-    pub const ALL: [Rescue; 6] =
-        [Rescue::Wrote, Rescue::Recovery, Rescue::Behind, Rescue::Conflict, Rescue::Lost, Rescue::Outdated];
+    pub const ALL: [Rescue; 7] = [
+        Rescue::Wrote,
+        Rescue::Recovery,
+        Rescue::Behind,
+        Rescue::Conflict,
+        Rescue::Lost,
+        Rescue::Outdated,
+        Rescue::Kept,
+    ];
 
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
@@ -63,12 +79,18 @@ impl Rescue {
             Rescue::Conflict => "conflict",
             Rescue::Lost => "lost",
             Rescue::Outdated => "outdated",
+            Rescue::Kept => "kept",
         }
     }
 
     /// Whether the text must not be sent to a replica again.
     fn is_misjudged(self) -> bool {
         matches!(self, Rescue::Wrote | Rescue::Recovery)
+    }
+
+    /// Whether the server itself would serve it, if it were asked otherwise.
+    fn is_of_statement(self) -> bool {
+        matches!(self, Rescue::Outdated | Rescue::Kept)
     }
 
     /// Whether another replica may do better.
@@ -109,25 +131,31 @@ pub(super) enum Replay {
     /// Nothing could be sent again.
     #[default]
     Nothing,
-    /// A batch is on its way; its Sync is not.
+    /// The last one is a batch that is on its way; its Sync is not.
     Gathering(Box<Kept>),
-    /// A request was sent, and nothing of its answer has been passed on.
+    /// Whole requests were sent.
     Kept(Box<Kept>),
-    /// Its answer is swallowed.
+    /// Their answers are swallowed.
     Failed(Box<Kept>, Rescue),
-    /// It stands at the head of the input again.
+    /// They stand at the head of the input again.
     Again(Rescue, u8),
 }
 
-/// A request, as the client sent it.
+/// Requests that follow one another, as the client sent them, of whose answers nothing was shown.
 #[derive(Debug)]
 pub(super) struct Kept {
+    /// Behind `gone` bytes of requests that are not kept any more.
     bytes: Vec<u8>,
+    gone: usize,
     /// What follows them in the input that is being looked at.
     more: Range<usize>,
-    /// What serves it.
+    /// Of each request that is whole, in bytes.
+    lengths: VecDeque<usize>,
+    /// Of the answer that comes ahead of theirs.
+    ahead: Ahead,
+    /// What serves them.
     role: Role,
-    /// How often it was sent.
+    /// How often the first of them was sent.
     tries: u8,
     /// Why it was sent last, if not for the first time.
     because: Option<Rescue>,
@@ -137,9 +165,48 @@ pub(super) struct Kept {
     generation: u64,
 }
 
+/// The answer to a request that is not kept any more, ahead of all that are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    Nothing,
+    /// Something of it was shown, and its ReadyForQuery was not.
+    Shown,
+}
+
 impl Kept {
     fn may_be_lost(&self) -> bool {
         self.role == Role::Replica && self.tries < MAX_TRIES
+    }
+
+    /// Whether requests behind these are kept, too.
+    fn may_be_followed(&self) -> bool {
+        self.role == Role::Replica && !self.because.is_some_and(Rescue::is_of_statement)
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() - self.gone + self.more.len()
+    }
+
+    /// The last request is whole.
+    fn end_request(&mut self) {
+        let before: usize = self.lengths.iter().sum();
+        self.lengths.push_back(self.len() - before);
+    }
+
+    /// Something of the first answer is shown: its request cannot run again. Answers whether that was a whole one.
+    fn show_first(&mut self) -> bool {
+        self.ahead = Ahead::Shown;
+        let length = self.lengths.pop_front();
+        self.gone += length.unwrap_or(0);
+        length.is_some()
+    }
+
+    /// What is in the input is copied.
+    fn save(&mut self, input: &[u8]) {
+        // The memory serves for as long as there are requests under way, which may be for ever.
+        self.bytes.drain(..std::mem::take(&mut self.gone));
+        self.bytes.extend_from_slice(&input[self.more.clone()]);
+        self.more = 0..0;
     }
 }
 
@@ -169,17 +236,39 @@ impl Part {
 /// What the beginning of an answer says of its rest.
 enum Omen {
     Good,
+    /// It is an error that running again does not help.
+    Error,
     Undecided,
     Bad(Rescue),
 }
 
 impl Session {
-    /// Whether a request that begins here stands alone.
-    pub(super) fn stands_alone(&self) -> bool {
-        self.replies.is_empty() && !self.is_bound() && !self.may_be_in_block
+    /// Whether a request that begins here could run again: alone, or with those ahead of it.
+    pub(super) fn may_be_kept(&self) -> bool {
+        let follows = matches!(&self.replay, Replay::Kept(kept) if kept.may_be_followed());
+        (self.replies.is_empty() || follows) && self.stands_outside()
     }
 
-    /// Whether a request that begins with this message, and stands alone, may have to be sent again.
+    /// Whether one that begins here stands alone.
+    pub(super) fn stands_alone(&self) -> bool {
+        self.replies.is_empty() && self.stands_outside()
+    }
+
+    fn stands_outside(&self) -> bool {
+        !self.is_bound() && !self.may_be_in_block
+    }
+
+    /// Whether what stands before a request that begins here may run again, and the request behind it.
+    pub(super) fn runs_behind_kept(&self) -> bool {
+        matches!(self.replay, Replay::Kept(_))
+    }
+
+    /// Whether a request that begins here waits for answers, because there is no room to keep it.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(&self.replay, Replay::Kept(kept) if kept.role == Role::Replica && kept.len() >= MAX_AHEAD)
+    }
+
+    /// Whether a request that begins with this message may have to be sent again.
     pub(super) fn is_worth_keeping(&self, tag: FrontendTag, role: Role) -> bool {
         match tag {
             _ if role == Role::Replica => true,
@@ -187,6 +276,11 @@ impl Session {
             FrontendTag::QUERY => !self.sql_statements.is_empty(),
             _ => false,
         }
+    }
+
+    /// Whether the request at the head of the input has been sent before.
+    pub(super) fn runs_again(&self) -> bool {
+        matches!(self.replay, Replay::Again(..))
     }
 
     /// A message of the client's was dealt with, which stands `at` this place of the input. `began`: it began a request that
@@ -204,6 +298,7 @@ impl Session {
         let part = Part::of(span.tag());
         let mut kept = match (std::mem::take(&mut self.replay), began) {
             (Replay::Gathering(kept), _) if part != Part::Alone => kept,
+            (Replay::Kept(kept), Some(_)) if kept.may_be_followed() => kept,
             (before, Some(role)) => {
                 let (because, tries) = match before {
                     Replay::Again(rescue, tries) => (Some(rescue), tries + 1),
@@ -211,7 +306,10 @@ impl Session {
                 };
                 spares.take(Kept {
                     bytes: Vec::new(),
+                    gone: 0,
                     more: at..at,
+                    lengths: VecDeque::new(),
+                    ahead: Ahead::Nothing,
                     role,
                     tries,
                     because,
@@ -223,23 +321,25 @@ impl Session {
             _ => return,
         };
         kept.more.end = at + span.len();
-        let fits = span.is_whole() && kept.bytes.len() + kept.more.len() <= MAX_KEPT;
+        let fits = span.is_whole() && kept.len() <= MAX_KEPT;
+        let is_sent =
+            part != Part::Alone || (span.tag() == FrontendTag::QUERY && self.client_part == Passing::Forward);
         self.replay = match part {
-            _ if !fits => return spares.put(kept),
+            _ if !fits || !is_sent => return spares.put(kept),
             Part::Within => Replay::Gathering(kept),
-            Part::End => Replay::Kept(kept),
-            Part::Alone if span.tag() == FrontendTag::QUERY => Replay::Kept(kept),
-            Part::Alone => return spares.put(kept),
+            Part::End | Part::Alone => {
+                kept.end_request();
+                Replay::Kept(kept)
+            }
         };
     }
 
-    /// The input goes: what of it belongs to a request that is kept is copied, once for however many messages.
+    /// The input goes: what of it belongs to requests that are kept is copied, once for however many messages.
     pub(super) fn save(&mut self, input: &[u8]) {
         if let Replay::Gathering(kept) | Replay::Kept(kept) = &mut self.replay
             && !kept.more.is_empty()
         {
-            kept.bytes.extend_from_slice(&input[kept.more.clone()]);
-            kept.more = 0..0;
+            kept.save(input);
         }
     }
 
@@ -261,7 +361,7 @@ impl Session {
         world: &mut World<'_>,
     ) -> Option<Route> {
         let Replay::Again(rescue, tries) = self.replay else { return None };
-        if rescue == Rescue::Outdated {
+        if rescue.is_of_statement() {
             return None;
         }
         if rescue.is_misjudged() {
@@ -301,24 +401,64 @@ impl Session {
 
     /// Whether the server's bytes may be passed on. If it is not known yet, nothing of them is looked at until there are
     /// more.
-    pub(super) fn may_pass_on(&mut self, input: &[u8], spares: &mut Spares) -> bool {
-        let Replay::Kept(kept) = &self.replay else { return true };
-        if self.replies.front().is_some_and(|reply| reply.action == Action::Swallow) {
+    pub(super) fn may_pass_on(&mut self, input: &[u8], edits: &mut Edits) -> bool {
+        let (Replay::Kept(kept) | Replay::Gathering(kept)) = &self.replay else { return true };
+        let is_ours = || self.replies.front().is_some_and(|reply| reply.action == Action::Swallow);
+        if kept.ahead == Ahead::Shown || is_ours() {
             return true;
         }
-        let omen = match omen(input, kept.role) {
+        let because = kept.because;
+        let unnamed = if self.replies.has_kept() { Unnamed::Keep } else { Unnamed::Forward };
+        match omen(input, kept.role, unnamed) {
             Omen::Undecided if input.len() < MAX_HELD_BACK => return false,
-            omen => omen,
-        };
-        let Replay::Kept(mut kept) = std::mem::take(&mut self.replay) else { return true };
-        match omen {
-            Omen::Bad(rescue) if kept.tries < MAX_TRIES && self.may_heal(rescue, &mut kept) => {
-                self.forget_names();
-                self.replay = Replay::Failed(kept, rescue);
+            Omen::Bad(rescue) if self.heals(rescue) => edits.keep_so_far(),
+            omen => {
+                // With its own unnamed statement it runs: what is kept is older than DDL that went past us.
+                self.ddl |= matches!((omen, because), (Omen::Good, Some(Rescue::Kept)));
+                self.show_answer(&mut edits.spares);
             }
-            _ => spares.put(kept),
         }
         true
+    }
+
+    /// The answer that begins is the client's: what of it is shown cannot be had again.
+    fn show_answer(&mut self, spares: &mut Spares) {
+        let (Replay::Kept(kept) | Replay::Gathering(kept)) = &mut self.replay else { return };
+        let was_whole = kept.show_first();
+        if (!was_whole || kept.role == Role::Primary)
+            && let Replay::Kept(kept) | Replay::Gathering(kept) = std::mem::take(&mut self.replay)
+        {
+            spares.put(kept);
+        }
+    }
+
+    /// ReadyForQuery is the client's.
+    pub(super) fn answer_is_over(&mut self, spares: &mut Spares) {
+        let (Replay::Kept(kept) | Replay::Gathering(kept)) = &mut self.replay else { return };
+        kept.ahead = Ahead::Nothing;
+        if kept.lengths.is_empty()
+            && let Replay::Kept(kept) = std::mem::take(&mut self.replay)
+        {
+            spares.put(kept);
+        }
+    }
+
+    /// Whether an error is kept from the client; then what failed is going to run again, with all that was sent behind it.
+    fn heals(&mut self, rescue: Rescue) -> bool {
+        let before = std::mem::take(&mut self.replay);
+        let is_whole = matches!(before, Replay::Kept(_));
+        let (Replay::Kept(mut kept) | Replay::Gathering(mut kept)) = before else { return false };
+        // A server that says goodbye answers nothing more. Any other would wait for the rest of a batch.
+        let ends = is_whole || rescue == Rescue::Lost;
+        // Were the others to fail in the same way, one after the other, each would have those behind it run once more.
+        let is_of_first = kept.lengths.len() == 1 || !(rescue == Rescue::Behind || rescue.is_of_statement());
+        if ends && is_of_first && kept.tries < MAX_TRIES && self.may_heal(rescue, &mut kept) {
+            self.forget_names();
+            self.replay = Replay::Failed(kept, rescue);
+            return true;
+        }
+        self.replay = if is_whole { Replay::Kept(kept) } else { Replay::Gathering(kept) };
+        false
     }
 
     /// Whether the client need not know of it. A client that reads rows by a description that it was given earlier must
@@ -327,7 +467,11 @@ impl Session {
         if rescue != Rescue::Outdated {
             return true;
         }
-        let Some(generation) = self.generation_described_in(&kept.bytes) else { return false };
+        let generation = match self.replies.has_kept() {
+            true => self.generation_of(b""),
+            false => self.generation_described_in(&kept.bytes[kept.gone..]),
+        };
+        let Some(generation) = generation else { return false };
         kept.generation = generation;
         true
     }
@@ -363,10 +507,13 @@ impl Session {
                 }
                 _ => None,
             };
-            let named = name.and_then(|name| self.statements.as_deref()?.find(name));
-            generation = generation.max(named.map_or(0, |named| named.prepared.generation));
+            generation = generation.max(name.and_then(|name| self.generation_of(name)).unwrap_or(0));
         }
         (!is_blind).then_some(generation)
+    }
+
+    fn generation_of(&self, name: &[u8]) -> Option<u64> {
+        self.statements.as_deref()?.find(name).map(|named| named.prepared.generation)
     }
 
     /// Names that the request gave or took, as they were before it: it will do so again.
@@ -391,17 +538,26 @@ impl Session {
 
     /// Whether what is under way would run again, unseen, if the connection were lost.
     pub fn can_run_again(&self) -> bool {
+        self.errors_before_replay() == Some(0)
+    }
+
+    /// If requests that are under way would run again if the connection were lost: how many ahead of them would not.
+    pub(super) fn errors_before_replay(&self) -> Option<usize> {
         match &self.replay {
-            Replay::Kept(kept) => kept.may_be_lost(),
-            Replay::Failed(..) => true,
-            Replay::Nothing | Replay::Gathering(_) | Replay::Again(..) => false,
+            Replay::Kept(kept) if kept.lengths.is_empty() => None,
+            Replay::Kept(kept) | Replay::Gathering(kept) => {
+                kept.may_be_lost().then_some(usize::from(kept.ahead == Ahead::Shown))
+            }
+            Replay::Failed(..) => Some(0),
+            Replay::Nothing | Replay::Again(..) => None,
         }
     }
 
     /// The connection is lost, and all that was outstanding on it undone.
     pub(super) fn replay_what_was_lost(&mut self) -> Option<Want> {
+        let runs_again = self.errors_before_replay().is_some();
         self.replay = match std::mem::take(&mut self.replay) {
-            Replay::Kept(kept) if kept.may_be_lost() => Replay::Failed(kept, Rescue::Lost),
+            Replay::Kept(kept) | Replay::Gathering(kept) if runs_again => Replay::Failed(kept, Rescue::Lost),
             failed @ Replay::Failed(..) => failed,
             _ => Replay::Nothing,
         };
@@ -417,14 +573,23 @@ impl Session {
         }
     }
 
-    /// After [`Want::Replay`], when the server connection is given back: the request, to be put at the head of the client's
+    /// How many requests [`Want::Replay`] is about.
+    pub fn failed_requests(&self) -> u64 {
+        match &self.replay {
+            // One more stands in the input in part.
+            Replay::Failed(kept, _) => kept.lengths.len().max(1) as u64,
+            _ => 0,
+        }
+    }
+
+    /// After [`Want::Replay`], when the server connection is given back: the requests, to be put at the head of the client's
     /// input again.
     pub fn again(&mut self) -> Vec<u8> {
         match std::mem::take(&mut self.replay) {
-            Replay::Failed(kept, rescue) => {
+            Replay::Failed(mut kept, rescue) => {
                 self.replay = Replay::Again(rescue, kept.tries);
                 self.asked = kept.asked;
-                kept.bytes
+                kept.bytes.split_off(kept.gone)
             }
             _ => Vec::new(),
         }
@@ -440,8 +605,8 @@ impl Spares {
     fn take(&mut self, kept: Kept) -> Box<Kept> {
         match self.0.pop() {
             Some(mut spare) => {
-                let bytes = std::mem::take(&mut spare.bytes);
-                *spare = Kept { bytes, ..kept };
+                let (bytes, lengths) = (std::mem::take(&mut spare.bytes), std::mem::take(&mut spare.lengths));
+                *spare = Kept { bytes, lengths, ..kept };
                 spare
             }
             None => Box::new(kept),
@@ -450,6 +615,7 @@ impl Spares {
 
     fn put(&mut self, mut kept: Box<Kept>) {
         kept.bytes.clear();
+        kept.lengths.clear();
         if self.0.len() < MAX_SPARE {
             self.0.push(kept);
         }
@@ -461,8 +627,17 @@ pub(super) fn is_outdated(fields: &Fields<'_>) -> bool {
     fields.text(b'R') == Some(b"RevalidateCachedQuery")
 }
 
-/// Looks ahead to the message that decides.
-fn omen(input: &[u8], role: Role) -> Omen {
+/// Whether an error may be the kept statement's own, which stands in an unnamed one's stead: not if it is about the state of
+/// the server, or the end of somebody's patience.
+fn may_be_of_statement(fields: &Fields<'_>) -> bool {
+    const OTHERS: [&[u8]; 6] = [b"40", b"53", b"55", b"57", b"58", b"F0"];
+    let code = fields.text(b'C').unwrap_or_default();
+    !fields.is_fatal() && !OTHERS.iter().any(|class| code.starts_with(class))
+}
+
+/// Looks ahead to the message that decides. `unnamed`: what became of the unnamed statement.
+fn omen(input: &[u8], role: Role, unnamed: Unnamed) -> Omen {
+    let mut is_bound = false;
     let mut scanner = Scanner::<BackendTag>::default();
     let mut at = 0;
     while let Ok(step @ Step::Message(span)) = scanner.step(&input[at..]) {
@@ -470,15 +645,18 @@ fn omen(input: &[u8], role: Role) -> Omen {
             _ if !span.is_whole() && span.tag() != BackendTag::DATA_ROW => return Omen::Undecided,
             BackendTag::ERROR_RESPONSE => {
                 let fields = Fields::new(span.body(&input[at..]));
-                return Rescue::of(&fields, role).map_or(Omen::Good, Omen::Bad);
+                let is_of_kept = unnamed == Unnamed::Keep && !is_bound && may_be_of_statement(&fields);
+                let rescue = Rescue::of(&fields, role).or(is_of_kept.then_some(Rescue::Kept));
+                return rescue.map_or(Omen::Error, Omen::Bad);
             }
             BackendTag::PARSE_COMPLETE | BackendTag::CLOSE_COMPLETE | BackendTag::PARAMETER_DESCRIPTION => {}
-            BackendTag::BIND_COMPLETE
-            | BackendTag::ROW_DESCRIPTION
+            BackendTag::BIND_COMPLETE if role == Role::Replica => is_bound = true,
+            BackendTag::ROW_DESCRIPTION
             | BackendTag::NO_DATA
             | BackendTag::NOTICE_RESPONSE
             | BackendTag::PARAMETER_STATUS
                 if role == Role::Replica => {}
+            BackendTag::NOTICE_RESPONSE | BackendTag::PARAMETER_STATUS if unnamed == Unnamed::Keep => {}
             _ => return Omen::Good,
         }
         at += span.len();

@@ -75,6 +75,8 @@ pub(super) enum Then {
     Parsed { id: StatementId, name: Option<Renamed> },
     /// A Parse of the unnamed statement.
     ParsedUnnamed { name: Option<Renamed> },
+    /// A Parse of the unnamed statement in whose stead the server keeps one; `put`: it was sent there for this.
+    Kept { put: Option<StatementId>, name: Option<Renamed> },
     /// A Parse that the server need not see: only a name was given.
     Named(Renamed),
     /// A name was taken away.
@@ -131,11 +133,15 @@ impl Then {
         matches!(self, Then::ParsedUnnamed { .. })
     }
 
+    fn is_kept(&self) -> bool {
+        matches!(self, Then::Kept { .. })
+    }
+
     /// Whether it makes or unmakes a name, the client's or ours.
     fn is_of_names(&self) -> bool {
         let is_own =
             matches!(self, Then::Parsed { .. } | Then::Named(_) | Then::Unnamed(_) | Then::Evicted(_));
-        is_own || self.is_deallocation()
+        is_own || self.is_kept() || self.is_deallocation()
     }
 }
 
@@ -184,11 +190,11 @@ pub(super) struct ReplyQueue {
 
 /// How many entries have consequences of a kind.
 #[derive(Debug, Default)]
-struct Counts([u32; 4]);
+struct Counts([u32; 5]);
 
 impl Counts {
-    const KINDS: [fn(&Then) -> bool; 4] =
-        [Then::is_of_names, Then::is_deallocation, Then::is_reset, Then::is_unnamed];
+    const KINDS: [fn(&Then) -> bool; 5] =
+        [Then::is_of_names, Then::is_deallocation, Then::is_reset, Then::is_unnamed, Then::is_kept];
 
     fn add(&mut self, then: &Then) {
         self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count += u32::from(is(then)));
@@ -257,6 +263,11 @@ impl ReplyQueue {
         self.counts.0[3] > 0
     }
 
+    /// Whether an unanswered Parse of the unnamed statement has a kept one in its stead.
+    pub fn has_kept(&self) -> bool {
+        self.counts.0[4] > 0
+    }
+
     /// Whether the latest Parse of the unnamed statement is unanswered and of an earlier batch.
     pub fn has_unnamed_of_earlier_batch(&self) -> bool {
         if !self.has_unnamed() {
@@ -277,6 +288,7 @@ impl ReplyQueue {
             match reply.then.as_deref_mut() {
                 Some(
                     Then::ParsedUnnamed { name: Some(renamed) }
+                    | Then::Kept { name: Some(renamed), .. }
                     | Then::Named(renamed)
                     | Then::Unnamed(renamed),
                 ) if renamed.name.is_empty() => {
@@ -297,7 +309,9 @@ impl ReplyQueue {
         for reply in &mut self.entries {
             reply.then.iter().for_each(|then| self.counts.remove(then));
             match reply.then.as_deref_mut() {
-                Some(Then::Parsed { name, .. } | Then::ParsedUnnamed { name }) => names.extend(name.take()),
+                Some(Then::Parsed { name, .. } | Then::ParsedUnnamed { name } | Then::Kept { name, .. }) => {
+                    names.extend(name.take());
+                }
                 Some(Then::Named(_) | Then::Unnamed(_)) => {
                     if let Some(Then::Named(renamed) | Then::Unnamed(renamed)) =
                         reply.then.take().map(|then| *then)

@@ -38,6 +38,8 @@ struct Inner {
     hash: u64,
     /// Whether what the classifier proves of a text holds under these settings.
     proofs_hold: bool,
+    /// Whether a text may be run as others had it analysed.
+    shares_analysis: bool,
     commits: Commits,
     /// A server has taken the values: see [`Settings::prove`].
     proven: AtomicBool,
@@ -67,11 +69,13 @@ impl Settings {
         let mut hasher = DefaultHasher::new();
         values.hash(&mut hasher);
         let proofs_hold = values.iter().all(|(name, value)| keeps_proofs(name, value));
+        let shares_analysis = values.iter().all(|(name, value)| shares_analysis(name, value));
         let commits = commits(values.get("synchronous_commit"));
         Settings(Some(Arc::new(Inner {
             hash: hasher.finish(),
             values,
             proofs_hold,
+            shares_analysis,
             commits,
             proven: AtomicBool::new(false),
         })))
@@ -102,6 +106,12 @@ impl Settings {
     /// takes it to mean, and a replica runs it.
     pub fn proofs_hold(&self) -> bool {
         self.0.as_ref().is_none_or(|inner| inner.proofs_hold)
+    }
+
+    /// Whether a statement that lasts ([`crate::sql::lasting`]) may be run as it was analysed for somebody else: none of these
+    /// settings has a part in what its names and signs mean.
+    pub fn share_analysis(&self) -> bool {
+        self.0.as_ref().is_none_or(|inner| inner.shares_analysis)
     }
 
     /// Whether commits wait for their WAL, as far as these settings say.
@@ -223,6 +233,18 @@ impl Settings {
 /// In the order in which they must be set.
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
+/// What has a part in the analysis of a text, beside what reads strings with numbers in them. PostgreSQL looks names up again
+/// when `search_path` or who runs it changes, but with the parameters' types of the first time.
+const ANALYSIS: [&str; 7] = [
+    "array_nulls",
+    "backslash_quote",
+    "role",
+    "search_path",
+    "session_authorization",
+    "transform_null_equals",
+    "xmloption",
+];
+
 /// Encodings in which a byte of a character may look like a quote or a backslash; the lexer knows only those in which none
 /// does. Source: "Client-only encodings" in PostgreSQL's manual, chapter 24.3.
 const UNSAFE_ENCODINGS: [&str; 10] =
@@ -238,6 +260,13 @@ fn commits(value: Option<&Value>) -> Commits {
     match value.map(word).as_deref() {
         Some("off" | "false" | "no" | "0") => Commits::Asynchronous,
         _ => Commits::Synchronous,
+    }
+}
+
+fn shares_analysis(name: &str, value: &Value) -> bool {
+    match name {
+        "standard_conforming_strings" => keeps_proofs(name, value),
+        name => !ANALYSIS.contains(&name),
     }
 }
 

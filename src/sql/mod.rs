@@ -10,6 +10,7 @@ pub mod classify;
 pub mod comment;
 pub mod effect;
 pub mod fingerprint;
+pub mod lasting;
 pub mod lexer;
 pub mod outline;
 pub mod prove;

@@ -250,7 +250,7 @@ def pgbouncer_version():
 
 def start_pglagoon(stage, binary, servers, *, name="pglagoon", mode="transaction", pool_size=20, workers=1,
                    reads="replicas", consistency="sticky", auth="scram-sha-256", databases=(DATABASE,), users=(USER,),
-                   max_clients=10000, prepared_statements=200, certificate=None, env=None):
+                   max_clients=10000, prepared_statements=200, unnamed="keep", certificate=None, env=None):
     """pglagoon in front of all `servers`; it finds out by itself which of them is the primary. All `databases` are one there, and
     all `users` are USER."""
     port, http_port = free_port(), free_port()
@@ -279,6 +279,7 @@ mode = "{mode}"
 size = {pool_size}
 checkout_timeout = "10s"
 prepared_statements = {prepared_statements}
+unnamed_statements = "{unnamed}"
 
 [routing]
 reads = "{reads}"

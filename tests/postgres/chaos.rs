@@ -10,16 +10,21 @@
 mod proxy;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pglagoon::cli::playground::{DATABASE, Node, Options, PASSWORD, Slots, Stop, USER};
+use pglagoon::cli::playground::{DATABASE, Node, Options, PASSWORD, Slots, Stop, USER, free_port};
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use tokio_postgres::NoTls;
+use tokio_postgres::error::DbError;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls};
 
-use crate::harness::{Setup, Stand, eventually, installations, options, quote, rows, table, value};
+use crate::harness::{
+    Setup, Stand, eventually, has_namespaces, installations, join_all, options, quote, rows, table, value,
+};
 use proxy::{Proxy, Weather};
 
 const CLIENTS: u32 = 50;
@@ -116,6 +121,8 @@ fn clients_live_through_what_happens_to_servers_and_to_pglagoon() {
             nothing,
         ),
         trouble(Long, "terminate-backends-of-a-replica", Survives, terminate_readers, nothing),
+        trouble(Short, "backend-of-a-replica-crashes", Survives, |world| world.crash_a_backend(1), nothing),
+        trouble(Long, "backend-of-the-primary-crashes", MayFail, |world| world.crash_a_backend(0), nothing),
         trouble(
             Short,
             "freeze-replica",
@@ -174,6 +181,130 @@ fn clients_live_through_what_a_network_does() {
         trouble(Short, "slow-login", Survives, slow, clear_up),
         trouble(Long, "cut-connections-of-a-replica", Survives, |w| w.proxies[1].cut(), clear_up),
     ]);
+}
+
+/// pglagoon has a hosts file of its own, which an ordinary user cannot have everywhere.
+#[test]
+fn clients_live_through_names_that_come_to_stand_for_other_servers() {
+    use Form::Short;
+    use InFlight::{MayFail, Survives};
+    if !has_namespaces() {
+        eprintln!("nothing is tested: this user may not have a mount namespace here");
+        return;
+    }
+    let setup = |setup: Setup| setup.hosts("").set("monitor", "resolve_interval", quote("200ms"));
+    let mut world = World::new(setup, Way::Named);
+    let trouble = |name, in_flight, begin, mend| Trouble { name, form: Short, in_flight, begin, mend };
+    world.go_through(&[
+        trouble(
+            "name-of-a-replica-moves",
+            Survives,
+            |world| {
+                world.names_stand_for([Place::Old, Place::New]);
+                eventually("it reads there", || world.stand.backends(1, "true") > 0);
+            },
+            |world| {
+                world.names_stand_for([Place::Old, Place::Old]);
+                eventually("it does not read there any more", || world.stand.backends(1, "true") == 0);
+            },
+        ),
+        trouble(
+            "promote-behind-a-name",
+            MayFail,
+            |world| {
+                world.fail_over();
+                world.names_stand_for([Place::New, Place::Old]);
+            },
+            // Nobody knows it by a name any more.
+            start_primary,
+        ),
+    ]);
+}
+
+/// What a server says that has no room left is its client's to hear, as a direct connection would, and no sign of a sick
+/// server: whether a statement hears it or COMMIT.
+#[test]
+fn a_disk_that_is_full_is_told_to_those_who_write_and_harms_nobody_else() {
+    let world = World::new(|setup| setup, Way::Straight);
+    world.stand.playground.primary().sql(FULL).unwrap();
+    let rounds = usize::try_from(phase() * 10).unwrap();
+    let written = world.runtime.block_on(async {
+        let direct = world.stand.lagoon.connect(&world.straight()).await.unwrap();
+        let told: Told = [refused(&direct, "full").await, refused(&direct, "late").await];
+        assert_eq!(told[0].code().code(), "53100");
+        let writers: Vec<_> = join_all((0..CLIENTS).map(|_| world.stand.client())).await;
+        let writing =
+            writers.iter().enumerate().map(|(place, client)| write_on(client, place, rounds, &told));
+        join_all(writing).await.into_iter().sum::<usize>()
+    });
+    let count = |word: &str| {
+        let sql = format!("SELECT count(*) FROM notes WHERE word LIKE '{word}%'");
+        world.stand.playground.primary().sql_in("app", &sql).unwrap().trim().parse::<usize>().unwrap()
+    };
+    assert_eq!(["full", "late", "good"].map(count), [0, 0, written]);
+    assert!(!world.stand.lagoon.log().contains("to=Down"), "{}", world.stand.lagoon.log());
+    world.is_as_before("a full disk");
+}
+
+/// Rows of some words do not fit: of one kind when they are inserted, of the other when they are committed.
+const FULL: &str = "
+    SET ROLE app;
+    CREATE FUNCTION extend() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION USING ERRCODE = 'disk_full', HINT = 'Check free disk space.',
+            MESSAGE = 'could not extend file \"base/5/16384\": No space left on device';
+    END $$;
+    CREATE TRIGGER at_once BEFORE INSERT ON notes FOR EACH ROW WHEN (new.word LIKE 'full%') EXECUTE FUNCTION extend();
+    CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW WHEN (new.word LIKE 'late%') EXECUTE FUNCTION extend();
+";
+
+/// What is said to a row that does not fit, by when it is said.
+type Told = [DbError; 2];
+
+async fn refused(client: &Client, word: &str) -> DbError {
+    let insert = format!("INSERT INTO notes (word) VALUES ('{word}')");
+    client.simple_query(&insert).await.unwrap_err().as_db_error().unwrap().clone()
+}
+
+/// Writes rows that fit and rows that do not, in one way after the other, and holds every answer against what a direct
+/// connection is told. Answers how many rows were written.
+async fn write_on(client: &Client, place: usize, rounds: usize, told: &Told) -> usize {
+    let insert = client.prepare("INSERT INTO notes (word) VALUES ($1)").await.unwrap();
+    let mut written = 0;
+    for round in 0..rounds {
+        let kind = (place + round) % 2;
+        let word = ["full", "late"][kind];
+        let error = match round % 3 {
+            0 => client.simple_query(&format!("INSERT INTO notes (word) VALUES ('{word}')")).await.err(),
+            // A transaction, whose rows go with the one that does not fit.
+            1 => {
+                let block = "INSERT INTO notes (word) VALUES ('full of good will')";
+                let block = block.replace("full", if kind == 0 { "full" } else { "late" });
+                let steps = ["BEGIN", "SELECT 1", &block, "COMMIT"];
+                let mut answers = Vec::new();
+                for step in steps {
+                    answers.push(client.simple_query(step).await.err());
+                }
+                answers.into_iter().flatten().next()
+            }
+            // In a pipeline: those before and behind it stand on their own.
+            _ => {
+                let good = "good".to_owned();
+                let refused = word.to_owned();
+                let values: [&[&(dyn ToSql + Sync)]; 3] = [&[&good], &[&refused], &[&good]];
+                let [before, error, behind] = values.map(|values| client.execute(&insert, values));
+                let (before, error, behind) = tokio::join!(before, error, behind);
+                assert_eq!((before.unwrap(), behind.unwrap()), (1, 1));
+                written += 2;
+                error.err()
+            }
+        };
+        let error = error.expect("it does not fit");
+        assert_eq!(error.as_db_error(), Some(&told[kind]), "client {place}, round {round}");
+        client.execute(&insert, &[&"good"]).await.unwrap();
+        written += 1;
+    }
+    written
 }
 
 #[test]
@@ -292,7 +423,28 @@ fn nap(world: &mut World) {
 enum Way {
     Straight,
     Proxied,
+    /// By a name for the primary and one for a replica, each of which may stand for either of two places.
+    Named,
 }
+
+/// Where a name leads.
+#[derive(Clone, Copy)]
+enum Place {
+    Old,
+    New,
+}
+
+impl Place {
+    fn address(self) -> Ipv4Addr {
+        match self {
+            Place::Old => Ipv4Addr::new(127, 0, 0, 2),
+            Place::New => Ipv4Addr::new(127, 0, 0, 3),
+        }
+    }
+}
+
+/// The names, and the servers that they stand for: first, and later.
+const NAMES: [(&str, [usize; 2]); 2] = [("writer.test", [0, 1]), ("reader.test", [2, 1])];
 
 impl World {
     fn new(adjust: impl FnOnce(Setup) -> Setup, way: Way) -> World {
@@ -332,9 +484,44 @@ impl World {
             });
             world.command("RELOAD");
         }
+        if way == Way::Named {
+            world.go_by_names();
+        }
         world.command("RECONNECT app");
         world.descriptors = world.stand.lagoon.descriptors();
         world
+    }
+
+    /// A name has one port, so that its places differ by their address.
+    fn go_by_names(&mut self) {
+        let nodes = self.stand.playground.nodes();
+        let mut servers = Vec::new();
+        for (name, places) in NAMES {
+            let port = free_port().unwrap();
+            servers.push(quote(&format!("{name}:{port}")));
+            for (place, node) in [Place::Old, Place::New].into_iter().zip(places) {
+                let before = Proxy::at((place.address(), port).into(), nodes[node].port());
+                self.proxies.push(self.runtime.block_on(before));
+            }
+        }
+        self.names_stand_for([Place::Old, Place::Old]);
+        let servers = format!("[{}]", servers.join(", "));
+        self.stand.lagoon.reconfigure(|setup| setup.set("databases.app", "servers", servers));
+        self.command("RELOAD");
+    }
+
+    fn names_stand_for(&mut self, places: [Place; 2]) {
+        let lines =
+            NAMES.iter().zip(places).map(|((name, _), place)| format!("{} {name}\n", place.address()));
+        self.stand.lagoon.write_hosts(&lines.collect::<String>());
+    }
+
+    /// The server starts anew by itself: nobody knows what the process that died has left in memory.
+    fn crash_a_backend(&mut self, place: usize) {
+        let of_app = "usename = 'app' AND client_addr IS NOT NULL";
+        let pid = format!("SELECT pid FROM pg_stat_activity WHERE {of_app} LIMIT 1");
+        let pid = self.node(place).sql(&pid).unwrap().trim().to_owned();
+        assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
     }
 
     fn go_through(&mut self, troubles: &[Trouble]) {
@@ -576,5 +763,5 @@ fn is_long() -> bool {
 
 /// How much longer the long form takes than other tests.
 pub fn seconds() -> u64 {
-    told().map_or(0, |phase| 20 * (3 * phase + 15))
+    told().map_or(0, |phase| 24 * (3 * phase + 15))
 }

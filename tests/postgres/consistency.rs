@@ -36,14 +36,18 @@ async fn a_session_reads_its_own_writes_from_replicas() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_only_reads_stays_with_one_replica_and_asks_nobody() {
+    const READS: usize = 20;
     let stand = at_level("session");
     let client = stand.client().await;
-    for _ in 0..20 {
-        rows(&client, "SELECT count(*) FROM numbers /* stays */").await;
+    for turn in 0..READS {
+        rows(&client, &format!("SELECT count(*) FROM numbers /* read {turn:02} */")).await;
     }
-    let mut ran_on = stand.ran_on("stays");
-    ran_on.sort_unstable();
-    assert_eq!(ran_on, [0, 0, 20]);
+    let server = |turn| stand.ran_on(&format!("read {turn:02} ")).iter().position(|&ran| ran == 1);
+    let servers: Vec<_> = (0..READS).map(server).collect();
+    assert!(servers.iter().all(|server| matches!(server, Some(1 | 2))), "{servers:?}");
+    // By chance one read in 256 looks for a better replica. Whoever does not stay moves at every other read.
+    let moves = servers.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(moves <= 2, "{servers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

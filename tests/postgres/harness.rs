@@ -177,6 +177,8 @@ pub fn assert_replicas(stand: &Stand, marker: &str, times: usize) {
 #[derive(Clone)]
 pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
+    /// The hosts file of its own that pglagoon sees.
+    hosts: Option<String>,
 }
 
 /// Whether messages leave together: tests run with it, and once without.
@@ -187,7 +189,7 @@ fn io_uring() -> String {
 impl Setup {
     /// Nothing but what the harness itself must set.
     pub fn empty() -> Setup {
-        Setup { sections: BTreeMap::new() }
+        Setup { sections: BTreeMap::new(), hosts: None }
     }
 
     /// What most tests want of pglagoon before these servers.
@@ -217,6 +219,12 @@ impl Setup {
     /// Sets `key` in `[section]` to a TOML value.
     pub fn set(mut self, section: &str, key: &str, value: impl Into<String>) -> Setup {
         self.sections.entry(section.to_owned()).or_default().insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Gives pglagoon a hosts file of its own, see [`Lagoon::write_hosts`].
+    pub fn hosts(mut self, text: impl Into<String>) -> Setup {
+        self.hosts = Some(text.into());
         self
     }
 
@@ -251,6 +259,12 @@ impl Setup {
         }
         text
     }
+}
+
+/// Whether an ordinary user may have a file system of its own here, as most kernels let one.
+pub fn has_namespaces() -> bool {
+    let tried = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+    tried.is_ok_and(|output| output.status.success())
 }
 
 /// A TOML string.
@@ -324,7 +338,8 @@ impl Lagoon {
         let mut lagoon = Lagoon { child: None, port, http_port, home, setup, successor: None };
         lagoon.write_config();
         let log = fs::File::create(lagoon.home.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_pglagoon"))
+        let child = lagoon
+            .program()
             .args(["serve", "--config"])
             .arg(lagoon.config_path())
             // The playground's watcher ends what works in its folder, should this process be killed.
@@ -336,6 +351,25 @@ impl Lagoon {
             .expect("pglagoon starts");
         lagoon.child = Some(child);
         lagoon
+    }
+
+    /// pglagoon itself; with a hosts file of its own, in a namespace where that is the one.
+    fn program(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_pglagoon");
+        let Some(hosts) = &self.setup.hosts else { return Command::new(program) };
+        self.write_hosts(hosts);
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c"]);
+        command
+            .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+            .arg(self.home.join("hosts"))
+            .arg(program);
+        command
+    }
+
+    /// Changes what names stand for, for a pglagoon that has a hosts file of its own.
+    pub fn write_hosts(&self, text: &str) {
+        fs::write(self.home.join("hosts"), text).unwrap();
     }
 
     /// What it was configured with.
@@ -635,9 +669,8 @@ impl Watchdog {
     fn start() -> Watchdog {
         // The long form of a test runs for as long as it is told.
         let long = std::env::var("PGLAGOON_PROVE").ok().and_then(|seconds| seconds.parse::<u64>().ok());
-        Self::within(Duration::from_secs(
-            120 + long.unwrap_or(0) * 20 + crate::soak::seconds() + crate::chaos::seconds(),
-        ))
+        let longer = [crate::soak::seconds(), crate::chaos::seconds(), crate::prove::seconds()];
+        Self::within(Duration::from_secs(120 + long.unwrap_or(0) * 20 + longer.iter().sum::<u64>()))
     }
 
     /// With a limit of the test's own.

@@ -83,6 +83,9 @@ pub struct Findings {
     pub silent: usize,
     /// What was lost was seen after all, on a server that has no part in the new history.
     pub orphaned: usize,
+    /// A read of all registers saw an effect without its cause: no prefix of the history. Not found by [`check`], which
+    /// knows reads of one register only.
+    pub torn: usize,
 }
 
 impl Findings {
@@ -107,6 +110,7 @@ impl Findings {
         self.bounded += other.bounded;
         self.silent += other.silent;
         self.orphaned += other.orphaned;
+        self.torn += other.torn;
     }
 }
 
@@ -122,6 +126,7 @@ impl fmt::Display for Findings {
             ("bounded", self.bounded),
             ("lost in silence", self.silent),
             ("orphaned", self.orphaned),
+            ("torn", self.torn),
         ];
         kinds
             .iter()

@@ -1,7 +1,7 @@
 //! Prepared statements: a client's names work across transactions and servers, whoever else uses the same names.
 
 use crate::harness::{
-    Setup, Stand, assert_primary, assert_replicas, installations, join_all, quote, rows, sqlstate,
+    Setup, Stand, assert_primary, assert_replicas, eventually, installations, join_all, quote, rows, sqlstate,
 };
 use crate::raw::{
     Raw, bind, close_statement, describe_portal, describe_statement, execute, first_column, parse, query,
@@ -163,6 +163,167 @@ fn a_table_that_was_changed_elsewhere_is_healed() {
         assert_eq!(failed.iter().find(|message| message.tag == 'E').map(|e| e.code()), Some("0A000".into()));
         client.query("ROLLBACK");
         assert_eq!(tags(&client.exchange(&run)), "2 T D C Z");
+    }
+}
+
+/// Parse, Bind, Describe, Execute of the unnamed statement, as most drivers do it.
+fn lone(sql: &str, values: &[&str]) -> [Vec<u8>; 5] {
+    [parse("", sql), bind("", "", values), describe_portal(""), execute("", 0), sync()]
+}
+
+/// What the one server connection holds for a text.
+fn kept(client: &mut Raw, what: &str, sql: &str) -> String {
+    let answer = client.query(&format!(
+        "SELECT {what} FROM pg_prepared_statements WHERE name LIKE 'pglagoon%' AND statement = $kept${sql}$kept$"
+    ));
+    first_column(&answer).concat()
+}
+
+#[test]
+fn an_unnamed_statement_that_comes_again_is_kept() {
+    let adjust = |setup: Setup| trusting(setup).set("routing", "reads", quote("primary"));
+    let stand = Stand::new(adjust);
+    let mut clients = [Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port)];
+    let (read, write) =
+        ("SELECT word FROM numbers WHERE i = $1;", "UPDATE notes SET word = $1 WHERE word = 'never'");
+    for turn in 0..10 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            let answer = client.exchange(&lone(read, &["5"]));
+            assert_eq!(
+                (tags(&answer).as_str(), first_column(&answer)),
+                ("1 2 T D C Z", vec!["number 5".into()])
+            );
+            assert_eq!(tags(&client.exchange(&lone(write, &["x"]))), "1 2 n C Z");
+            let once = format!("SELECT word FROM numbers WHERE i = {turn} /* {number} */");
+            client.exchange(&lone(&once, &[]));
+            assert_eq!(kept(client, "count(*)", &once), "0");
+        }
+    }
+    let [client, other] = &mut clients;
+    for text in [read, write] {
+        assert_eq!(kept(client, "count(*)", text), "1");
+        assert_eq!(kept(client, "generic_plans > 0 AND custom_plans > 0", text), "t");
+    }
+    // Planning stays the client's to choose.
+    other.query("SET plan_cache_mode TO force_custom_plan");
+    let before = kept(client, "generic_plans", read);
+    other.exchange(&lone(read, &["5"]));
+    assert_eq!(kept(client, "generic_plans", read), before);
+
+    // What a clock or a setting has a part in is read anew.
+    let instants: std::collections::BTreeSet<_> = (0..5)
+        .flat_map(|_| first_column(&client.exchange(&lone("SELECT 'now'::timestamptz(6)", &[]))))
+        .collect();
+    assert_eq!(instants.len(), 5, "{instants:?}");
+    for (zone, hour) in [("UTC", "12"), ("Asia/Tokyo", "3")] {
+        client.query(&format!("SET timezone TO '{zone}'"));
+        for _ in 0..3 {
+            let text = "SELECT extract(hour FROM timestamptz '2026-01-02 12:00' AT TIME ZONE 'UTC')::text";
+            assert_eq!(first_column(&client.exchange(&lone(text, &[]))), [hour]);
+        }
+    }
+}
+
+#[test]
+fn unnamed_statements_are_forwarded_if_that_is_wanted() {
+    let adjust = |setup: Setup| {
+        let setup = trusting(setup).set("routing", "reads", quote("primary"));
+        setup.set("databases.app.pool", "unnamed_statements", quote("forward"))
+    };
+    let stand = Stand::new(adjust);
+    let mut client = Raw::login(stand.lagoon.port);
+    for _ in 0..3 {
+        assert_eq!(tags(&client.exchange(&lone("SELECT $1::int", &["5"]))), "1 2 T D C Z");
+    }
+    assert_eq!(kept(&mut client, "count(*)", "SELECT $1::int"), "0");
+}
+
+#[test]
+fn more_unnamed_statements_than_a_server_connection_keeps_do_not_drive_each_other_out() {
+    let adjust = |setup: Setup| trusting(setup).set("routing", "reads", quote("primary"));
+    let stand = Stand::new(|setup| adjust(setup).set("pool", "prepared_statements", "10"));
+    let mut client = Raw::login(stand.lagoon.port);
+    let names = "SELECT string_agg(name, ' ' ORDER BY name) FROM pg_prepared_statements";
+    let mut held = Vec::new();
+    for turn in 0..6 {
+        for number in 0..15 {
+            let answer = client.exchange(&lone(&format!("SELECT $1::int + {number}"), &[&turn.to_string()]));
+            assert_eq!(first_column(&answer), [(turn + number).to_string()]);
+        }
+        held.push(first_column(&client.query(names)).concat());
+    }
+    assert_eq!(held[1].split(' ').count(), 10);
+    assert!(held[1..].iter().all(|names| *names == held[1]), "{held:?}");
+}
+
+/// DDL that no client of pglagoon's ran, behind the back of statements that are kept: every answer is, to the byte, the
+/// server's own.
+#[test]
+fn no_client_can_tell_that_its_unnamed_statement_was_kept() {
+    for reads in ["primary", "replicas"] {
+        let stand = Stand::new(|setup| trusting(setup).set("routing", "reads", quote(reads)));
+        let primary = stand.playground.primary();
+        let rules = primary.data().join("pg_hba.conf");
+        let others = std::fs::read_to_string(&rules).unwrap();
+        std::fs::write(&rules, format!("host all app 127.0.0.1/32 trust\n{others}")).unwrap();
+        let loaded = || primary.sql("SELECT pg_conf_load_time()").unwrap();
+        let before = loaded();
+        primary.reload().unwrap();
+        eventually("the server has read its rules", || loaded() != before);
+        let mut direct = Raw::login(primary.port());
+        let mut clients = [Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port)];
+        let texts = [
+            "SELECT * FROM changing",
+            "SELECT * FROM changing WHERE one = $1",
+            "SELECT 'is ' || word FROM changing WHERE word = $1 OR word = 'a'",
+            "UPDATE changing SET one = $1 WHERE false",
+            "UPDATE changing SET word = word WHERE one = $1 RETURNING *",
+            "INSERT INTO changing (one) SELECT $1 WHERE false",
+        ];
+        for change in [
+            "CREATE TABLE changing AS SELECT 1 AS one, 'a'::text AS word; GRANT ALL ON changing TO PUBLIC",
+            "ALTER TABLE changing ADD COLUMN two int",
+            "ALTER TABLE changing ALTER COLUMN one TYPE text",
+            "ALTER TABLE changing ALTER COLUMN one TYPE bigint USING one::bigint",
+            "ALTER TABLE changing ALTER COLUMN word TYPE int USING 7",
+            "ALTER TABLE changing DROP COLUMN word",
+            "ALTER TABLE changing RENAME TO was",
+            "ALTER TABLE was RENAME TO changing; ALTER TABLE changing ADD COLUMN word text DEFAULT 'a'",
+            "REVOKE ALL ON changing FROM PUBLIC",
+            "GRANT ALL ON changing TO PUBLIC",
+            "DROP TABLE changing; CREATE VIEW changing AS SELECT 1 AS one, 'a'::text AS word",
+            "DROP VIEW changing",
+        ] {
+            primary.sql(change).unwrap();
+            stand.playground.wait_caught_up().unwrap();
+            for turn in 0..4 {
+                for text in texts {
+                    let values = if text.contains("$1") { &["1", "a", "9999999999"][..] } else { &["1"] };
+                    let some = |value| if text.contains("$1") { vec![value] } else { vec![] };
+                    for &value in values {
+                        let own = direct.exchange(&lone(text, &some(value)));
+                        for client in &mut clients {
+                            let block = turn == 3;
+                            if block {
+                                client.query("BEGIN");
+                            }
+                            let mut seen = client.exchange(&lone(text, &some(value)));
+                            if block {
+                                client.query("ROLLBACK");
+                                // It says that a block is open, or has failed.
+                                seen.last_mut().unwrap().body = b"I".to_vec();
+                            }
+                            assert_eq!(
+                                seen, own,
+                                "reads = {reads}, {change}, turn {turn}: {text} with {value}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        let times = stand.lagoon.log().matches("a request runs again as it came").count();
+        assert!(times > 20, "reads = {reads}: {times}");
     }
 }
 

@@ -10,6 +10,9 @@
 
 mod failover;
 mod page;
+mod volume;
+
+pub use volume::seconds;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -98,6 +101,14 @@ enum Policy {
     StayPastCrash,
     /// After a failover a position counts without its timeline.
     TokenWithoutTimeline,
+    /// After a failover a replica counts by its position, though it follows the old primary.
+    ForeignReplica,
+    /// The same before each read, of one that means to be strong.
+    StrongForeignReplica,
+    /// Whoever says that it is the primary, is.
+    EitherPrimary,
+    /// One read runs on two replicas, half of it on each.
+    Halves,
 }
 
 impl Policy {
@@ -114,8 +125,26 @@ impl Policy {
             Policy::NoBarrier => "no barrier before the primary",
             Policy::StayPastCrash => "stays with a replica that has crashed",
             Policy::TokenWithoutTimeline => "position without its timeline",
+            Policy::ForeignReplica => "a replica of the old timeline counts by its position",
+            Policy::StrongForeignReplica => {
+                "a replica of the old timeline counts by its position, asked before each read"
+            }
+            Policy::EitherPrimary => "whoever says that it is the primary",
+            Policy::Halves => "one read on two replicas",
         };
         format!("*control:* {mistake}")
+    }
+
+    /// Whether a session goes on with what it has seen when it has lost its connections.
+    fn outlasts_connections(self) -> bool {
+        matches!(
+            self,
+            Policy::StayPastCrash
+                | Policy::TokenWithoutTimeline
+                | Policy::ForeignReplica
+                | Policy::StrongForeignReplica
+                | Policy::EitherPrimary
+        )
     }
 }
 
@@ -234,6 +263,7 @@ async fn a_session_reads_from_replicas_at_equal_truth() {
     let stand = stand("session", |setup| setup);
     let load = Load::new(50, Duration::from_millis(10));
     let lagging = holds(&stand, Fault::Pauses, Policy::Lagoon("session"), load, Findings::of_session).await;
+    breaks(&stand, Fault::Pauses, Policy::Naive, load, |found| found.own_writes).await;
     let calm = holds(&stand, Fault::None, Policy::Lagoon("session"), load, Findings::of_session).await;
     let [lagging, calm] = [lagging, calm].map(|outcome| outcome.on_replicas.unwrap_or_default());
     assert!(lagging >= 0.94, "with lag, {:.1} %", lagging * 100.0);
@@ -423,8 +453,11 @@ impl Urls {
 
     /// Those that a session has a connection to. `stays`: its replica.
     fn of(&self, policy: Policy, stays: usize) -> Vec<String> {
+        let primary = || self.all[self.primary.load(Ordering::Relaxed)].clone();
         match policy {
-            Policy::TokenWithoutTimeline => vec![self.all[self.primary.load(Ordering::Relaxed)].clone()],
+            Policy::TokenWithoutTimeline => vec![primary()],
+            // The other replica is the one that is promoted.
+            Policy::ForeignReplica | Policy::StrongForeignReplica => vec![primary(), self.all[2].clone()],
             Policy::StayPastCrash => vec![self.all[0].clone(), self.all[stays].clone()],
             _ => self.all.clone(),
         }
@@ -564,8 +597,7 @@ impl Session {
         if is_cut {
             self.clients.clear();
         }
-        let is_carried = self.token.is_some()
-            || matches!(self.policy, Policy::StayPastCrash | Policy::TokenWithoutTimeline);
+        let is_carried = self.token.is_some() || self.policy.outlasts_connections();
         if failure == Failure::Told || (is_cut && !is_carried) {
             self.begin_anew(failure);
         }
@@ -626,6 +658,10 @@ impl Session {
             "UPDATE register SET v = greatest(v, {TIMELINE} << 32) + 1, dk = {dk}, dv = {dv} \
              WHERE k = {register} RETURNING v"
         );
+        if self.policy == Policy::EitherPrimary {
+            let place = self.some_primary().await?;
+            return number(&self.clients[place], &sql).await;
+        }
         let primary = &self.clients[0];
         match self.policy {
             Policy::WriteLsn => {
@@ -646,7 +682,7 @@ impl Session {
                 self.mark = position(primary, INSERTED).await?;
                 Ok(version)
             }
-            Policy::PolledMark | Policy::ReceivedLsn | Policy::OneCaughtUp => {
+            Policy::PolledMark | Policy::ReceivedLsn | Policy::OneCaughtUp | Policy::ForeignReplica => {
                 let version = number(primary, &sql).await?;
                 self.mark = position(primary, INSERTED).await?;
                 Ok(version)
@@ -662,7 +698,7 @@ impl Session {
                 0 => number(&self.clients[0], &sql).await,
                 _ => bound(&self.clients[0], register).await,
             },
-            Policy::Naive => {
+            Policy::Naive | Policy::Halves => {
                 let replica = 1 + self.random(2) as usize;
                 number(&self.clients[replica], &sql).await
             }
@@ -706,6 +742,15 @@ impl Session {
                 self.mark = polled;
                 version
             }
+            Policy::ForeignReplica => self.read_if(1, REPLAYED, &sql).await,
+            Policy::StrongForeignReplica => {
+                self.mark = position(&self.clients[0], INSERTED).await?;
+                self.read_if(1, REPLAYED, &sql).await
+            }
+            Policy::EitherPrimary => {
+                let place = self.some_primary().await?;
+                number(&self.clients[place], &sql).await
+            }
             Policy::NoBarrier => {
                 let place = if self.random(5) == 0 { 0 } else { self.stays };
                 number(&self.clients[place], &sql).await
@@ -717,6 +762,18 @@ impl Session {
     async fn read_if(&self, replica: usize, asked: &str, sql: &str) -> Answer<Version> {
         let reached = position(&self.clients[replica], asked).await? >= self.mark;
         number(&self.clients[if reached { replica } else { 0 }], sql).await
+    }
+
+    /// A server that is not in recovery, by its own account: at random, if there are several.
+    async fn some_primary(&mut self) -> Answer<usize> {
+        let first = self.random(self.clients.len() as u64) as usize;
+        for place in (first..self.clients.len()).chain(0..first) {
+            let is_primary = texts(&self.clients[place], "SELECT NOT pg_is_in_recovery()").await?;
+            if is_primary == ["t"] {
+                return Ok(place);
+            }
+        }
+        Err(Failure::Unanswered)
     }
 
     /// The only server that is known must have come to the mark.

@@ -1,7 +1,7 @@
 //! The safety net: reads that a replica cannot serve run again where they can, and the client sees one answer.
 
 use crate::harness::{Setup, Stand, assert_primary, eventually, eventually_async, join_all, quote, value};
-use crate::raw::{Raw, bind, describe_portal, execute, first_column, parse, sync, tags};
+use crate::raw::{Message, Raw, bind, describe_portal, execute, first_column, parse, query, sync, tags};
 
 fn eventual(setup: Setup) -> Setup {
     setup.set("routing", "consistency", quote("eventual")).set("auth", "method", quote("trust"))
@@ -127,6 +127,44 @@ async fn a_read_whose_replica_dies_runs_again() {
         answer.expect("no client sees the loss");
     }
     assert!(rescues(&stand, "lost") >= 2);
+}
+
+#[test]
+fn pipelined_reads_whose_replica_dies_run_again_all_of_them() {
+    let mut stand = Stand::new(eventual);
+    let slow = "SELECT 'slow', pg_sleep(1) /* dies */";
+    let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
+    let pipelines = [
+        [query("SELECT 'first'"), query(slow), query("SELECT 'third'"), query("SELECT 'fourth'")].concat(),
+        [
+            run("SELECT 'first'"),
+            sync(),
+            run(slow),
+            sync(),
+            run("SELECT 'third'"),
+            run("SELECT 'fourth'"),
+            sync(),
+        ]
+        .concat(),
+        [run("SELECT 'first'"), run(slow), run("SELECT 'third'"), sync(), query("SELECT 'fourth'")].concat(),
+    ];
+    let ends = [4, 3, 2];
+    let mut clients: Vec<Raw> = (0..6).map(|_| Raw::login(stand.lagoon.port)).collect();
+    for (place, client) in clients.iter_mut().enumerate() {
+        client.send(&pipelines[place / 2]);
+    }
+    eventually("both replicas read", || {
+        let sleeps = "wait_event = 'PgSleep'";
+        (1..3).map(|place| stand.backends(place, sleeps)).collect::<Vec<_>>() == [3, 3]
+    });
+    stand.playground.node_mut(1).kill().unwrap();
+    for (place, client) in clients.iter_mut().enumerate() {
+        let answer: Vec<Message> = (0..ends[place / 2]).flat_map(|_| client.until_ready()).collect();
+        assert!(answer.iter().all(|message| message.tag != 'E'), "{place}: {answer:?}");
+        assert_eq!(first_column(&answer), ["first", "slow", "third", "fourth"], "{place}");
+    }
+    // Three clients were on that replica, and each had two requests at least that were not answered.
+    assert!(rescues(&stand, "lost") >= 6, "{}", rescues(&stand, "lost"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

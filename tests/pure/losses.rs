@@ -112,14 +112,8 @@ fn play(conversation: &Conversation, cut: Cut, seed: u64) -> Played {
     relay.settle();
     let before = relay.servers[0].wire.len();
     relay.clients[client].network.extend(frontend(conversation.under_fire));
-    let received = until(&mut relay, client, cut, &mut random);
-    let wire = relay.servers[0].wire[before..].to_vec();
-    let (whole, _) = messages(&wire);
-    let ends = whole.iter().scan(0, |at, (_, body)| {
-        *at += body.len() + 5;
-        Some(*at)
-    });
-    let sent = std::iter::once(0).chain(ends).collect();
+    let received = until(&mut relay, client, 0, cut, &mut random);
+    let sent = ends_of_messages(&relay.servers[0].wire[before..]);
 
     let committed = relay.servers[0].model.committed;
     relay.kill_server(0);
@@ -128,8 +122,18 @@ fn play(conversation: &Conversation, cut: Cut, seed: u64) -> Played {
     Played { sent, received }
 }
 
+/// Where a server has whole messages of these bytes.
+fn ends_of_messages(wire: &[u8]) -> Vec<usize> {
+    let (whole, _) = messages(wire);
+    let ends = whole.iter().scan(0, |at, (_, body)| {
+        *at += body.len() + 5;
+        Some(*at)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
 /// Everything happens up to the cut, with the client's bytes coming in any pieces. Answers how many bytes it was sent.
-fn until(relay: &mut Relay, client: usize, cut: Cut, random: &mut Random) -> usize {
+fn until(relay: &mut Relay, client: usize, server: usize, cut: Cut, random: &mut Random) -> usize {
     let (mut delivered, mut answered) = (0, 0);
     loop {
         let before = (relay.clients[client].network.len(), delivered, answered);
@@ -138,10 +142,10 @@ fn until(relay: &mut Relay, client: usize, cut: Cut, random: &mut Random) -> usi
         if let Some(&server) = relay.candidates(client).first() {
             relay.grant(client, server);
         }
-        delivered += relay.deliver(0, cut.delivered - delivered);
+        delivered += relay.deliver(server, cut.delivered - delivered);
         let allowed = cut.answered - answered;
-        if allowed > 0 && relay.has_answers(0) {
-            answered += relay.answer(0, allowed);
+        if allowed > 0 && relay.has_answers(server) {
+            answered += relay.answer(server, allowed);
         }
         if before == (relay.clients[client].network.len(), delivered, answered) {
             return answered;
@@ -193,4 +197,85 @@ fn judge(relay: &mut Relay, client: usize, conversation: &Conversation, committe
         ),
         _ => assert!(is_acknowledged || is_unknown, "a write was called undone that was not{told}"),
     }
+}
+
+/// Reads that are sent without waiting, each or each batch a transaction of its own. The names are known before.
+const PIPELINES: [&str; 6] = [
+    "Query select 1 | Query select * from rows3 | Query select 'three'",
+    "Bind :s | Execute | Sync | Bind :s | Execute | Sync | Bind :t | DescribeP | Execute 2 | Sync",
+    "Parse : select 1 | Bind : | Execute | Bind : | Execute | Sync | Bind : | Execute | Sync | Query select 2",
+    "Query select 1 | Parse u: select 'new' | DescribeS u | Sync | Bind :u | Execute | CloseS u | Sync | Bind :s | Execute | Sync",
+    "Query select 1 | Query select 1/0 | Query select 2 | Bind :s | Execute | Parse : select 1/0 | Sync | Query select 3",
+    "Query select 1; select 2 | Sync | Query | Query copy t to stdout | Query select 3",
+];
+
+const REPLICA: usize = 1;
+
+#[test]
+fn what_was_not_shown_of_pipelined_reads_runs_again_wherever_their_replica_dies() {
+    for (number, under_fire) in PIPELINES.into_iter().enumerate() {
+        let all = Cut { delivered: usize::MAX, answered: usize::MAX };
+        let (whole, played) = pipeline(under_fire, all, number as u64);
+        for delivered in played.sent {
+            for answered in (0..=played.received).step_by(5) {
+                let cut = Cut { delivered, answered };
+                let again = std::panic::catch_unwind(|| {
+                    let (view, _) = pipeline(under_fire, cut, (delivered * 1000 + answered) as u64);
+                    compare(&view, &whole);
+                });
+                assert!(again.is_ok(), "{number}: {under_fire} // {cut:?}");
+            }
+        }
+    }
+}
+
+/// What the client sees when the replica dies behind the cut, and goes on as another.
+fn pipeline(under_fire: &str, cut: Cut, seed: u64) -> (Vec<u8>, Played) {
+    let mut random = Random(seed);
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 1, 10);
+    let client = relay.connect("a", &[]);
+    relay.clients[client]
+        .network
+        .extend(frontend("Parse s: select 'named' | Parse t: select * from rows3 | Sync"));
+    relay.settle();
+    relay.clients[client].view.clear();
+    let before = relay.servers[REPLICA].wire.len();
+    relay.clients[client].network.extend(frontend(under_fire));
+    let received = until(&mut relay, client, REPLICA, cut, &mut random);
+    let sent = ends_of_messages(&relay.servers[REPLICA].wire[before..]);
+    relay.kill_server(REPLICA);
+    relay.settle();
+    assert!(matches!(relay.clients[client].closed, None | Some(Farewell::Abrupt)));
+    (relay.clients[client].view.clone(), Played { sent, received })
+}
+
+/// Every answer is what it would have been; but of one that was shown in part, which ends with an error or with the
+/// connection.
+fn compare(view: &[u8], whole: &[u8]) {
+    let (seen, read) = answers(view);
+    let (expected, _) = answers(whole);
+    let mut broken = seen.iter().zip(&expected).filter(|(seen, expected)| seen != expected);
+    if let Some((seen, expected)) = broken.next() {
+        let error = seen.iter().position(|message| message.0 == b'E').expect("an error");
+        assert_eq!(field(&seen[error].1, b'C'), "40001");
+        assert!(error > 0 && seen[..error] == expected[..error], "nothing of it was shown");
+    }
+    assert_eq!(broken.next(), None);
+    let is_cut = read < view.len();
+    assert!(is_cut || seen.len() == expected.len(), "{} of {} answers", seen.len(), expected.len());
+}
+
+type Answer = Vec<(u8, Vec<u8>)>;
+
+/// What stands up to each ReadyForQuery, and how many bytes that is.
+fn answers(view: &[u8]) -> (Vec<Answer>, usize) {
+    let (all, read) = messages(view);
+    let mut answers: Vec<Answer> = all
+        .split_inclusive(|(tag, _)| *tag == b'Z')
+        .map(|answer| answer.iter().map(|(tag, body)| (*tag, body.to_vec())).collect())
+        .collect();
+    if answers.last().is_some_and(|last| last.last().is_none_or(|(tag, _)| *tag != b'Z')) {
+        answers.pop();
+    }
+    (answers, read)
 }

@@ -3,7 +3,7 @@
 use crate::notation::{Writer, view};
 use crate::relay::{Harmless, Random, Relay, routing};
 use crate::script::{Item, Script, count, item, script};
-use pglagoon::config::PoolMode;
+use pglagoon::config::{PoolMode, Unnamed};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::scope::Scopes;
 use pglagoon::routing::{Lsn, Role, Token};
@@ -108,11 +108,12 @@ enum Cut {
 }
 
 /// Plays one script burst by burst: what the server was sent, and what the client was.
-fn play_in_order(steps: &Steps, seed: u64, cut: Cut) -> (Vec<u8>, Vec<u8>) {
+fn play_in_order(steps: &Steps, seed: u64, cut: Cut, unnamed: Unnamed) -> (Vec<u8>, Vec<u8>) {
     let items: Vec<(Item, bool)> =
         steps.iter().map(|&(seed, waits)| (item(&mut Random(seed)), waits)).collect();
     let script = script(&items, startup(&mut Random(seed)), "s");
     let mut relay = Relay::new(PoolMode::Transaction, 1, 0, 2);
+    relay.unnamed = unnamed;
     let client = relay.connect("a", &script.startup);
     let mut random = Random(seed);
     let mut most = |is_cut: bool| if is_cut { 1 + random.below(9) } else { usize::MAX };
@@ -194,6 +195,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                     client: 1,
                     pin_room: PinRoom::Open,
                     sequences: Sequences::Unused,
+                    unnamed: Unnamed::Keep,
                 };
                 let held = is_held.then_some(Held { role: Role::Primary, node: 0, state: &mut state });
                 let want = session.on_client(&from_client, held, &mut world, &mut edits);
@@ -255,10 +257,13 @@ proptest! {
 
     #[test]
     fn no_cut_of_the_input_changes_the_output(steps in steps(10), seed: u64) {
-        let whole = play_in_order(&steps, seed, Cut::Nobody);
-        prop_assert_eq!(play_in_order(&steps, seed, Cut::Client), whole.clone());
+        let whole = play_in_order(&steps, seed, Cut::Nobody, Unnamed::Forward);
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Client, Unnamed::Forward), whole.clone());
         // When an answer arrives decides whether what waits on it goes out or has become void; the client sees no difference.
-        prop_assert_eq!(play_in_order(&steps, seed, Cut::Both).1, whole.1);
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Both, Unnamed::Forward).1, whole.1.clone());
+        // Nor does it when unnamed statements are kept.
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Nobody, Unnamed::Keep).1, whole.1.clone());
+        prop_assert_eq!(play_in_order(&steps, seed, Cut::Both, Unnamed::Keep).1, whole.1);
     }
 
     #[test]

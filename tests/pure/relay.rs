@@ -2,7 +2,7 @@
 
 use crate::model::{Database, Model};
 use crate::notation::{Names, messages};
-use pglagoon::config::{Balance, Consistency, PoolMode, Routing};
+use pglagoon::config::{Balance, Consistency, PoolMode, Routing, Unnamed};
 use pglagoon::error::{ErrorSource, Report};
 use pglagoon::prepared::Registry;
 use pglagoon::routing::scope::Scopes;
@@ -99,6 +99,7 @@ pub struct Relay {
     pub clients: Vec<Client>,
     pub database: Database,
     pub rules: Routing,
+    pub unnamed: Unnamed,
     scopes: Scopes,
     mode: PoolMode,
     statements: usize,
@@ -173,6 +174,7 @@ impl Relay {
             clients: Vec::new(),
             database: Database::default(),
             rules: routing(),
+            unnamed: Unnamed::Keep,
             scopes: Scopes::default(),
             mode,
             statements,
@@ -431,6 +433,7 @@ impl Relay {
                 client: client as u64,
                 pin_room: PinRoom::Open,
                 sequences: Sequences::Unused,
+                unnamed: self.unnamed,
             };
             let held = it.held.map(|n| {
                 let server = &mut self.servers[n];

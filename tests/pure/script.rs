@@ -33,6 +33,8 @@ pub enum Item {
         describe: bool,
         limit: u32,
     },
+    /// The same of the unnamed statement, alone.
+    Lone(usize),
     /// Bind and Execute of a name.
     Again {
         name: usize,
@@ -155,7 +157,8 @@ pub fn item(random: &mut Random) -> Item {
             5 => Loose::CloseStatement(name),
             _ => Loose::ClosePortal(random.below(2)),
         }),
-        13..=17 => Item::Sync,
+        13 => Item::Lone(random.below(EXTENDED.len())),
+        14..=17 => Item::Sync,
         18 if random.one_in(2) => Item::Flush,
         18 => Item::FunctionCall,
         _ => Item::CopyIn {
@@ -220,6 +223,15 @@ impl Writing {
                     self.loose(Loose::DescribePortal(0));
                 }
                 self.loose(Loose::Execute(0, *limit));
+            }
+            Item::Lone(text) => {
+                self.say("Sync");
+                self.end_burst(true);
+                self.loose(Loose::Parse(0, *text));
+                self.loose(Loose::Bind(0, 0));
+                self.loose(Loose::Execute(0, 0));
+                self.say("Sync");
+                self.end_burst(false);
             }
             Item::Again { name, portal, limit } => {
                 self.loose(Loose::Bind(*portal, *name));

@@ -2,7 +2,8 @@
 //!
 //! `a> ...` is what client a sends at once; then everything that can happen happens, before the next line.
 //! `p1>` went to a server on the primary, `r1>` to one on the replica, `a<` back to the client. `@1` is a name that
-//! pglagoon made. `! kill p1`, `! stop p1`, `! go p1`, `! gone a`, `! refuse a`, `! gone listener` and `! wait 3s` are events.
+//! pglagoon made. `! kill p1`, `! stop p1`, `! go p1`, `! gone a`, `! refuse a`, `! gone listener`, `! wait 3s` and
+//! `! alter elsewhere` (DDL that goes past pglagoon) are events.
 
 use crate::notation::{bind, frontend, messages};
 use crate::relay::Relay;
@@ -81,6 +82,7 @@ fn event(relay: &mut Relay, words: &str) {
         "gone" if name == "listener" => relay.has_listener = false,
         "gone" => relay.kill_client(client.unwrap()),
         "refuse" => relay.refuse(client.unwrap()),
+        "alter" => relay.database.version += 1,
         "wait" => relay.clock += Duration::from_secs(name.trim_end_matches('s').parse().unwrap()),
         _ => panic!("no such event: {words}"),
     }
@@ -688,6 +690,174 @@ fn stale_plan_is_made_anew_where_the_client_is_told_its_columns() {
         a> Bind : | DescribeP | Execute | Sync
           p1> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
           a< BindComplete | RowDescription c0,c1,c2 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn bind_that_waited_for_a_rescued_parse_waited_for_ever() {
+    TRANSACTION.plays(
+        r#"
+        ! stop r1
+        a> Parse : select * from missing | Bind : | Execute | Sync
+          r1> Parse : select * from missing | Bind : | Execute | Sync
+        a> Bind : | Execute | Sync
+        ! go r1
+          p1> Parse : select * from missing | Bind : | Execute | Sync
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+          p1> CloseS | Bind : | Execute | Sync
+          a< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        "#,
+    );
+}
+
+// --- Unnamed statements that servers keep -------------------------------------------------------------------------------
+
+#[test]
+fn unnamed_statement_that_comes_again_is_kept() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select $1 | Bind : one | Execute | Sync
+          p1> Parse : select $1 | Bind : one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Parse : select $1 | Bind : two | DescribeP | Execute | Sync
+          p1> Parse @1: select $1 | Bind :@1 two | DescribeP | Execute | Sync
+          b< ParseComplete | BindComplete | RowDescription c | DataRow two | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select $1 | Bind : three | DescribeP | Execute | Sync
+          p1> Bind :@1 three | DescribeP | Execute | Sync
+          a< ParseComplete | BindComplete | RowDescription c | DataRow three | CommandComplete SELECT 1 | ReadyForQuery I
+        c> Parse : select 2 | Bind : | Execute | Sync
+          p1> Parse : select 2 | Bind : | Execute | Sync
+          c< ParseComplete | BindComplete | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind : four | Execute | Sync
+          p1> Parse : select $1 | Bind : four | Execute | Sync
+          a< BindComplete | DataRow four | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query select 5
+          p1> Query select 5
+          a< RowDescription c | DataRow 5 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind : six | Execute | Sync
+          p1> CloseS | Bind : six | Execute | Sync
+          a< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn unnamed_statement_goes_as_it_comes_where_it_could_not_run_again() {
+    Stage { startup: &[("search_path", "mine")], ..PRIMARY_ONLY }.plays(
+        "
+        a> Parse : select $1 | Bind : one | Execute | Sync
+          p1> Query SELECT pg_catalog.set_config('search_path','mine',false); | Parse : select $1 | Bind : one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select $1 | Bind : one | Execute | Sync
+          p1> Parse : select $1 | Bind : one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select $1 | Bind : one | Execute | Sync
+          p1> Parse : select $1 | Bind : one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select $1 | DescribeS | Sync
+          p1> Parse : select $1 | DescribeS | Sync
+          a< ParseComplete | ParameterDescription 1 | RowDescription c | ReadyForQuery I
+        a> Parse : select $1 | Bind : one | Flush
+          p1> Parse : select $1 | Bind : one | Flush
+          a< ParseComplete | BindComplete
+        a> Sync
+          p1> Sync
+          a< ReadyForQuery I
+        a> Parse : select $1 | Bind : one | Execute | Bind : two | Execute | Sync
+          p1> Parse : select $1 | Bind : one | Execute | Bind : two | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | BindComplete | DataRow two | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select $1 | Bind : one | Execute | Sync | Query select 2
+          p1> Parse : select $1 | Bind : one | Execute | Sync | Query select 2
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I | RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query begin
+          a< CommandComplete BEGIN | ReadyForQuery T
+        a> Parse : select $1 | Bind : one | Execute | Sync
+          p1> Query begin | Parse : select $1 | Bind : one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery T
+        a> Query commit
+          p1> Query commit
+          a< CommandComplete COMMIT | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn kept_statement_that_is_older_than_its_table_is_never_seen() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          p1> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          a< ParseComplete | BindComplete | RowDescription c0 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          p1> Parse @1: select * from changing | Bind :@1 | DescribeP | Execute | Sync
+          a< ParseComplete | BindComplete | RowDescription c0 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ! alter elsewhere
+        a> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          p1> Bind :@1 | DescribeP | Execute | Sync | Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          a< ParseComplete | BindComplete | RowDescription c0,c1 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          p1> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          b< ParseComplete | BindComplete | RowDescription c0,c1 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Parse : select * from changing | Bind : | DescribeP | Execute | Sync
+          p1> Parse @2: select * from changing | Bind :@2 | DescribeP | Execute | Sync
+          b< ParseComplete | BindComplete | RowDescription c0,c1 | DataRow changing | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn mistake_in_a_request_with_a_kept_statement_is_the_servers_to_tell_of_the_unnamed_one() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select $1 | Bind : one | Execute | Sync
+          p1> Parse : select $1 | Bind : one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse : select $1 | Bind : | Execute | Sync
+          p1> Parse @1: select $1 | Bind :@1 | Execute | Sync | Parse : select $1 | Bind : | Execute | Sync
+          a< ParseComplete | Error 08P01 bind message supplies the wrong number of parameters | ReadyForQuery I
+        a> Parse : select * from missing | Bind : | Execute | Sync
+          p1> Parse : select * from missing | Bind : | Execute | Sync
+          a< Error 42P01 relation \"missing\" does not exist | ReadyForQuery I
+        a> Parse : select * from missing | Bind : | Execute | Sync
+          p1> Parse @2: select * from missing | Bind :@2 | Execute | Sync | Parse : select * from missing | Bind : | Execute | Sync
+          a< Error 42P01 relation \"missing\" does not exist | ReadyForQuery I
+        a> Parse : select $1 | Bind : two | Execute | Sync
+          p1> Bind :@1 two | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow two | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Bind : three | Execute | Sync
+          p1> Parse : select $1 | Bind : three | Execute | Sync
+          a< BindComplete | DataRow three | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn client_that_does_not_wait_for_answers_is_not_made_to() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select $1 | Bind : one | Execute | Sync
+          p1> Parse : select $1 | Bind : one | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow one | CommandComplete SELECT 1 | ReadyForQuery I
+        ! stop p1
+        a> Parse : select $1 | Bind : two | Execute | Sync
+          p1> Parse @1: select $1 | Bind :@1 two | Execute | Sync
+        a> Parse : select $1 | Bind : three | Execute | Sync
+        ! go p1
+          a< ParseComplete | BindComplete | DataRow two | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> Parse : select $1 | Bind : three | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow three | CommandComplete SELECT 1 | ReadyForQuery I
+        ! stop p1
+        a> Parse : select $1 | Bind : four | Execute | Sync
+          p1> Parse : select $1 | Bind : four | Execute | Sync
+        a> Parse : select $1 | Bind : five | Execute | Sync
+          p1> Parse : select $1 | Bind : five | Execute | Sync
+        ! go p1
+          a< ParseComplete | BindComplete | DataRow four | CommandComplete SELECT 1 | ReadyForQuery I | ParseComplete | BindComplete | DataRow five | CommandComplete SELECT 1 | ReadyForQuery I
         ",
     );
 }
@@ -1777,4 +1947,71 @@ fn what_stood_behind_a_read_was_lost_with_it() {
           a< Error 42P01 relation "missing" does not exist | ReadyForQuery I | CommandComplete INSERT 0 1 | ReadyForQuery I
         "#,
     );
+}
+
+#[test]
+fn pipelined_reads_whose_replica_died_failed_each() {
+    TRANSACTION.plays(
+        r#"
+        ! stop r1
+        a> Query select 1 | Parse : select 2 | Bind : | Execute | Bind : | Execute | Sync | Query select 3
+          r1> Query select 1 | Parse : select 2 | Bind : | Execute | Bind : | Execute | Sync | Query select 3
+        ! kill r1
+          r1> Query select 1 | Parse : select 2 | Bind : | Execute | Bind : | Execute | Sync | Query select 3
+        ! go r1
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I | ParseComplete | BindComplete | DataRow 2 | CommandComplete SELECT 1 | BindComplete | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I | RowDescription c | DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn a_batch_that_waited_for_a_failed_read_hung() {
+    TRANSACTION.plays(
+        r#"
+        a> Parse : select * from missing | Bind : | Execute | Sync | Bind : | Execute | Sync
+          r1> Parse : select * from missing | Bind : | Execute | Sync
+          p1> Parse : select * from missing | Bind : | Execute | Sync
+          a< Error 42P01 relation "missing" does not exist | ReadyForQuery I
+          p1> CloseS | Bind : | Execute | Sync
+          a< Error 26000 unnamed prepared statement does not exist | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn reads_beyond_what_is_kept_were_lost() {
+    const READS: usize = 5_000;
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 1, 10);
+    let client = relay.connect("a", &[]);
+    relay.servers[1].is_stuck = true;
+    relay.clients[client].network.extend(frontend("Query select 1").repeat(READS));
+    relay.settle();
+    let sent = relay.servers[1].wire.len();
+    assert!((15_000..17_000).contains(&sent), "{sent} bytes are under way");
+    relay.kill_server(1);
+    relay.servers[1].is_stuck = false;
+    relay.settle();
+    let (seen, _) = messages(&relay.clients[client].view);
+    let count = |wanted: u8| seen.iter().filter(|(tag, _)| *tag == wanted).count();
+    assert_eq!([b'E', b'D', b'Z'].map(count), [0, READS, READS]);
+    relay.assert_nothing_leaked();
+}
+
+#[test]
+fn reads_behind_one_that_was_shown_in_part_failed_with_it() {
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 1, 10);
+    relay.trace = Some(Default::default());
+    let client = relay.connect("a", &[]);
+    relay.clients[client].network.extend(frontend("Query select 1 | Query select 2 | Query select 3"));
+    relay.arrive(client, usize::MAX);
+    relay.grant(client, 1);
+    relay.deliver(1, usize::MAX);
+    // The first answer, and the second up to its row.
+    let (description, row, end) = (27, 12, 14 + 6);
+    relay.answer(1, description + row + end + description + row);
+    relay.kill_server(1);
+    relay.settle();
+    let (seen, _) = messages(&relay.clients[client].view);
+    let tags: String = seen.iter().map(|(tag, _)| char::from(*tag)).collect();
+    assert_eq!(tags, "TDCZ TDEZ TDCZ".replace(' ', ""), "{}", relay.told());
 }

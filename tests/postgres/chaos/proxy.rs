@@ -1,6 +1,7 @@
 //! A network between pglagoon and one server, which does what networks do: stops carrying anything without a word, is
 //! slow, cuts.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +34,12 @@ struct State {
 impl Proxy {
     /// Listens on a port of its own, and carries what comes to `port`.
     pub async fn before(port: u16) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), port).await
+    }
+
+    /// The same at an address that is given.
+    pub async fn at(address: SocketAddr, port: u16) -> Proxy {
+        let listener = TcpListener::bind(address).await.unwrap();
         let (state, watched) = watch::channel(State { weather: Weather::Fair, cuts: 0 });
         let proxy = Proxy { port: listener.local_addr().unwrap().port(), state };
         tokio::spawn(async move {

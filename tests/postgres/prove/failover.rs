@@ -11,33 +11,31 @@ const HEIR: usize = 1;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_keeps_its_promises_over_a_promotion_that_loses_nothing() {
     survives(Fault::Promotion, "session", Findings::of_session).await;
+    perishes(Fault::Promotion, Policy::ForeignReplica, |found| found.own_writes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_told_what_a_promotion_may_have_lost() {
     survives(Fault::LossyPromotion, "session", Findings::of_session).await;
-    for _ in 0..TRIES {
-        let outcome = fail_over(Fault::LossyPromotion, Policy::TokenWithoutTimeline).await;
-        if caught(Fault::LossyPromotion, Policy::TokenWithoutTimeline, &outcome, |found| found.silent) {
-            return;
-        }
-    }
-    panic!("positions without their timeline were good enough");
+    perishes(Fault::LossyPromotion, Policy::TokenWithoutTimeline, |found| found.silent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strong_reads_stay_strong_over_a_promotion_that_loses_nothing() {
     survives(Fault::Promotion, "strong", Findings::of_strong).await;
+    perishes(Fault::Promotion, Policy::StrongForeignReplica, |found| found.fresh).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strong_reads_stay_strong_over_a_promotion_that_loses_something() {
     survives(Fault::LossyPromotion, "strong", Findings::of_strong).await;
+    perishes(Fault::LossyPromotion, Policy::StrongForeignReplica, |found| found.fresh).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_goes_on_with_the_primary_that_was_promoted_last() {
     survives(Fault::TwoPrimaries, "session", Findings::of_session).await;
+    perishes(Fault::TwoPrimaries, Policy::EitherPrimary, |found| found.orphaned).await;
 }
 
 /// A failover happens once in the life of a stand: the long form has one after the other.
@@ -52,6 +50,16 @@ async fn survives(fault: Fault, level: &'static str, count: Count) {
     let Outcome { findings, told, .. } = &all;
     assert!((findings.lost > 0) == (fault != Fault::Promotion), "{findings}");
     assert!(fault != Fault::LossyPromotion || *told > 0, "somebody had to be told: {findings}");
+}
+
+/// The positive control beside it.
+async fn perishes(fault: Fault, policy: Policy, count: Count) {
+    for _ in 0..TRIES {
+        if caught(fault, policy, &fail_over(fault, policy).await, count) {
+            return;
+        }
+    }
+    panic!("{fault:?} did not bring {policy:?} down");
 }
 
 fn load() -> Load {
@@ -80,6 +88,7 @@ async fn fail_over(fault: Fault, policy: Policy) -> Outcome {
         stand.playground.node_mut(0).start().unwrap();
     }
     assert_eq!(stand.playground.primary().sql("SELECT pg_is_in_recovery()").unwrap().trim(), "f");
+    lead_astray(&stand);
     tokio::time::sleep(PART).await;
     stop.store(true, Ordering::Relaxed);
     let record = working.await.unwrap();
@@ -121,6 +130,20 @@ async fn promote(stand: &mut Stand, fault: Fault, urls: &Urls) -> Fork {
     urls.primary.store(HEIR, Ordering::Relaxed);
     settle(&stand.lagoon).await;
     Fork { timeline: 1, kept, promoted, settled: Instant::now() }
+}
+
+/// Somebody who knows no better writes to the old primary, and the replica that follows it comes to positions which the new
+/// history has, too.
+fn lead_astray(stand: &Stand) {
+    let [primary, heir, astray] = stand.playground.nodes() else {
+        unreachable!("a primary and two replicas")
+    };
+    let number = |node: &Node, sql: &str| parsed(node.sql(sql).unwrap().trim()).expect("a position");
+    eventually("a replica is led astray", || {
+        primary.sql("INSERT INTO notes (word) VALUES ('astray')").unwrap();
+        primary.sql("SELECT pg_switch_wal()").unwrap();
+        number(astray, REPLAYED) > number(heir, INSERTED)
+    });
 }
 
 /// Waits until pglagoon writes to the new primary.
