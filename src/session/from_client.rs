@@ -686,11 +686,12 @@ impl Session {
         if self.transaction.status() != TransactionStatus::Failed {
             self.stand_in(then.as_ref(), edits);
         }
-        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped, or what stands
-        // before it has to run again.
+        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped (a FunctionCall in
+        // between ends that no more than it does), or what stands before it has to run again.
         held.state.statements.set_unnamed(None);
         let before = self.statements.as_mut().and_then(|statements| statements.remove(b""));
-        if before.is_some() && (self.batch == Batch::Open || self.runs_behind_kept()) {
+        let may_be_skipped = || self.batch == Batch::Open || self.replies.has_function_call();
+        if before.is_some() && (may_be_skipped() || self.runs_behind_kept()) {
             let then = Then::Unnamed(Renamed { name: Box::default(), before });
             self.replies.push(Request::Close, Action::Fabricate, Some(then));
         }

@@ -294,6 +294,11 @@ impl ReplyQueue {
         self.counts.0[3] > 0
     }
 
+    /// Whether a FunctionCall is unanswered.
+    pub fn has_function_call(&self) -> bool {
+        self.entries.iter().any(|reply| reply.request == Request::FunctionCall)
+    }
+
     /// Whether an unanswered Parse of the unnamed statement has a kept one in its stead.
     pub fn has_kept(&self) -> bool {
         self.counts.0[4] > 0
