@@ -2,6 +2,7 @@
 
 use super::Prepared;
 use crate::sql::Statement;
+use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ pub struct Named {
 /// What one client has prepared.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
-    named: HashMap<Box<[u8]>, Named>,
+    /// Most drivers' names are short: they lie in the table.
+    named: HashMap<SmallVec<[u8; 16]>, Named>,
     unnamed: Option<Named>,
 }
 

@@ -1,6 +1,7 @@
 //! What a session wants done to a stream: data for the relay to carry out.
 
 use super::replay::Spares;
+use super::replies::Room;
 use crate::sql::Reason;
 use std::ops::Range;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub struct Edits {
     pub events: Events,
     /// Memory for requests that are kept.
     pub(super) spares: Spares,
+    /// Memory for what is outstanding.
+    pub(super) room: Room,
     /// Up to where there is something to go on.
     audible: Option<Box<Mark>>,
 }

@@ -686,11 +686,12 @@ impl Session {
         if self.transaction.status() != TransactionStatus::Failed {
             self.stand_in(then.as_ref(), edits);
         }
-        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped, or what stands
-        // before it has to run again.
+        // A simple Query destroys the unnamed statement, unless an error before it in the batch has it skipped (a FunctionCall in
+        // between ends that no more than it does), or what stands before it has to run again.
         held.state.statements.set_unnamed(None);
         let before = self.statements.as_mut().and_then(|statements| statements.remove(b""));
-        if before.is_some() && (self.batch == Batch::Open || self.runs_behind_kept()) {
+        let may_be_skipped = || self.batch == Batch::Open || self.replies.has_function_call();
+        if before.is_some() && (may_be_skipped() || self.runs_behind_kept()) {
             let then = Then::Unnamed(Renamed { name: Box::default(), before });
             self.replies.push(Request::Close, Action::Fabricate, Some(then));
         }
@@ -731,9 +732,10 @@ impl Session {
             return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
         };
         let named = self.parsed(&parse, world);
-        if self.mode == PoolMode::Session {
+        if self.mode == PoolMode::Session && !parse.name.is_empty() {
             edits.events.client_parses += 1;
-            // The connection is the client's own: names stay as they are, and the server says whether they are good.
+            // The connection is the client's own: names stay as they are, and the server says whether they are good. The unnamed
+            // statement does not outlive what the server is asked on our own account.
             self.replies.push(Request::Parse, Action::Forward, None);
             edits.forward(span.have());
             self.statements.get_or_insert_default().insert(parse.name, named);
@@ -865,11 +867,11 @@ impl Session {
                 self.open_portal(bind.portal, named);
                 if is_named && !is_own {
                     self.ensure(&named.prepared, held, edits);
-                } else if !is_own && !is_kept {
+                } else if !is_named && !is_kept {
                     self.ensure_unnamed(&named.prepared, held, edits);
                 }
             }
-            None if !is_own && bind.statement.is_empty() => self.close_foreign_unnamed(held, edits),
+            None if !is_named => self.close_foreign_unnamed(held, edits),
             // The server may know it, by an SQL-level PREPARE.
             None => self.replies.risk(Stake::WORK),
         }
@@ -908,7 +910,7 @@ impl Session {
         let request = if is_close { Request::Close } else { Request::Describe };
         let name = match Target::new(span.body(bytes)) {
             None => return Flow::Stop(fatal(Report::protocol("invalid Describe or Close message"))),
-            Some(Target::Statement(name)) if self.mode != PoolMode::Session => name,
+            Some(Target::Statement(name)) if self.mode != PoolMode::Session || name.is_empty() => name,
             Some(Target::Statement(name)) => {
                 if let Some(statements) = self.statements.as_mut().filter(|_| is_close) {
                     statements.remove(name);

@@ -496,6 +496,7 @@ impl Session {
         edits: &mut Edits,
     ) -> Want {
         edits.clear();
+        self.replies.take_room(&mut edits.room);
         if let Some(held) = &mut held {
             self.ask(held, edits);
         }
@@ -505,6 +506,7 @@ impl Session {
         }
         let want = self.requests(input, held, world, edits);
         self.save(input);
+        self.replies.give_room(&mut edits.room);
         want
     }
 
@@ -583,6 +585,7 @@ impl Session {
         if self.is_muted() {
             edits.silence();
         }
+        self.replies.give_room(&mut edits.room);
         want
     }
 

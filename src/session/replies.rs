@@ -188,6 +188,15 @@ pub(super) struct ReplyQueue {
     open: Stake,
 }
 
+/// Memory of queues in which nothing is, for the next client that asks for something: one that is idle has none.
+#[derive(Debug, Default)]
+pub(super) struct Room(Vec<VecDeque<Reply>>);
+
+impl Room {
+    /// How many are kept, and how many entries one may have room for.
+    const MOST: usize = 64;
+}
+
 /// How many entries have consequences of a kind.
 #[derive(Debug, Default)]
 struct Counts([u32; 5]);
@@ -206,6 +215,28 @@ impl Counts {
 }
 
 impl ReplyQueue {
+    /// Takes memory, if it has none.
+    #[inline]
+    pub fn take_room(&mut self, room: &mut Room) {
+        if self.entries.capacity() == 0
+            && let Some(entries) = room.0.pop()
+        {
+            self.entries = entries;
+        }
+    }
+
+    /// Gives its memory back, if nothing is in it.
+    #[inline]
+    pub fn give_room(&mut self, room: &mut Room) {
+        if !self.entries.is_empty() || self.entries.capacity() == 0 {
+            return;
+        }
+        let entries = std::mem::take(&mut self.entries);
+        if entries.capacity() <= Room::MOST && room.0.len() < Room::MOST {
+            room.0.push(entries);
+        }
+    }
+
     #[inline]
     pub fn push(&mut self, request: Request, action: Action, then: Option<Then>) {
         self.append(request, action, then.map(Box::new));
@@ -261,6 +292,11 @@ impl ReplyQueue {
     /// Whether an entry is a Parse of the unnamed statement.
     pub fn has_unnamed(&self) -> bool {
         self.counts.0[3] > 0
+    }
+
+    /// Whether a FunctionCall is unanswered.
+    pub fn has_function_call(&self) -> bool {
+        self.entries.iter().any(|reply| reply.request == Request::FunctionCall)
     }
 
     /// Whether an unanswered Parse of the unnamed statement has a kept one in its stead.
@@ -417,10 +453,6 @@ impl ReplyQueue {
         let reply = self.entries.pop_front()?;
         if let Some(then) = &reply.then {
             self.counts.remove(then);
-        }
-        // An idle client keeps room for a few entries only.
-        if self.entries.is_empty() && self.entries.capacity() > 8 {
-            self.entries = VecDeque::new();
         }
         Some(reply)
     }

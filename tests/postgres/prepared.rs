@@ -52,6 +52,25 @@ fn a_statement_prepared_on_a_replica_runs_in_a_transaction_on_the_primary() {
 }
 
 #[test]
+fn in_session_mode_the_unnamed_statement_outlives_what_the_server_is_asked_on_our_own_account() {
+    let stand = Stand::new(|setup| trusting(setup).set("pool", "mode", quote("session")));
+    let mut client = Raw::login(stand.lagoon.port);
+    client.exchange(&[parse("sets", "SELECT set_config('work_mem', '2MB', false)"), sync()]);
+    // What the function sets is asked for behind it, by a Query, which would destroy it.
+    let mixed = [parse("", "SELECT 7"), bind("", "sets", &[]), execute("", 0), sync()];
+    assert_eq!(tags(&client.exchange(&mixed)), "1 2 D C Z");
+    let run = [describe_statement(""), bind("", "", &[]), execute("", 0), sync()];
+    let answer = client.exchange(&run);
+    assert_eq!((tags(&answer).as_str(), first_column(&answer)), ("t T 2 D C Z", vec!["7".to_owned()]));
+    client.query("SELECT 1");
+    assert_eq!(
+        tags(&client.exchange(&[bind("", "", &[]), sync()])),
+        "E Z",
+        "a Query of the client's own destroys it"
+    );
+}
+
+#[test]
 fn the_unnamed_statement_lives_until_the_next_parse_or_query() {
     let stand = stand();
     let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));

@@ -182,6 +182,35 @@ fn query_inside_a_batch_destroys_the_unnamed_statement() {
 }
 
 #[test]
+fn unnamed_statement_was_lost_to_a_query_that_was_skipped_behind_a_function_call() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Parse : select 1 | DescribeS b | FunctionCall | Query select 2 | Sync
+          p1> Parse : select 1 | DescribeS b | FunctionCall | Query select 2 | Sync
+          a< ParseComplete | Error 26000 prepared statement \"b\" does not exist | ReadyForQuery I
+        a> Bind : | Execute | Sync
+          p1> Parse : select 1 | Bind : | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn unnamed_statement_was_lost_to_a_question_in_session_mode() {
+    SESSION.plays(
+        "
+        a> Parse s: select set_config('work_mem', '1MB', false) | Parse : select 1 | Bind :s | Execute | Sync
+          p1> Parse s: select set_config('work_mem', '1MB', false) | Parse : select 1 | Bind :s | Execute | Sync
+          a< ParseComplete | ParseComplete | BindComplete | DataRow 1MB | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> Query SELECT pg_catalog.current_setting('work_mem', true)
+        a> Bind : | Execute | Sync
+          p1> Parse : select 1 | Bind : | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
 fn query_skipped_behind_an_error_was_waited_for() {
     PRIMARY_ONLY.plays(
         r#"

@@ -84,7 +84,9 @@ impl<'a> Course<'a> {
         let began = Instant::now();
         let mut all: Vec<Outcome> = Vec::new();
         let reads = |all: &[Outcome]| all.iter().map(|outcome| outcome.findings.reads).sum::<usize>();
-        while all.len() < self.faults.len() || reads(&all) < self.goal {
+        // A busy machine does less in the same time.
+        let is_enough = |all: &[Outcome]| all.iter().all(|outcome| outcome.findings.reads > ENOUGH);
+        while all.len() < self.faults.len() || !is_enough(&all) || reads(&all) < self.goal {
             for (place, fault) in self.faults.iter().enumerate() {
                 let outcome = round(*fault, self.load()).await;
                 match all.get_mut(place) {
