@@ -13,6 +13,10 @@
 //! does not take comes back to its task a turn later, a letter knows its socket by number, and two blocks of `unsafe`. Without
 //! io_uring (old kernels, many containers) everything is sent at once, as before; half the tests run so.
 //!
+//! **2026-11-22, no fat LTO.** One unit of code and LTO over all crates took the release build from two minutes to ten on a busy
+//! machine, and gave nothing that could be seen: 4.9 microseconds in user space per simple query beside 4.1 with thin LTO, 9.35
+//! beside 9.25 extended, in five paired rounds.
+//!
 //! **2026-11-22, an idle client keeps nothing of its login.** A box whose content is moved out of it lives as long as its
 //! variable: 470 bytes for each client, as long as it stayed; a future that is captured and then awaited is kept twice: 380 more.
 //! 2.8 KiB for each idle client became 2.0.
