@@ -165,7 +165,12 @@ impl Session {
         // After a RESET the server's settings are not the client's, and are put right when nothing is outstanding.
         let is_out_of_step =
             self.batch == Batch::Idle && !self.replies.is_empty() && self.settings != held.state.settings;
-        if is_out_of_step || self.must_wait(span.tag()) || !self.has_room(edits) {
+        // What is not really there shall not keep a write on a replica: the server has been asked.
+        let may_be_set_free = held.role == Role::Replica
+            && self.batch == Batch::Idle
+            && !self.pins.is_empty()
+            && !self.replies.is_empty();
+        if is_out_of_step || may_be_set_free || self.must_wait(span.tag()) || !self.has_room(edits) {
             return Flow::Stop(Want::Input);
         }
         if self.promotable.is_some()

@@ -211,6 +211,23 @@ fn unnamed_statement_was_lost_to_a_question_in_session_mode() {
 }
 
 #[test]
+fn write_was_kept_on_a_replica_by_a_listen_that_had_been_skipped_there() {
+    TRANSACTION.plays(
+        "
+        a> Parse b: listen news | Bind :b | Execute | Sync
+          a wants news, which is heard
+          a< ParseComplete | BindComplete | CommandComplete LISTEN | ReadyForQuery I
+        a> Parse b: select 1 | Bind :b | Execute | Sync | Query insert into t values (0)
+          r1> Parse b: | Parse b: select 1 | Parse @1: listen news | Bind :@1 | Execute | Sync | CloseS b | Sync
+          a< Error 42P05 prepared statement \"b\" already exists | ReadyForQuery I
+          r1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+          p1> Query insert into t values (0)
+          a< CommandComplete INSERT 0 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
 fn query_skipped_behind_an_error_was_waited_for() {
     PRIMARY_ONLY.plays(
         r#"
