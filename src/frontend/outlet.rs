@@ -1,8 +1,8 @@
 //! What goes out of a relay on one side, and what comes in.
 
 use super::Seat;
-use crate::net::outbox::{Owner, Side, Turn};
-use crate::net::{Buffer, Shelf, Stream};
+use crate::net::outbox::{Owner, Turn};
+use crate::net::{Buffer, Shelf, Side, Stream};
 use crate::session::Edits;
 use std::io;
 use std::task::{Context, Poll, ready};

@@ -13,7 +13,7 @@
 //!
 //! Source: `io_uring(7)`, `io_uring_enter(2)`, `io_uring_prep_send(3)`; Linux 5.6.
 
-use super::Stream;
+use super::{Side, Stream};
 use io_uring::{IoUring, Probe, opcode, types::Fd};
 use rustix::net::{SendFlags, send};
 use std::io::{self, ErrorKind};
@@ -42,15 +42,6 @@ pub struct Owner {
 /// side's in any other: so that nobody has to look for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Turn(u32);
-
-/// A side of a client's task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The client itself.
-    Client,
-    /// The server connection that it holds.
-    Server,
-}
 
 /// The messages of one worker's turn. Its lock is only ever taken by tasks of one thread, one at a time.
 pub struct Outbox {
