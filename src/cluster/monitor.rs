@@ -9,7 +9,6 @@ use super::{Cluster, Login, Node};
 use crate::backend::connect::ScramCache;
 use crate::backend::{self, Abode, Backend, CommandError, ConnectError, Target, command};
 use crate::config::Monitor;
-use crate::net::Endpoint;
 use crate::routing::Lsn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -222,10 +221,7 @@ pub(super) fn target(cluster: &Cluster, node: &Node, login: Login) -> Target {
 }
 
 fn address(connection: &Backend) -> Option<SocketAddr> {
-    match connection.stream.peer() {
-        Endpoint::Tcp(address) => Some(address),
-        Endpoint::Unix | Endpoint::Gone => None,
-    }
+    connection.stream.peer().tcp()
 }
 
 /// What a probe has found.

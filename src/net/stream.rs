@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -43,15 +43,38 @@ pub enum Side {
     Server,
 }
 
-/// One end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One end of a connection. Small: each client has two.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// Of a TCP connection; an IPv4 address is not written as an IPv6 one.
-    Tcp(SocketAddr),
+    /// Of a TCP connection over IPv4, however the system writes its address.
+    V4(SocketAddrV4),
+    /// Of any other TCP connection.
+    V6(Box<SocketAddrV6>),
     /// Of a Unix-domain socket.
     Unix,
     /// The connection ended before anybody asked.
     Gone,
+}
+
+impl Endpoint {
+    /// The address of TCP.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Endpoint::V4(address) => Some(SocketAddr::V4(*address)),
+            Endpoint::V6(address) => Some(SocketAddr::V6(**address)),
+            Endpoint::Unix | Endpoint::Gone => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        let (address, port) = (address.ip().to_canonical(), address.port());
+        match SocketAddr::new(address, port) {
+            SocketAddr::V4(address) => Endpoint::V4(address),
+            SocketAddr::V6(address) => Endpoint::V6(Box::new(address)),
+        }
+    }
 }
 
 /// What [`Stream::glance`] saw.
@@ -421,7 +444,7 @@ impl Socket {
     fn endpoint(&self, end: impl Fn(&TcpStream) -> io::Result<SocketAddr>) -> Endpoint {
         match self {
             Socket::Tcp(socket) => match end(socket) {
-                Ok(address) => Endpoint::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port())),
+                Ok(address) => address.into(),
                 Err(_) => Endpoint::Gone,
             },
             Socket::Unix(_) => Endpoint::Unix,
@@ -583,7 +606,7 @@ mod tests {
             assert_eq!(options.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
             assert_eq!(options.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
         }
-        let (Endpoint::Tcp(peer), Endpoint::Tcp(local)) = (stream.peer(), stream.local()) else { panic!() };
+        let (Some(peer), Some(local)) = (stream.peer().tcp(), stream.local().tcp()) else { panic!() };
         assert!(peer.ip().is_loopback() && peer.port() != local.port());
     }
 

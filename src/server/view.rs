@@ -98,8 +98,8 @@ impl Observed for View {
                             id: card.id,
                             user: pools.server_user(),
                             database: pools.database.name.to_string(),
-                            peer: endpoint(card.peer),
-                            local: endpoint(card.local),
+                            peer: endpoint(&card.peer),
+                            local: endpoint(&card.local),
                             connected: card.connected,
                             requested: link
                                 .and_then(|(_, requested, _)| *requested)
@@ -247,8 +247,8 @@ fn client_row(card: &ClientCard, now: Instant) -> ClientRow {
             id: card.id,
             user: card.user.to_string(),
             database: card.database.to_string(),
-            peer: endpoint(card.peer),
-            local: endpoint(card.local),
+            peer: endpoint(&card.peer),
+            local: endpoint(&card.local),
             connected: card.connected,
             requested: activity.requested.map(|at| wall_clock(at, now)),
             link,
@@ -378,11 +378,11 @@ fn row(key: &str, value: String, default: &str, changeable: bool) -> ConfigRow {
     ConfigRow { key: key.into(), value, default: default.into(), changeable }
 }
 
-fn endpoint(end: net::Endpoint) -> Endpoint {
-    match end {
-        net::Endpoint::Tcp(address) => address.into(),
-        net::Endpoint::Unix => Endpoint::unix(),
-        net::Endpoint::Gone => Endpoint { address: "gone".into(), port: 0 },
+fn endpoint(end: &net::Endpoint) -> Endpoint {
+    match (end.tcp(), end) {
+        (Some(address), _) => address.into(),
+        (None, net::Endpoint::Unix) => Endpoint::unix(),
+        (None, _) => Endpoint { address: "gone".into(), port: 0 },
     }
 }
 
