@@ -40,7 +40,7 @@ use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
-use failover::{Evidence, Observation, Standing, Verdict};
+use failover::{Evidence, Observation, Rivalry, Standing, Verdict};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -135,8 +135,18 @@ pub struct NodeState {
     observation: Observation,
     /// What its Patroni says of it.
     verdict: Verdict,
-    /// When that was asked for.
+    /// When that was asked for, and when it was answered.
     asked: Instant,
+    found: Instant,
+    /// The timeline on which it was primary beside the one that is or was.
+    rival: Option<u32>,
+}
+
+impl NodeState {
+    /// Whether it says that it is primary, and is taken for none.
+    pub fn is_fenced(&self) -> bool {
+        self.standing == Standing::Down && matches!(self.observation, Observation::Primary { .. })
+    }
 }
 
 /// A login with which servers can be probed.
@@ -302,13 +312,14 @@ impl Cluster {
         {
             self.sampled(asked, insert, timeline, now);
         }
-        self.note(node, finding, verdict, asked);
+        self.note(node, finding, verdict, (asked, now));
         self.judge(self.lineage.load_full().as_deref(), now);
     }
 
     /// Judges every server by what is known of it and by what has been.
     fn judge(&self, past: Option<&Lineage>, now: Instant) {
-        let servers: Vec<_> = self.nodes.iter().map(|node| self.evidence(node)).collect();
+        let mut servers: Vec<_> = self.nodes.iter().map(|node| self.evidence(node)).collect();
+        self.note_rivals(&mut servers, past);
         let standings = failover::standings(&servers, past, self.rules.load().routing.max_lag);
         let mut any = false;
         let (primary, others): (Vec<_>, Vec<_>) =
@@ -331,7 +342,13 @@ impl Cluster {
         }
     }
 
-    fn note(&self, node: &Node, finding: Option<Finding>, verdict: Option<Verdict>, asked: Instant) {
+    fn note(
+        &self,
+        node: &Node,
+        finding: Option<Finding>,
+        verdict: Option<Verdict>,
+        (asked, found): (Instant, Instant),
+    ) {
         let mut state = lock(&node.state);
         if let Some(verdict) = verdict {
             let is = finding.as_ref().map_or(&state.observation, |finding| &finding.observation);
@@ -344,15 +361,41 @@ impl Cluster {
             state.system = system.or(state.system);
             state.position = position;
             state.asked = asked;
+            state.found = found;
+        }
+    }
+
+    /// Notes who is a rival of the primary so far. Whether somebody is may take an answer of the primary's: it is asked at once,
+    /// or its death could come first.
+    fn note_rivals(&self, servers: &mut [Evidence], past: Option<&Lineage>) {
+        for place in 0..servers.len() {
+            let rival = match failover::rivalry(place, servers, past) {
+                Rivalry::On(timeline) => Some(timeline),
+                Rivalry::None => None,
+                Rivalry::Possible => {
+                    past.and_then(|past| self.nodes.get(past.node)).iter().for_each(|ours| ours.poke());
+                    None
+                }
+            };
+            if servers[place].rival != rival {
+                if let Some(timeline) = rival {
+                    tracing::warn!(
+                        section = %self.section, server = %self.nodes[place].address, timeline,
+                        "the server writes on the primary's timeline, a history of its own: it is fenced from now on"
+                    );
+                }
+                servers[place].rival = rival;
+                lock(&self.nodes[place].state).rival = rival;
+            }
         }
     }
 
     /// Another primary, or another timeline, is another history: positions of the old one say nothing of it.
     fn crown(&self, node: usize, timeline: u32) {
         let present = self.lineage.load_full();
-        let (fork, system) = {
-            let state = lock(&self.nodes[node].state);
-            (state.fork, state.system)
+        let (fork, system, was_rival) = {
+            let mut state = lock(&self.nodes[node].state);
+            (state.fork, state.system, state.rival.take().is_some())
         };
         let is_new = |present: &Lineage| {
             (present.node, present.timeline) != (node, timeline) || !present.may_be_kin(system)
@@ -362,10 +405,11 @@ impl Cluster {
         }
         let mut clock = lock(&self.clock);
         let next = match present.as_deref() {
-            Some(present) if present.timeline != timeline || !present.may_be_kin(system) => {
+            Some(present) if present.timeline != timeline || was_rival || !present.may_be_kin(system) => {
                 // Whoever sees the one before without its end dates what it sees before `known`.
                 self.lineage.store(Some(Arc::new(present.ending(Instant::now()))));
-                match present.may_be_kin(system) {
+                // Positions of a rival's timeline cannot be compared with those of ours, though it has the same number.
+                match present.may_be_kin(system) && !was_rival {
                     true => present.succeeded((node, timeline), fork, &clock, Instant::now()),
                     false => present.replaced((node, timeline), system, Instant::now()),
                 }
@@ -440,7 +484,15 @@ impl Cluster {
             }
             observation => observation.clone(),
         };
-        Evidence { observation, system: state.system, verdict: state.verdict.clone() }
+        Evidence {
+            observation,
+            system: state.system,
+            verdict: state.verdict.clone(),
+            fork: state.fork,
+            asked: state.asked,
+            found: state.found,
+            rival: state.rival,
+        }
     }
 
     /// Takes a server out of service: nothing is leased from it, who waits for it goes elsewhere, and its connections close
@@ -503,6 +555,17 @@ impl Cluster {
     /// What has been primary so far, for a process that takes over: which database cluster, and on which timeline.
     pub fn past(&self) -> Option<(Option<u64>, u32)> {
         self.lineage.load().as_deref().map(|lineage| (lineage.system, lineage.timeline))
+    }
+
+    /// Servers that were primary beside the one that is or was, and on which timeline, for a process that takes over.
+    pub fn rivals(&self) -> Vec<(&ServerAddress, u32)> {
+        let rival = |node: &Arc<Node>| lock(&node.state).rival;
+        self.nodes.iter().filter_map(|node| Some((&node.address, rival(node)?))).collect()
+    }
+
+    /// What [`rivals`](Self::rivals) said in the process before.
+    pub fn recall_rival(&self, index: usize, timeline: u32) {
+        lock(&self.nodes[index].state).rival = Some(timeline);
     }
 
     /// What had been primary before this process began.
@@ -588,6 +651,8 @@ impl Node {
             observation: Observation::None,
             verdict: Verdict::None,
             asked: now,
+            found: now,
+            rival: None,
         };
         Node {
             address,
