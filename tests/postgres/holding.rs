@@ -613,11 +613,12 @@ async fn of_two_that_were_promoted_to_the_same_timeline_the_second_is_no_heir_of
     assert_eq!(told(&client.query("SELECT note('before')")), (vec![], 'I'));
     stand.playground.wait_caught_up().unwrap();
     stand.playground.node_mut(0).stop(Stop::Immediate).unwrap();
-    let promote = |place: usize| stand.playground.nodes()[place].promote().unwrap();
     std::thread::scope(|scope| {
-        [1, 2].map(|place| scope.spawn(move || promote(place))).map(|thread| thread.join())
-    })
-    .map(Result::unwrap);
+        for place in [1, 2] {
+            let node = &stand.playground.nodes()[place];
+            scope.spawn(|| node.promote().unwrap());
+        }
+    });
     let shown = async |stand: &Stand, place: usize| {
         let address = stand.playground.nodes()[place].address();
         let nodes = table(&stand.lagoon.console().await, "SHOW NODES").await;

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{Setup, Stand, eventually, eventually_async, quote, table};
-use crate::raw::{Message, Raw, bind, execute, first_column, parse, query, sync};
+use crate::raw::{Message, Raw, V3_0, bind, execute, first_column, parse, query, sync};
+use pglagoon::cli::playground::{DATABASE, SUPERUSER};
 
 fn hasty(setup: Setup) -> Setup {
     setup
@@ -122,4 +123,38 @@ fn a_short_sleep_of_the_primary_is_a_pause() {
     drop(frozen);
     assert_eq!(codes(&client.until_ready()), [""; 0]);
     assert_eq!(first_column(&client.query("SELECT word FROM notes")), ["kept"]);
+}
+
+#[test]
+fn a_replication_connection_to_a_primary_that_hangs_ends_when_that_is_given_up() {
+    let stand = Stand::new(|setup| hasty(setup).set("monitor", "dead_after", quote("2s")));
+    let login = || {
+        let parameters = [("user", SUPERUSER), ("database", DATABASE), ("replication", "database")];
+        Raw::login_with(stand.lagoon.port, V3_0, &parameters)
+    };
+    let mut streaming = login();
+    let position = first_column(&streaming.query("SELECT pg_current_wal_lsn()")).remove(0);
+    streaming.send(&query(&format!("START_REPLICATION PHYSICAL {position}")));
+    assert_eq!(streaming.until('W').last().unwrap().tag, 'W');
+    let (mut waiting, mut idle) = (login(), login());
+    waiting.send(&query("SELECT pg_sleep(60)"));
+    // A slow answer is none that is lost: it is there after the time that a dead server is given.
+    let mut slow = login();
+    let began = Instant::now();
+    assert_eq!(codes(&slow.query("SELECT pg_sleep(3)")), [""; 0]);
+    assert!(began.elapsed() >= Duration::from_secs(3));
+    let frozen = Frozen::new(&stand, 0);
+    let began = Instant::now();
+    for client in [&mut streaming, &mut waiting, &mut idle, &mut slow] {
+        let told = client.until_end().pop().expect("it is told why");
+        assert_eq!(told.code(), "57P01");
+        assert!(told.field('M').contains("not answered for too long"), "{}", told.field('M'));
+    }
+    assert!((1500..10_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    eventually("there is room for others", || {
+        let metrics = stand.lagoon.http("/metrics").unwrap().body;
+        metrics.contains("pglagoon_replication_connections{database=\"app\",user=\"postgres\"} 0\n")
+    });
+    drop(frozen);
+    assert_eq!(login().query("IDENTIFY_SYSTEM").len(), 4);
 }
