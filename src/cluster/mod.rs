@@ -687,6 +687,21 @@ impl Node {
         Pace::of(self.pace.load(Ordering::Relaxed)).expected(self.millis(now) as u32)
     }
 
+    /// Whether it has answered anything since then, to a client that reads from it as a replica or to those who ask for
+    /// positions.
+    fn has_answered_since(&self, since: Instant) -> bool {
+        // Milliseconds are counted modulo 2^32.
+        let is_later = |at: u32| at.wrapping_sub(self.millis(since) as u32) <= u32::MAX / 2;
+        let last = Pace::of(self.pace.load(Ordering::Relaxed)).last();
+        last.is_some_and(is_later) || self.oracle.latest().is_some_and(|reading| reading.asked >= since)
+    }
+
+    /// Whether it can be used, and has answered a probe that was made since then.
+    fn has_answered_probe_since(&self, since: Instant) -> bool {
+        let is_used = matches!(self.standing(), Standing::Primary | Standing::Replica);
+        is_used && lock(&self.state).asked >= since
+    }
+
     /// It is used again, after it was not.
     fn comes_back(&self, now: Instant) {
         self.returned.store(self.millis(now).max(1), Ordering::Relaxed);

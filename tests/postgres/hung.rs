@@ -1,5 +1,6 @@
 //! Servers that hang: they accept connections, and answer nothing.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Setup, Stand, eventually, eventually_async, quote, table};
@@ -64,6 +65,59 @@ fn reads_on_a_replica_that_hangs_run_again_elsewhere_long_before_it_is_given_up(
         .lines()
         .find(|line| line.starts_with("pglagoon_rescued_queries_total") && line.contains("lost"));
     assert!(lost.is_some_and(|line| !line.ends_with(" 0")), "{lost:?}");
+}
+
+/// With the monitor as it is by default, where two probes alone take four seconds.
+#[test]
+fn a_replica_that_says_nothing_to_anybody_is_given_up_before_its_second_probe() {
+    let stand = Stand::new(|setup| {
+        hasty(setup).unset("monitor", "interval").unset("monitor", "timeout").set(
+            "routing",
+            "consistency",
+            quote("eventual"),
+        )
+    });
+    let mut clients: Vec<Raw> = (0..8).map(|_| Raw::login(stand.lagoon.port)).collect();
+    clients.iter_mut().for_each(|client| client.send(&query("SELECT 'seen', pg_sleep(1)")));
+    eventually("the replicas read", || {
+        (1..3).all(|place| stand.backends(place, "wait_event = 'PgSleep'") > 0)
+    });
+    let began = Instant::now();
+    let _frozen = Frozen::new(&stand, 1);
+    for client in &mut clients {
+        let answer = client.until_ready();
+        assert_eq!((codes(&answer), first_column(&answer)), (vec![], vec!["seen".to_owned()]), "{answer:?}");
+    }
+    // What runs again sleeps again.
+    let pause = began.elapsed().saturating_sub(Duration::from_secs(1));
+    assert!(pause < Duration::from_millis(3500), "{pause:?}");
+    assert!(stand.lagoon.log().contains("has said nothing for a second"), "{}", stand.lagoon.log());
+}
+
+/// What it is to be slow: the probe is not answered, clients are.
+#[test]
+fn a_replica_that_answers_its_clients_is_not_given_up_for_a_probe() {
+    let stand = Stand::new(|setup| {
+        hasty(setup).unset("monitor", "timeout").set("routing", "consistency", quote("eventual"))
+    });
+    let probers = || {
+        let probing = "application_name = 'pglagoon monitor' AND query LIKE '%pg_control_system%'";
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE {probing} AND pid <> pg_backend_pid()");
+        stand.playground.nodes()[1].sql(&sql).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut client = Raw::login(stand.lagoon.port);
+    eventually("it is probed", || probers().len() == 1);
+    let first = probers().remove(0);
+    let signal = |name: &str| Command::new("kill").args([name, &first]).status().unwrap();
+    assert!(signal("-STOP").success());
+    eventually("it is probed over another connection", || {
+        for _ in 0..20 {
+            assert_eq!(codes(&client.query("SELECT 1 /* alive */")), [""; 0]);
+        }
+        probers().len() == 2
+    });
+    signal("-CONT");
+    assert!(!stand.lagoon.log().contains("to=Down"), "{}", stand.lagoon.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
