@@ -24,7 +24,10 @@ const FAILURES: u32 = 2;
 /// How long a replica may say nothing at all, to nobody, while others answer: see [`answer`].
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether a server that does not answer has said anything. The others are asked each time, too.
+/// After how much of that the others are asked, too. Not before: when all are slow, more questions make them no quicker.
+const SUSPICION: Duration = Duration::from_millis(750);
+
+/// How often it is looked whether a server that does not answer has said anything.
 const LISTEN: Duration = Duration::from_millis(250);
 
 /// The longest pause between probes while every login is refused, in intervals.
@@ -240,14 +243,13 @@ async fn answer<T>(
         if node.has_answered_since(listened) {
             silent_since = now;
         }
-        let is_mute = now.saturating_duration_since(silent_since) >= SILENCE;
-        if is_mute
-            && node.standing() == Standing::Replica
-            && others().any(|(_, other)| other.has_answered_probe_since(listened))
-        {
-            return None;
+        let silence = now.saturating_duration_since(silent_since);
+        if node.standing() == Standing::Replica && silence >= SUSPICION {
+            if silence >= SILENCE && others().any(|(_, other)| other.has_answered_probe_since(listened)) {
+                return None;
+            }
+            others().for_each(|(_, other)| other.poke());
         }
-        others().for_each(|(_, other)| other.poke());
         listened = now;
     }
 }
