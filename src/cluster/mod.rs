@@ -284,6 +284,15 @@ impl Cluster {
         self.changes.subscribe()
     }
 
+    /// Waits until a server is down without having said so itself.
+    async fn falls_silent(&self, node: &Node) {
+        let mut changes = self.watch();
+        while node.contact(Instant::now()) == Contact::Open {
+            // The sender is ours: it is there as long as we are.
+            let _ = changes.changed().await;
+        }
+    }
+
     fn enter(&self, database: &Arc<Database>) {
         lock(&self.databases).push(Arc::downgrade(database));
     }

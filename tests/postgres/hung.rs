@@ -94,6 +94,30 @@ fn a_replica_that_says_nothing_to_anybody_is_given_up_before_its_second_probe() 
     assert!(stand.lagoon.log().contains("has said nothing for a second"), "{}", stand.lagoon.log());
 }
 
+/// What a replica has shown, the primary shall show, and only the replica knows what it was: nobody waits for it to say so.
+#[test]
+fn who_has_read_from_a_replica_that_hangs_goes_to_the_primary_when_it_is_given_up() {
+    let stand = Stand::new(|setup| {
+        hasty(setup).set("monitor", "timeout", quote("10s")).set("routing", "max_wait", quote("100ms"))
+    });
+    let mut clients: Vec<Raw> = (0..4).map(|_| Raw::login(stand.lagoon.port)).collect();
+    eventually("one of them reads there", || {
+        for client in &mut clients {
+            client.query("SELECT i FROM numbers WHERE i = 1 /* reader */");
+        }
+        stand.ran_on("reader")[1] > 0
+    });
+    let _frozen = Frozen::new(&stand, 1);
+    let began = Instant::now();
+    for client in &mut clients {
+        client.send(&query("SELECT note('written')"));
+    }
+    for client in &mut clients {
+        assert_eq!(first_column(&client.until_ready()), ["written"]);
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
 /// What it is to be slow: the probe is not answered, clients are.
 #[test]
 fn a_replica_that_answers_its_clients_is_not_given_up_for_a_probe() {
