@@ -17,7 +17,9 @@
 //! those who read from it. A shorter time limit alone would give up replicas that have too much to do, and send their reads to
 //! the others, which would be next. Silence towards everybody, for a second, is no load: where 500 clients wait, somebody is
 //! answered. A quick answer of another server rules out that it is our own process or network that stands still. A primary keeps
-//! its two probes: nobody can take its place, so that knowing earlier would only make errors of pauses.
+//! its two probes: nobody can take its place, so that knowing earlier would only make errors of pauses. `pglagoon drill
+//! freeze-replica` (five phases of 5 s, debug build, two shared cores): the longest pause fell from 4 s and more to 1.3 to 1.9 s. At
+//! the barrier the frozen replica is not waited for any longer, either. Nothing was given up beside `pgbench -c 500`.
 //!
 //! **2026-11-22, a pipeline at a replica is no longer than what is kept of it.** A client may send reads without end before it
 //! looks at an answer. To keep them all for the case that the replica dies would let it grow our memory; to keep the first ones
