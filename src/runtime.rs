@@ -9,12 +9,15 @@ use crate::frontend::{Frontend, Worker};
 use crate::net::Outbox;
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, LocalOptions, Runtime};
 use tokio::sync::mpsc;
+use tokio::task::spawn_local;
 
 /// A worker's stack, in bytes: enough to ask sqlparser about a text of some two hundred tokens without making one for it. What
 /// has never been used of it takes no memory.
@@ -64,16 +67,23 @@ impl Workers {
         for index in 0..count {
             let (sender, arrivals) = mpsc::unbounded_channel();
             let load = Arc::new(AtomicUsize::new(0));
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            runtimes.push(runtime.handle().clone());
-            let worker = Worker::new(index, key, outbox(frontend.access.load().config.listen.io_uring));
-            let task = work(arrivals, frontend.clone(), worker, load.clone());
+            let (starting, started) = sync_channel(1);
+            let (frontend, counted) = (frontend.clone(), load.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
-            threads.push(thread.spawn(move || {
-                runtime.block_on(task);
-                // Tasks that are still there end where they stand.
-                runtime.shutdown_background();
+            // Such a runtime never leaves its thread: its tasks share what they share without locks.
+            let build = || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            threads.push(thread.spawn(move || match build() {
+                Err(error) => drop(starting.send(Err(error))),
+                Ok(runtime) => {
+                    let _ = starting.send(Ok(runtime.handle().clone()));
+                    let worker =
+                        Worker::new(index, key, outbox(frontend.access.load().config.listen.io_uring));
+                    runtime.block_on(work(arrivals, frontend, worker, counted));
+                    // Tasks that are still there end where they stand.
+                    runtime.shutdown_background();
+                }
             })?);
+            runtimes.push(started.recv().map_err(io::Error::other)??);
             inboxes.push(Inbox { sender, load });
         }
         Ok(Workers { inboxes: Inboxes(inboxes.into()), runtimes, threads })
@@ -132,12 +142,13 @@ fn outbox(is_wanted: bool) -> Outbox {
 async fn work(
     mut arrivals: mpsc::UnboundedReceiver<Accepted>,
     frontend: Arc<Frontend>,
-    worker: Arc<Worker>,
+    worker: Rc<Worker>,
     load: Arc<AtomicUsize>,
 ) {
-    tokio::spawn({
-        let worker = worker.clone();
-        async move { poll_fn(|cx| worker.outbox.poll_deliver(cx)).await }
+    spawn_local({
+        let (worker, frontend) = (worker.clone(), frontend.clone());
+        let wake = move |client| frontend.clients.wake(client);
+        async move { poll_fn(|cx| worker.outbox.poll_deliver(cx, &wake)).await }
     });
     // The time limit of a login would else be the earliest timer, of which tokio tells its own reactor by a write and a
     // wake-up.
@@ -149,7 +160,7 @@ async fn work(
     let serving = async {
         while let Some(accepted) = arrivals.recv().await {
             let leaving = Leaving(load.clone());
-            tokio::spawn(listener::serve(accepted, frontend.clone(), worker.clone(), leaving));
+            spawn_local(listener::serve(accepted, frontend.clone(), worker.clone(), leaving));
         }
     };
     tokio::select! {

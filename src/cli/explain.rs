@@ -6,7 +6,7 @@
 
 use crate::auth::ServerCredential;
 use crate::catalog::Builtin;
-use crate::cluster::{Database, Directory, failover::Standing};
+use crate::cluster::{Database, Directory, Notes, failover::Standing};
 use crate::config::{self, Config};
 use crate::net::Resolver;
 use crate::routing::explain::{self, Case, Fitness, Line, Server, Servers, Way};
@@ -125,7 +125,7 @@ fn live(config: &Config, name: &str, sql: &str) -> Result<Vec<Line>, String> {
         (0, _) => "could not be read: every name is unknown".to_owned(),
         _ => "read from the primary".to_owned(),
     };
-    let statement = database.notes(0).classifier.look_up(sql.as_bytes(), &***catalog);
+    let statement = Notes::new(&database).classifier.look_up(sql.as_bytes(), &***catalog);
     let mut lines = vec![("catalog".to_owned(), source)];
     lines.extend(answer(&statement, &database.rules(), &*user));
     process.shutdown_background();

@@ -16,7 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -51,8 +51,9 @@ pub struct Database {
     pub clients: AtomicUsize,
     /// Hears notifications for all of them.
     pub listener: Listener,
-    catalog: ArcSwap<Box<dyn Catalog + Send + Sync>>,
-    notes: Box<[Mutex<Notes>]>,
+    catalog: SharedCatalog,
+    /// What texts are hashed with.
+    key: [u8; 16],
     generation: AtomicU64,
     refresh: Notify,
     suspected: Mutex<Option<Instant>>,
@@ -80,16 +81,22 @@ pub struct Notes {
     pub rules: Noted<Arc<ArcSwap<config::Database>>, Arc<config::Database>>,
     /// Who is primary.
     pub lineage: Noted<Arc<ArcSwapOption<Lineage>>, Option<Arc<Lineage>>>,
+    /// What its catalog says of names.
+    pub catalog: Noted<SharedCatalog, Arc<Box<dyn Catalog + Send + Sync>>>,
     /// The statements that the worker has classified by its catalog.
     pub classifier: Cache,
 }
 
+type SharedCatalog = Arc<ArcSwap<Box<dyn Catalog + Send + Sync>>>;
+
 impl Notes {
-    fn new(cluster: &Cluster, key: [u8; 16]) -> Notes {
+    /// Of a worker that has not heard of the database before.
+    pub fn new(database: &Database) -> Notes {
         Notes {
-            rules: Noted::new(cluster.rules.clone()),
-            lineage: Noted::new(cluster.lineage.clone()),
-            classifier: Cache::new(CLASSIFIED, key),
+            rules: Noted::new(database.cluster.rules.clone()),
+            lineage: Noted::new(database.cluster.lineage.clone()),
+            catalog: Noted::new(database.catalog.clone()),
+            classifier: Cache::new(CLASSIFIED, database.key),
         }
     }
 }
@@ -145,8 +152,8 @@ impl Database {
             cluster: cluster.clone(),
             clients: AtomicUsize::new(0),
             listener: Listener::default(),
-            catalog: ArcSwap::from_pointee(Box::new(NoCatalog)),
-            notes: (0..workers).map(|_| Mutex::new(Notes::new(&cluster, key))).collect(),
+            catalog: Arc::new(ArcSwap::from_pointee(Box::new(NoCatalog))),
+            key,
             generation: AtomicU64::new(0),
             refresh: Notify::new(),
             suspected: Mutex::default(),
@@ -207,11 +214,6 @@ impl Database {
     /// Its name on the servers.
     pub fn server_name(&self) -> String {
         self.rules().server_database.clone().unwrap_or_else(|| self.name.to_string())
-    }
-
-    /// What one worker has noted of it. Only tasks of that worker ask for it, one at a time.
-    pub fn notes(&self, worker: usize) -> MutexGuard<'_, Notes> {
-        lock(&self.notes[worker])
     }
 
     /// What its catalog says of names.

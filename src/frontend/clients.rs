@@ -202,6 +202,13 @@ impl Clients {
         self.cards().get(&pid).cloned()
     }
 
+    /// Wakes the task of the client with this number, if it is still there.
+    pub fn wake(&self, id: u64) {
+        if let Some(card) = self.find(id as i32) {
+            card.wake();
+        }
+    }
+
     /// A number for the next client: positive, so that it can stand for a process id, and not in use.
     pub fn next_id(&self) -> u64 {
         loop {
@@ -440,7 +447,8 @@ impl ClientCard {
         }
     }
 
-    fn wake(&self) {
+    /// Wakes its task.
+    pub fn wake(&self) {
         let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(waker) = waker {
             waker.wake();

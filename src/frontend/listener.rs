@@ -8,6 +8,7 @@ use crate::net::Stream;
 use handshake::Arrived;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -106,9 +107,9 @@ impl AsFd for Listener {
 pub fn serve(
     accepted: Accepted,
     frontend: Arc<Frontend>,
-    worker: Arc<Worker>,
-    leaving: impl Send,
-) -> impl Future<Output = ()> + Send {
+    worker: Rc<Worker>,
+    leaving: impl Sized,
+) -> impl Future<Output = ()> {
     let admission = Admission::new(&frontend);
     // What a login takes is large, and gone when the client is in.
     let receiving = Box::pin(receive(accepted, frontend.clone(), worker.clone()));
@@ -125,7 +126,7 @@ pub fn serve(
     }
 }
 
-async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Arc<Worker>) -> Option<Arrived> {
+async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Rc<Worker>) -> Option<Arrived> {
     let stream = match accepted {
         Accepted::Tcp(socket) => Stream::accepted(socket).ok()?,
         Accepted::Unix(socket) => Stream::unix(socket),

@@ -15,14 +15,17 @@ pub mod replication;
 
 use crate::admin::Console;
 use crate::auth::KeyRing;
-use crate::cluster::Directory;
+use crate::cluster::{Database, Directory, Notes};
 use crate::config::Config;
 use crate::net::{Acceptor, Outbox, Shelf};
 use crate::prepared::Registry;
 use crate::session::Edits;
 use arc_swap::ArcSwap;
 use clients::Clients;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::cell::{RefCell, RefMut};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
 
 /// What every connection from a client needs. One per process.
 pub struct Frontend {
@@ -46,7 +49,7 @@ pub struct Access {
     pub acceptor: Option<Acceptor>,
 }
 
-/// What the connections of one worker share.
+/// What the connections of one worker share. It stays on the worker's thread: there is nothing to lock.
 pub struct Worker {
     /// Its number: where its sockets are at home.
     pub index: usize,
@@ -54,10 +57,18 @@ pub struct Worker {
     pub shelf: Shelf,
     /// What its tasks send in one turn.
     pub outbox: Outbox,
-    desk: Mutex<Desk>,
+    desk: RefCell<Desk>,
+    notebook: RefCell<HashMap<*const Database, Page>>,
 }
 
-/// What a session works with while it looks at bytes. Its lock is only ever taken by tasks of one thread, one at a time.
+/// What a worker has noted of one database.
+struct Page {
+    /// Keeps its address from becoming another's.
+    of: Weak<Database>,
+    notes: Rc<RefCell<Notes>>,
+}
+
+/// What a session works with while it looks at bytes.
 pub struct Desk {
     /// Prepared statements.
     pub registry: Registry,
@@ -73,27 +84,43 @@ const SPARE_BUFFERS: usize = 256;
 
 impl Worker {
     /// A worker; `key` is the process's secret for hashing texts.
-    pub fn new(index: usize, key: [u8; 16], outbox: Outbox) -> Arc<Self> {
+    pub fn new(index: usize, key: [u8; 16], outbox: Outbox) -> Rc<Self> {
         let desk = Desk { registry: Registry::new(PREPARED, key), edits: Edits::default() };
-        Arc::new(Worker { index, shelf: Shelf::new(SPARE_BUFFERS), outbox, desk: Mutex::new(desk) })
+        Rc::new(Worker {
+            index,
+            shelf: Shelf::new(SPARE_BUFFERS),
+            outbox,
+            desk: RefCell::new(desk),
+            notebook: RefCell::default(),
+        })
     }
 
     /// The desk, for one call.
-    pub fn desk(&self) -> MutexGuard<'_, Desk> {
-        // Edits are cleared at the start of every call; the caches hold whole entries only.
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn desk(&self) -> RefMut<'_, Desk> {
+        self.desk.borrow_mut()
+    }
+
+    /// What this worker has noted of a database.
+    fn notes(&self, database: &Arc<Database>) -> Rc<RefCell<Notes>> {
+        let mut notebook = self.notebook.borrow_mut();
+        if let Some(page) = notebook.get(&Arc::as_ptr(database)) {
+            return page.notes.clone();
+        }
+        notebook.retain(|_, page| page.of.strong_count() > 0);
+        let page = Page { of: Arc::downgrade(database), notes: Rc::new(RefCell::new(Notes::new(database))) };
+        notebook.entry(Arc::as_ptr(database)).or_insert(page).notes.clone()
     }
 }
 
 /// A client's place at its worker. What the client has posted is on its way, and nothing comes back to it, when this is
 /// dropped: so it goes before the streams.
 struct Seat {
-    worker: Arc<Worker>,
+    worker: Rc<Worker>,
     client: u64,
 }
 
 impl Seat {
-    fn new(worker: Arc<Worker>, client: u64) -> Self {
+    fn new(worker: Rc<Worker>, client: u64) -> Self {
         Seat { worker, client }
     }
 }

@@ -33,7 +33,7 @@ impl Outlet<'_> {
         }
         let (owner, outbox) = (self.owner(), &self.seat.outbox);
         let pieces = || edits.iter().map(|edit| edit.bytes(input));
-        if self.left.is_empty() && outbox.post(owner, self.last, self.stream, length, pieces(), cx) {
+        if self.left.is_empty() && outbox.post(owner, self.last, self.stream, length, pieces()) {
             return Ok(length as u64);
         }
         self.gather()?;

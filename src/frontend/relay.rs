@@ -23,12 +23,14 @@ use crate::error::{ErrorSource, Report};
 use crate::net::outbox::{Owner, Turn};
 use crate::net::{Buffer, Shelf, Side, Stream};
 use crate::pool::core::Asker;
-use crate::routing::{Role, Route, Shown};
+use crate::routing::{Lineage, Role, Route, Shown};
 use crate::session::pin::Pins;
 use crate::session::{Events, Farewell, Held, Rescue, Sequences, Session, Tidings, Want, World};
 use crate::wire::SqlState;
 use crate::wire::backend::{Severity, notification_channel};
+use std::cell::RefCell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -51,7 +53,7 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sees a client through to its end. What is moved about while a client comes in is not kept in its task, nor is its box.
-pub fn run(client: Box<Authenticated>, worker: Arc<Worker>) -> impl Future<Output = ()> + Send {
+pub fn run(client: Box<Authenticated>, worker: Rc<Worker>) -> impl Future<Output = ()> {
     Box::new(Relay::new(*client, worker)).live()
 }
 
@@ -79,6 +81,8 @@ struct Relay {
     sent: u64,
     registration: Registration,
     pools: Arc<UserPools>,
+    /// What the worker has noted of their database.
+    notes: Rc<RefCell<Notes>>,
     /// What a client that listens hears by the shared listener.
     subscription: Option<Arc<Subscription>>,
 }
@@ -94,6 +98,23 @@ struct Last {
 struct Quiet {
     client: bool,
     server: bool,
+}
+
+/// The time in one turn of the task: it is asked for, which costs a good part of what a query costs, when something has come,
+/// and holds for what follows from that.
+#[derive(Debug, Default)]
+struct Clock(Option<Instant>);
+
+impl Clock {
+    /// Not before what has just been read.
+    fn read(&mut self) -> Instant {
+        *self.0.insert(Instant::now())
+    }
+
+    /// Not before the turn began.
+    fn now(&mut self) -> Instant {
+        *self.0.get_or_insert_with(Instant::now)
+    }
 }
 
 /// How far a server connection is the client's.
@@ -149,11 +170,12 @@ enum Denied {
 }
 
 impl Relay {
-    fn new(client: Authenticated, worker: Arc<Worker>) -> Self {
+    fn new(client: Authenticated, worker: Rc<Worker>) -> Self {
         let Authenticated { stream, early, pools, session, registration, config } = client;
         let mut from_client = Buffer::empty();
         from_client.extend(&early);
         Relay {
+            notes: worker.notes(&pools.database),
             seat: Seat::new(worker, registration.card().id),
             last: Last::default(),
             client: stream,
@@ -246,9 +268,7 @@ impl Relay {
                 Want::Input => {}
                 Want::Whole(length) => self.from_client.reserve_whole(length),
                 Want::Lease(route) => {
-                    if !self.lease_at_once(route)
-                        && let Some(farewell) = Box::pin(self.lease_in_turn(route)).await
-                    {
+                    if let Some(farewell) = Box::pin(self.lease_in_turn(route)).await {
                         return farewell;
                     }
                 }
@@ -263,7 +283,7 @@ impl Relay {
                     }
                 }
                 Want::Tell(tidings) => Box::pin(self.tell(tidings)).await,
-                Want::Return => self.give_back(),
+                Want::Return => self.give_back(Instant::now()),
                 Want::Replay(rescue) => self.replay(rescue),
                 Want::Close(farewell) => return farewell,
             }
@@ -294,20 +314,23 @@ impl Relay {
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Some(next) = self.ordered() {
-            return Poll::Ready(next);
-        }
+        let mut clock = Clock::default();
         loop {
+            if let Some(next) = self.ordered() {
+                return Poll::Ready(next);
+            }
             if let Some(farewell) = self.deliver() {
                 return Poll::Ready(Next::Want(Want::Close(farewell)));
             }
-            let step = match self.step(cx) {
+            let step = match self.step(&mut clock, cx) {
                 Ok(step) => step,
                 Err(Failure::Client) => return Poll::Ready(Next::Want(Want::Close(Farewell::Abrupt))),
                 Err(Failure::Server(why)) => return Poll::Ready(self.last_answers(why, cx)),
             };
             match step {
                 Poll::Ready(Want::Input) => {}
+                Poll::Ready(Want::Lease(route)) if self.lease_at_once(route) => {}
+                Poll::Ready(Want::Return) => self.give_back(clock.now()),
                 Poll::Ready(want) => return Poll::Ready(Next::Want(want)),
                 Poll::Pending => break,
             }
@@ -324,14 +347,14 @@ impl Relay {
     }
 
     /// One step in each direction; pending when neither can be made.
-    fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
-        let down = self.downstream(cx)?;
+    fn step(&mut self, clock: &mut Clock, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
+        let down = self.downstream(clock, cx)?;
         if let Poll::Ready(want) = &down
             && *want != Want::Input
         {
             return Ok(down);
         }
-        match self.upstream(cx)? {
+        match self.upstream(clock, cx)? {
             Poll::Pending => Ok(down),
             up => Ok(up),
         }
@@ -339,8 +362,9 @@ impl Relay {
 
     /// The server takes nothing any more. What it had answered before may still be on its way to us.
     fn last_answers(&mut self, why: String, cx: &mut Context<'_>) -> Next {
+        let mut clock = Clock::default();
         loop {
-            match self.downstream(cx) {
+            match self.downstream(&mut clock, cx) {
                 Ok(Poll::Ready(Want::Input)) => {}
                 Ok(Poll::Ready(want)) => return Next::Want(want),
                 Ok(Poll::Pending) | Err(Failure::Server(_)) => return Next::ServerLost(why),
@@ -350,7 +374,7 @@ impl Relay {
     }
 
     /// From the server to the client.
-    fn downstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
+    fn downstream(&mut self, clock: &mut Clock, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
         let Relay { client, lease, from_server, to_client, last, seat, quiet, .. } = self;
         let mut to_client =
             Outlet { stream: client, left: to_client, last: &mut last.client, seat, to: Side::Client };
@@ -366,12 +390,10 @@ impl Relay {
             Poll::Ready(Err(error)) => return Err(Failure::Server(error.to_string())),
             Poll::Ready(Ok(_)) => {}
         }
-        let now = Instant::now();
-        let lineage = self.pools.database.cluster.lineage();
+        let now = clock.read();
         // What a server of yesterday answers today does not count as of today.
-        let then =
-            lineage.as_deref().map_or(now, |lineage| lineage.dated(granted.timeline, granted.node, now));
-        drop(lineage);
+        let dated = |lineage: &Lineage| lineage.dated(granted.timeline, granted.node, now);
+        let then = self.notes.borrow_mut().lineage.load().as_deref().map_or(now, dated);
         let mut desk = seat.desk();
         let edits = &mut desk.edits;
         let mut held = Held { role: granted.role, node: granted.node as u16, state: &mut backend.state };
@@ -386,7 +408,7 @@ impl Relay {
     }
 
     /// From the client to the server.
-    fn upstream(&mut self, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
+    fn upstream(&mut self, clock: &mut Clock, cx: &mut Context<'_>) -> Result<Poll<Want>, Failure> {
         let Relay { client, lease, from_client, to_server, to_client, last, seat, quiet, .. } = self;
         if let Some(granted) = lease.as_mut() {
             let stream = &mut granted.lease.backend().stream;
@@ -415,12 +437,11 @@ impl Relay {
         if from_client.is_empty() && !(lease.is_some() && self.session.has_questions()) {
             return Ok(Poll::Pending);
         }
-        let now = Instant::now();
+        let now = if filled.is_ready() { clock.read() } else { clock.now() };
         let (want, events, moved) = {
-            let catalog = self.pools.database.catalog();
-            let mut notes = self.pools.database.notes(seat.index);
-            let Notes { rules, lineage, classifier } = &mut *notes;
-            let (rules, lineage) = (rules.load(), lineage.load().as_deref());
+            let mut notes = self.notes.borrow_mut();
+            let Notes { rules, lineage, catalog, classifier } = &mut *notes;
+            let (rules, lineage, catalog) = (rules.load(), lineage.load().as_deref(), catalog.load());
             if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage)
                 && granted.role == Role::Primary
                 && granted.node != lineage.node
@@ -549,6 +570,7 @@ impl Relay {
             before.see_off(shown).await.map_err(Denied::Report)?;
         }
         self.pools = before.heir(&database);
+        self.notes = self.seat.notes(&database);
         self.pools.enter();
         if let Err(why) = self.hear_on().await {
             before.leave();
@@ -637,7 +659,6 @@ impl Relay {
     }
 
     fn poll_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Denied> {
-        self.card().wakes(cx.waker());
         if self.card().take_cancel() {
             let text = "canceling statement due to user request";
             return Poll::Ready(Denied::Report(Report::new(
@@ -743,7 +764,7 @@ impl Relay {
         self.pools.stats(self.seat.index).error(report.source, report.code);
     }
 
-    fn give_back(&mut self) {
+    fn give_back(&mut self, now: Instant) {
         if self.lease.is_none() {
             return;
         }
@@ -753,7 +774,10 @@ impl Relay {
         let owed = self.session.owed();
         self.fresh = true;
         if let Some(granted) = granted.filter(|_| self.to_server.is_empty()) {
-            granted.lease.end(owed, self.from_server.filled(), &[], Duration::ZERO);
+            match owed.is_nothing() && self.from_server.is_empty() {
+                true => granted.lease.give_back_at(now),
+                false => granted.lease.end(owed, self.from_server.filled(), &[], Duration::ZERO),
+            }
         }
         self.from_server.consume(self.from_server.len());
         self.to_server.consume(self.to_server.len());
@@ -776,7 +800,7 @@ impl Relay {
 
     /// The client's requests run again, elsewhere: they stand at the head of its input as if they had just come.
     fn replay(&mut self, rescue: Rescue) {
-        self.give_back();
+        self.give_back(Instant::now());
         if let Some(generation) = self.session.outdated() {
             self.pools.database.ddl_unseen_in(generation);
         }

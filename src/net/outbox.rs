@@ -16,11 +16,10 @@
 use super::{Side, Stream};
 use io_uring::{IoUring, Probe, opcode, types::Fd};
 use rustix::net::{SendFlags, send};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// The most letters of one delivery.
@@ -43,14 +42,14 @@ pub struct Owner {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Turn(u32);
 
-/// The messages of one worker's turn. Its lock is only ever taken by tasks of one thread, one at a time.
+/// The messages of one worker's turn.
 pub struct Outbox {
     /// None where the kernel offers no ring.
-    post: Option<Mutex<Post>>,
-    /// The delivery that is being filled. This and the next are asked for everywhere, so without the lock.
-    turn: AtomicU32,
+    post: Option<RefCell<Post>>,
+    /// The delivery that is being filled.
+    turn: Cell<u32>,
     /// How many messages came back and were not reclaimed.
-    returns: AtomicUsize,
+    returns: Cell<usize>,
 }
 
 struct Post {
@@ -73,13 +72,14 @@ struct Letter {
     socket: RawFd,
     /// Where its bytes end; they begin where those of the letter before it end.
     end: usize,
-    waker: Waker,
 }
 
 struct Returned {
     owner: Owner,
     /// What was not sent, or why nothing can be.
     rest: io::Result<Vec<u8>>,
+    /// Whether its owner has been woken.
+    is_told: bool,
 }
 
 impl Outbox {
@@ -95,12 +95,12 @@ impl Outbox {
             return Err(ErrorKind::Unsupported.into());
         }
         let post = Post { ring: Some(ring), mail: Mail::default(), postman: None };
-        Ok(Outbox { post: Some(Mutex::new(post)), turn: AtomicU32::new(1), returns: AtomicUsize::new(0) })
+        Ok(Outbox { post: Some(RefCell::new(post)), turn: Cell::new(1), returns: Cell::new(0) })
     }
 
     /// One that takes nothing.
     pub fn closed() -> Self {
-        Outbox { post: None, turn: AtomicU32::new(1), returns: AtomicUsize::new(0) }
+        Outbox { post: None, turn: Cell::new(1), returns: Cell::new(0) }
     }
 
     /// Posts a message of `length` bytes in `pieces`, if it is one to be posted: short, not for TLS, and nothing stands before
@@ -112,10 +112,9 @@ impl Outbox {
         stream: &Stream,
         length: usize,
         pieces: impl Iterator<Item = &'a [u8]>,
-        cx: &Context<'_>,
     ) -> bool {
         let Some(socket) = stream.plain_socket().filter(|_| length <= LONGEST) else { return false };
-        let Some(mut post) = self.lock() else { return false };
+        let Some(mut post) = self.open_post() else { return false };
         // Two letters to one socket could change places if the kernel had room for the second alone.
         if post.mail.letters.len() == LETTERS || self.is_open(*last) {
             self.deliver(&mut post);
@@ -123,11 +122,11 @@ impl Outbox {
         if post.mail.has_returned(owner) {
             return false;
         }
-        post.mail.add(owner, socket, pieces, cx.waker());
+        post.mail.add(owner, socket, pieces);
         if let (1, Some(postman)) = (post.mail.letters.len(), &post.postman) {
             postman.wake_by_ref();
         }
-        *last = Turn(self.turn.load(Ordering::Relaxed));
+        *last = Turn(self.turn.get());
         true
     }
 
@@ -135,10 +134,10 @@ impl Outbox {
     /// reclaimed.
     #[inline]
     pub fn settle(&self, owner: Owner, last: Turn) -> bool {
-        if !self.is_open(last) && self.returns.load(Ordering::Relaxed) == 0 {
+        if !self.is_open(last) && self.returns.get() == 0 {
             return true;
         }
-        let Some(mut post) = self.lock() else { return true };
+        let Some(mut post) = self.open_post() else { return true };
         if self.is_open(last) {
             self.deliver(&mut post);
         }
@@ -147,7 +146,7 @@ impl Outbox {
 
     /// Whether the delivery is still to come.
     fn is_open(&self, turn: Turn) -> bool {
-        turn == Turn(self.turn.load(Ordering::Relaxed))
+        turn == Turn(self.turn.get())
     }
 
     /// What came back: to be sent before anything else. Costs nothing as long as nothing has come back to anybody.
@@ -156,7 +155,7 @@ impl Outbox {
     /// What the socket says.
     #[inline]
     pub fn reclaim(&self, owner: Owner) -> io::Result<Option<Vec<u8>>> {
-        match self.returns.load(Ordering::Relaxed) {
+        match self.returns.get() {
             0 => Ok(None),
             _ => self.take_back(owner),
         }
@@ -164,32 +163,36 @@ impl Outbox {
 
     #[cold]
     fn take_back(&self, owner: Owner) -> io::Result<Option<Vec<u8>>> {
-        let Some(mut post) = self.lock() else { return Ok(None) };
+        let Some(mut post) = self.open_post() else { return Ok(None) };
         let returned = &mut post.mail.returned;
         let found = returned.iter().position(|returned| returned.owner == owner);
         let rest = found.map(|place| returned.swap_remove(place).rest);
-        self.returns.store(returned.len(), Ordering::Relaxed);
+        self.returns.set(returned.len());
         rest.transpose()
     }
 
     /// The client's task ends: what it has posted is sent, as far as that goes, and nothing comes back to it any more.
     pub fn forget(&self, client: u64) {
-        let Some(mut post) = self.lock() else { return };
+        let Some(mut post) = self.open_post() else { return };
         if post.mail.letters.iter().any(|letter| letter.owner.client == client) {
             self.deliver(&mut post);
         }
         post.mail.returned.retain(|returned| returned.owner.client != client);
-        self.returns.store(post.mail.returned.len(), Ordering::Relaxed);
+        self.returns.set(post.mail.returned.len());
     }
 
-    /// The postman's task: the first letter of a turn wakes it, and it has its turn behind all who were awake by then. Never
-    /// ready.
-    pub fn poll_deliver(&self, cx: &Context<'_>) -> Poll<()> {
-        if let Some(mut post) = self.lock() {
+    /// The postman's task: the first letter of a turn wakes it, and it has its turn behind all who were awake by then. `wake`
+    /// is called for each client to whom something came back. Never ready.
+    pub fn poll_deliver(&self, cx: &Context<'_>, wake: impl Fn(u64)) -> Poll<()> {
+        if let Some(mut post) = self.open_post() {
             if !post.postman.as_ref().is_some_and(|postman| postman.will_wake(cx.waker())) {
                 post.postman = Some(cx.waker().clone());
             }
             self.deliver(&mut post);
+            for returned in post.mail.returned.iter_mut().filter(|returned| !returned.is_told) {
+                returned.is_told = true;
+                wake(returned.owner.client);
+            }
         }
         Poll::Pending
     }
@@ -207,14 +210,12 @@ impl Outbox {
         mail.letters.clear();
         mail.bytes.clear();
         // Turn 0 is nobody's.
-        let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1).max(1);
-        self.turn.store(turn, Ordering::Relaxed);
-        self.returns.store(mail.returned.len(), Ordering::Relaxed);
+        self.turn.set(self.turn.get().wrapping_add(1).max(1));
+        self.returns.set(mail.returned.len());
     }
 
-    fn lock(&self) -> Option<MutexGuard<'_, Post>> {
-        // Letters are whole after any panic: their bytes come before them.
-        self.post.as_ref().map(|post| post.lock().unwrap_or_else(PoisonError::into_inner))
+    fn open_post(&self) -> Option<RefMut<'_, Post>> {
+        self.post.as_ref().map(RefCell::borrow_mut)
     }
 }
 
@@ -223,15 +224,9 @@ impl Mail {
         self.returned.iter().any(|returned| returned.owner == owner)
     }
 
-    fn add<'a>(
-        &mut self,
-        owner: Owner,
-        socket: RawFd,
-        pieces: impl Iterator<Item = &'a [u8]>,
-        waker: &Waker,
-    ) {
+    fn add<'a>(&mut self, owner: Owner, socket: RawFd, pieces: impl Iterator<Item = &'a [u8]>) {
         pieces.for_each(|piece| self.bytes.extend_from_slice(piece));
-        self.letters.push(Letter { owner, socket, end: self.bytes.len(), waker: waker.clone() });
+        self.letters.push(Letter { owner, socket, end: self.bytes.len() });
     }
 
     /// Answers how many letters the kernel has dealt with; as an error if it will deal with no more.
@@ -295,9 +290,7 @@ impl Mail {
             }
             Err(error) => Err(error),
         };
-        let letter = &self.letters[place];
-        self.returned.push(Returned { owner: letter.owner, rest });
-        letter.waker.wake_by_ref();
+        self.returned.push(Returned { owner: self.letters[place].owner, rest, is_told: false });
     }
 
     fn span(&self, place: usize) -> Range<usize> {
@@ -332,8 +325,9 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
     use std::iter::once;
+    use std::rc::Rc;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::Wake;
     use tokio::io::AsyncReadExt;
     use tokio::net::UnixStream;
@@ -361,7 +355,7 @@ mod tests {
     fn outboxes() -> [Outbox; 2] {
         let open = || Outbox::open().expect("a kernel with io_uring");
         let failed = open();
-        failed.lock().unwrap().ring = None;
+        failed.open_post().unwrap().ring = None;
         [open(), failed]
     }
 
@@ -375,19 +369,12 @@ mod tests {
     }
 
     /// Posts as whoever has not posted before in this turn.
-    fn post(outbox: &Outbox, client: u64, stream: &Stream, text: &[u8], waker: &Waker) -> bool {
-        post_after(outbox, client, &mut Turn::default(), stream, text, waker)
+    fn post(outbox: &Outbox, client: u64, stream: &Stream, text: &[u8]) -> bool {
+        post_after(outbox, client, &mut Turn::default(), stream, text)
     }
 
-    fn post_after(
-        outbox: &Outbox,
-        client: u64,
-        last: &mut Turn,
-        stream: &Stream,
-        text: &[u8],
-        waker: &Waker,
-    ) -> bool {
-        outbox.post(owner(client), last, stream, text.len(), once(text), &Context::from_waker(waker))
+    fn post_after(outbox: &Outbox, client: u64, last: &mut Turn, stream: &Stream, text: &[u8]) -> bool {
+        outbox.post(owner(client), last, stream, text.len(), once(text))
     }
 
     async fn heard(peer: &mut UnixStream, length: usize) -> Vec<u8> {
@@ -396,29 +383,25 @@ mod tests {
         text
     }
 
-    fn deliver(outbox: &Outbox) {
-        assert!(outbox.poll_deliver(&Context::from_waker(Waker::noop())).is_pending());
+    /// Answers who was woken.
+    fn deliver(outbox: &Outbox) -> Vec<u64> {
+        let woken = RefCell::default();
+        let wake = |client| RefCell::<Vec<u64>>::borrow_mut(&woken).push(client);
+        assert!(outbox.poll_deliver(&Context::from_waker(Waker::noop()), wake).is_pending());
+        woken.into_inner()
     }
 
     #[tokio::test]
     async fn messages_of_a_turn_leave_together_and_whole() {
         for outbox in outboxes() {
             let (postman, waker) = Woken::new();
-            assert!(outbox.poll_deliver(&Context::from_waker(&waker)).is_pending());
+            assert!(outbox.poll_deliver(&Context::from_waker(&waker), |_| {}).is_pending());
             // More than one delivery, and more than the kernel's queue of completions.
             let mut pairs: Vec<_> = (0..3 * LETTERS).map(|_| pair()).collect();
             for (number, (stream, _)) in pairs.iter().enumerate() {
                 let text = [number as u8; 10];
                 let pieces = text.chunks(4);
-                let context = Context::from_waker(Waker::noop());
-                assert!(outbox.post(
-                    owner(number as u64),
-                    &mut Turn::default(),
-                    stream,
-                    text.len(),
-                    pieces,
-                    &context
-                ));
+                assert!(outbox.post(owner(number as u64), &mut Turn::default(), stream, text.len(), pieces));
                 assert_eq!(postman.take(), number % LETTERS == 0, "the first of a turn wakes the postman");
             }
             deliver(&outbox);
@@ -434,8 +417,8 @@ mod tests {
         for outbox in outboxes() {
             let (stream, mut peer) = pair();
             let mut last = Turn::default();
-            assert!(post_after(&outbox, 1, &mut last, &stream, b"first ", Waker::noop()));
-            assert!(post_after(&outbox, 1, &mut last, &stream, b"second", Waker::noop()));
+            assert!(post_after(&outbox, 1, &mut last, &stream, b"first "));
+            assert!(post_after(&outbox, 1, &mut last, &stream, b"second"));
             assert_eq!(heard(&mut peer, 6).await, b"first ", "the second lets the first go");
             assert!(
                 outbox.settle(owner(1), Turn::default()) && outbox.is_open(last),
@@ -457,14 +440,13 @@ mod tests {
             {
                 filled += count.unwrap();
             }
-            let (woken, waker) = Woken::new();
-            assert!(post(&outbox, 1, &full, b"late", &waker));
-            assert!(post(&outbox, 2, &other, b"on time", Waker::noop()));
-            deliver(&outbox);
+            assert!(post(&outbox, 1, &full, b"late"));
+            assert!(post(&outbox, 2, &other, b"on time"));
+            assert_eq!((deliver(&outbox), deliver(&outbox)), (vec![1], vec![]), "told once");
             assert_eq!(heard(&mut listener, 7).await, b"on time");
             let sent = [1, 2].map(|client| outbox.settle(owner(client), Turn::default()));
-            assert!(woken.take() && sent == [false, true]);
-            assert!(!post(&outbox, 1, &full, b"later", &waker), "it would overtake the other");
+            assert_eq!(sent, [false, true]);
+            assert!(!post(&outbox, 1, &full, b"later"), "it would overtake the other");
             assert_eq!(outbox.reclaim(owner(2)).unwrap(), None);
             assert_eq!(outbox.reclaim(owner(1)).unwrap().as_deref(), Some(&b"late"[..]));
             heard(&mut peer, filled).await;
@@ -477,14 +459,14 @@ mod tests {
             let ((one, peer), (other, mut listener)) = (pair(), pair());
             drop(peer);
             for client in [1, 2] {
-                assert!(post(&outbox, client, &one, b"lost", Waker::noop()));
+                assert!(post(&outbox, client, &one, b"lost"));
             }
-            assert!(post(&outbox, 3, &other, b"found", Waker::noop()));
+            assert!(post(&outbox, 3, &other, b"found"));
             deliver(&outbox);
             outbox.forget(2);
             assert_eq!(outbox.reclaim(owner(1)).unwrap_err().kind(), ErrorKind::BrokenPipe);
             assert_eq!(outbox.reclaim(owner(2)).unwrap(), None);
-            assert_eq!(outbox.returns.load(Ordering::Relaxed), 0);
+            assert_eq!(outbox.returns.get(), 0);
             assert_eq!(heard(&mut listener, 5).await, b"found");
         }
     }
@@ -493,7 +475,7 @@ mod tests {
     async fn who_is_forgotten_has_sent_what_he_posted() {
         for outbox in outboxes() {
             let (stream, mut peer) = pair();
-            assert!(post(&outbox, 1, &stream, b"goodbye", Waker::noop()));
+            assert!(post(&outbox, 1, &stream, b"goodbye"));
             outbox.forget(1);
             drop(stream);
             assert_eq!(heard(&mut peer, 7).await, b"goodbye");
@@ -503,40 +485,27 @@ mod tests {
     #[tokio::test]
     async fn what_is_long_or_nobodys_is_not_posted() {
         let (stream, _peer) = pair();
-        assert!(!post(&Outbox::closed(), 1, &stream, b"a", Waker::noop()));
+        assert!(!post(&Outbox::closed(), 1, &stream, b"a"));
         for outbox in outboxes() {
-            assert!(!post(&outbox, 1, &stream, &[0; LONGEST + 1], Waker::noop()));
-            assert!(post(&outbox, 1, &stream, &[0; LONGEST], Waker::noop()));
+            assert!(!post(&outbox, 1, &stream, &[0; LONGEST + 1]));
+            assert!(post(&outbox, 1, &stream, &[0; LONGEST]));
             outbox.forget(1);
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn the_postman_has_his_turn_behind_those_who_are_awake() {
-        let outbox = Arc::new(Outbox::open().expect("a kernel with io_uring"));
-        let postman = tokio::spawn({
+        let outbox = Rc::new(Outbox::open().expect("a kernel with io_uring"));
+        let postman = tokio::task::spawn_local({
             let outbox = outbox.clone();
-            async move { poll_fn(|cx| outbox.poll_deliver(cx)).await }
+            async move { poll_fn(|cx| outbox.poll_deliver(cx, |_| {})).await }
         });
         tokio::task::yield_now().await;
         let mut writers = Vec::new();
         for client in 0..10 {
             let (outbox, (stream, mut peer)) = (outbox.clone(), pair());
-            writers.push(tokio::spawn(async move {
-                assert!(
-                    poll_fn(|cx| {
-                        let posted = outbox.post(
-                            owner(client),
-                            &mut Turn::default(),
-                            &stream,
-                            4,
-                            once(&b"text"[..]),
-                            cx,
-                        );
-                        Poll::Ready(posted)
-                    })
-                    .await
-                );
+            writers.push(tokio::task::spawn_local(async move {
+                assert!(post(&outbox, client, &stream, b"text"));
                 assert!(peer.try_read(&mut [0; 4]).is_err(), "nothing leaves before all have had their turn");
                 assert_eq!(heard(&mut peer, 4).await, b"text");
             }));

@@ -3,27 +3,27 @@
 //! A [`Buffer`] owns nothing until it takes memory from its worker's [`Shelf`], and gives it back when it is empty: an
 //! idle connection costs no buffer, and a busy worker allocates none.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
 
 /// What a buffer takes from the shelf, in bytes: one TLS record, and twice what a usual socket read brings.
 pub const BUFFER_SIZE: usize = 16 * 1024;
 
-/// Spare buffers of one worker, shared by its tasks. Its lock is held for one push or pop.
+/// Spare buffers of one worker, shared by its tasks.
 #[derive(Debug)]
 pub struct Shelf {
-    spare: Mutex<Vec<Box<[u8]>>>,
+    spare: RefCell<Vec<Box<[u8]>>>,
     most: usize,
 }
 
 impl Shelf {
     /// An empty shelf that keeps at most `most` buffers.
     pub fn new(most: usize) -> Self {
-        Shelf { spare: Mutex::default(), most }
+        Shelf { spare: RefCell::default(), most }
     }
 
     /// How many buffers lie here.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.spare.borrow().len()
     }
 
     /// Whether none does.
@@ -32,20 +32,15 @@ impl Shelf {
     }
 
     fn take(&self) -> Box<[u8]> {
-        let spare = self.lock().pop();
+        let spare = self.spare.borrow_mut().pop();
         spare.unwrap_or_else(|| zeroed(BUFFER_SIZE))
     }
 
     fn put(&self, bytes: Box<[u8]>) {
-        let mut spare = self.lock();
+        let mut spare = self.spare.borrow_mut();
         if spare.len() < self.most && bytes.len() == BUFFER_SIZE {
             spare.push(bytes);
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<[u8]>>> {
-        // A list of spare memory is whole after any panic.
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

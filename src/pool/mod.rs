@@ -401,10 +401,10 @@ impl Pool {
         }
     }
 
-    fn put(self: &Arc<Self>, backend: Box<Backend>) {
+    fn put(self: &Arc<Self>, backend: Box<Backend>, now: Instant) {
         let placed = {
             let mut core = self.lock();
-            let placed = core.put(backend, Instant::now());
+            let placed = core.put(backend, now);
             self.note_load(&core);
             placed
         };
@@ -508,10 +508,15 @@ impl Lease {
     }
 
     /// The connection is clean: the next one may have it.
-    pub fn give_back(mut self) {
+    pub fn give_back(self) {
+        self.give_back_at(Instant::now());
+    }
+
+    /// The same for somebody who knows what time it is.
+    pub fn give_back_at(mut self, now: Instant) {
         let Some(backend) = self.backend.take() else { return };
         if backend.remote.cancels.load(Ordering::Acquire) == 0 {
-            return self.pool.put(backend);
+            return self.pool.put(backend, now);
         }
         // A cancel request is on its way to it: whoever had it now could be hit.
         let lease = Lease { backend: Some(backend), pool: self.pool.clone() };
@@ -531,7 +536,7 @@ impl Lease {
             tokio::time::sleep(CANCEL_POLL).await;
         }
         if let Some(backend) = self.backend.take() {
-            self.pool.put(backend);
+            self.pool.put(backend, Instant::now());
         }
     }
 
