@@ -119,9 +119,9 @@ pub struct Evidence {
     pub verdict: Verdict,
     /// Where a promoted server's own timeline began.
     pub fork: Option<Lsn>,
-    /// When it was asked what it last answered, and when that answer was there.
+    /// When it was asked what it last answered.
     pub asked: Instant,
-    /// See above.
+    /// When it first answered so.
     pub found: Instant,
     /// The timeline on which it is known to be a rival, see [`rivalry`].
     pub rival: Option<u32>,
@@ -497,6 +497,7 @@ mod tests {
     struct Split {
         past: Lineage,
         servers: [Evidence; 2],
+        now: Instant,
     }
 
     impl Split {
@@ -504,17 +505,18 @@ mod tests {
             let past = Lineage::first(0, 2, Some(7));
             let ours = Evidence { observation: primary(2), system: Some(7), ..nothing() };
             let other = Evidence { system: Some(7), ..nothing() };
-            Split { past, servers: [ours, other] }
+            Split { past, now: ours.found, servers: [ours, other] }
         }
 
         /// The one at this place is asked, and answers so.
         fn answers(mut self, place: usize, observation: Observation) -> Split {
             let server = &mut self.servers[place];
-            server.asked = Instant::now();
-            server.found = server.asked + Duration::from_nanos(1);
+            server.asked = self.now + Duration::from_secs(1);
+            self.now += Duration::from_secs(2);
+            if server.observation != observation {
+                server.found = self.now;
+            }
             server.observation = observation;
-            // The next one is asked later.
-            while Instant::now() <= server.found {}
             self.look()
         }
 

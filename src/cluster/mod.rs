@@ -135,8 +135,9 @@ pub struct NodeState {
     observation: Observation,
     /// What its Patroni says of it.
     verdict: Verdict,
-    /// When that was asked for, and when it was answered.
+    /// When that was asked for.
     asked: Instant,
+    /// When it was first observed to be so.
     found: Instant,
     /// The timeline on which it was primary beside the one that is or was.
     rival: Option<u32>,
@@ -364,13 +365,15 @@ impl Cluster {
             state.verdict = verdict.following(state.verdict.clone(), &state.observation, is);
         }
         if let Some(Finding { observation, position, fork, system }) = finding {
+            if state.observation != observation {
+                state.found = found;
+            }
             state.observation = observation;
             state.fork = fork;
             // Who does not answer belongs to what it has belonged to.
             state.system = system.or(state.system);
             state.position = position;
             state.asked = asked;
-            state.found = found;
         }
     }
 
