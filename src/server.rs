@@ -627,6 +627,10 @@ impl Shared {
             standing.detached.extend(names);
             let past = cluster.past();
             standing.timelines.extend(past.map(|(system, line)| (cluster.section.clone(), system, line)));
+            let rivals = cluster.rivals().into_iter();
+            standing
+                .rivals
+                .extend(rivals.map(|(address, line)| (cluster.section.clone(), address.to_string(), line)));
         }
         Ok(standing)
     }
@@ -646,6 +650,11 @@ impl Shared {
                 if standing.detached.contains(&name) {
                     cluster.detach(index);
                 }
+                let rival = standing
+                    .rivals
+                    .iter()
+                    .find(|(section, server, _)| (section, server) == (&name.0, &name.1));
+                rival.iter().for_each(|(.., timeline)| cluster.recall_rival(index, *timeline));
             }
         }
     }

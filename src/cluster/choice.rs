@@ -283,7 +283,12 @@ impl UserPools {
     async fn pass(&self, shown: Shown, deadline: Instant) -> Result<(), Report> {
         let cluster = &self.database.cluster;
         let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(()) };
-        match node.barrier.pass(shown.until, deadline).await {
+        // Both branches are cancel safe. One that hangs is not waited for any longer than by those who read from it.
+        let passed = tokio::select! {
+            passed = node.barrier.pass(shown.until, deadline) => passed,
+            () = cluster.falls_silent(node) => Err(Shut::Unknown),
+        };
+        match passed {
             Ok(()) => Ok(()),
             Err(Shut::Late) => Err(stale("the primary does not show yet what a replica has shown").detail(
                 "A commit that is waiting for its synchronous standby is visible on replicas first.",

@@ -2,7 +2,7 @@
 
 use crate::routing::{Lineage, Lsn};
 use std::cmp::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the last probe of a server found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +117,63 @@ pub struct Evidence {
     pub system: Option<u64>,
     /// What its Patroni says of it.
     pub verdict: Verdict,
+    /// Where a promoted server's own timeline began.
+    pub fork: Option<Lsn>,
+    /// When it was asked what it last answered.
+    pub asked: Instant,
+    /// When it first answered so.
+    pub found: Instant,
+    /// The timeline on which it is known to be a rival, see [`rivalry`].
+    pub rival: Option<u32>,
+}
+
+impl Evidence {
+    fn is_primary_on(&self, timeline: u32) -> bool {
+        self.observation == Observation::Primary { timeline }
+    }
+}
+
+/// What a server that says that it is primary is to the one that is or was so far, if it writes on the same timeline of the
+/// same database cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rivalry {
+    /// Nothing: it says something else.
+    None,
+    /// The other may be gone, and this may be its data, started elsewhere: only the other's answer can tell.
+    Possible,
+    /// The other has answered since, or had at another time: both wrote at once, so that this timeline number stands for two
+    /// histories.
+    On(u32),
+}
+
+/// Whether the server at `place` is a rival of the primary so far.
+///
+/// Two standbys that are promoted beside each other both come to the next timeline, so that the number does not tell which of
+/// them was primary here. Of the one that was not, nothing that was acknowledged since is known. So it is fenced for good, also
+/// when it is the only one left, until it has been in recovery (it was rewound, or made anew) or comes with a later timeline.
+pub fn rivalry(place: usize, servers: &[Evidence], past: Option<&Lineage>) -> Rivalry {
+    let server = &servers[place];
+    let timeline = match server.observation {
+        Observation::Primary { timeline } => timeline,
+        Observation::Replica { .. } => return Rivalry::None,
+        // What it is now, nobody knows.
+        Observation::None | Observation::Refused(_) | Observation::Failed(_) => {
+            return server.rival.map_or(Rivalry::None, Rivalry::On);
+        }
+    };
+    if server.rival == Some(timeline) {
+        return Rivalry::On(timeline);
+    }
+    let is_of_its_timeline = |past: &&Lineage| {
+        past.node != place && timeline > 0 && timeline == past.timeline && past.may_be_kin(server.system)
+    };
+    let Some(ours) = past.filter(is_of_its_timeline).and_then(|past| servers.get(past.node)) else {
+        return Rivalry::None;
+    };
+    match ours.is_primary_on(timeline) && ours.asked >= server.found {
+        true => Rivalry::On(timeline),
+        false => Rivalry::Possible,
+    }
 }
 
 /// A server's claim to be primary, by what counts first.
@@ -128,22 +185,28 @@ struct Claim {
     is_kin: bool,
     /// The one that was promoted last.
     timeline: u32,
-    /// It has been primary before.
+    /// It has been primary before: clients have written to it.
     is_incumbent: bool,
+    /// Of two standbys that were promoted beside each other, the one that had come farther has more of what the primary
+    /// before had acknowledged.
+    fork: Option<Lsn>,
 }
 
 impl Claim {
-    /// `None`: it makes none, or Patroni denies it, or it is a primary of yesterday.
+    /// `None`: it makes none, or Patroni denies it, or it is a primary of yesterday, or a rival of what has been.
     fn of(place: usize, server: &Evidence, past: Option<&Lineage>) -> Option<Claim> {
         let Observation::Primary { timeline } = server.observation else { return None };
         let is_leader = server.verdict == Verdict::Leader;
         let is_outlived = past.is_some_and(|past| past.has_outlived(server.system, timeline));
-        let counts = is_leader || !(server.verdict.denies_leader() || is_outlived);
+        let is_incumbent = past.is_some_and(|past| past.node == place);
+        let is_rival = server.rival == Some(timeline) && !is_incumbent;
+        let counts = is_leader || !(server.verdict.denies_leader() || is_outlived || is_rival);
         counts.then(|| Claim {
             is_leader,
             is_kin: past.is_none_or(|past| past.may_be_kin(server.system)),
             timeline,
-            is_incumbent: past.is_some_and(|past| past.node == place),
+            is_incumbent,
+            fork: server.fork,
         })
     }
 }
@@ -219,6 +282,10 @@ impl Present {
         }
         match self.primary {
             Some(_) if self.is_alien(server) => format!("{claim} of another database cluster"),
+            _ if server.rival == Some(timeline) => format!(
+                "{claim}, beside another that was primary on it, and lacks what was written there; make it a standby, or \
+                 ATTACH it if it shall be primary all the same"
+            ),
             Some(_) => format!("{claim}; another is, on {present}"),
             None => format!(
                 "{claim}, but another has been since, on {present}; ATTACH it if it shall be primary again"
@@ -255,7 +322,10 @@ impl Present {
 
 /// What each server may be used for, and why if it is not used. At most one is primary: of several that say so, and of which
 /// Patroni does not say otherwise, the one of which Patroni says so too; else the one on the highest timeline (the one
-/// promoted last); among equals the one that was before, or the first.
+/// promoted last); among equals the one that was before, or the one whose timeline began farther on, or the first. Servers are
+/// judged whenever one of them has answered, so two that are promoted at once mostly come one after the other: then the first
+/// to answer is the one that was before. To wait for the other's answer would not make that better: it may come late, or
+/// never, and meanwhile nobody could write.
 ///
 /// `past` is what has been so far: a server that says that it is primary on an earlier timeline of the same database cluster
 /// was primary yesterday, and is none today, also if who came after it does not answer.
@@ -274,6 +344,20 @@ mod tests {
         Observation::Replica { replay: Some(Lsn(1)), timeline: None, age: Some(Duration::from_secs(age)) }
     }
 
+    /// A server of which nothing is known.
+    fn nothing() -> Evidence {
+        let now = Instant::now();
+        Evidence {
+            observation: Observation::None,
+            system: None,
+            verdict: Verdict::None,
+            fork: None,
+            asked: now,
+            found: now,
+            rival: None,
+        }
+    }
+
     fn of(observations: &[Observation]) -> Vec<Standing> {
         under(&vec![Verdict::None; observations.len()], observations)
     }
@@ -281,8 +365,8 @@ mod tests {
     fn under(verdicts: &[Verdict], observations: &[Observation]) -> Vec<Standing> {
         let evidence = |(observation, verdict): (&Observation, &Verdict)| Evidence {
             observation: observation.clone(),
-            system: None,
             verdict: verdict.clone(),
+            ..nothing()
         };
         let servers: Vec<_> = observations.iter().zip(verdicts).map(evidence).collect();
         standings(&servers, None, MAX_LAG).into_iter().map(|(standing, _)| standing).collect()
@@ -293,7 +377,7 @@ mod tests {
         let evidence = |(system, observation): &(u64, Observation)| Evidence {
             observation: observation.clone(),
             system: Some(*system),
-            verdict: Verdict::None,
+            ..nothing()
         };
         let servers: Vec<_> = servers.iter().map(evidence).collect();
         standings(&servers, Some(past), MAX_LAG)
@@ -363,7 +447,13 @@ mod tests {
 
     #[test]
     fn what_patroni_says_counts_more_than_what_has_been() {
-        let leader = Evidence { observation: primary(1), system: Some(7), verdict: Verdict::Leader };
+        let leader = Evidence {
+            observation: primary(1),
+            system: Some(7),
+            verdict: Verdict::Leader,
+            rival: Some(1),
+            ..nothing()
+        };
         let found = standings(&[leader], Some(&Lineage::first(0, 2, Some(7))), MAX_LAG);
         assert_eq!(found[0].0, Standing::Primary);
     }
@@ -384,6 +474,115 @@ mod tests {
         let past = Lineage::first(1, 2, Some(7));
         let found = after(&past, &[(7, primary(2)), (7, primary(2))]);
         assert_eq!([found[0].0, found[1].0], [Standing::Down, Standing::Primary]);
+    }
+
+    #[test]
+    fn of_two_that_are_seen_at_once_the_one_counts_that_had_come_farther() {
+        let promoted = |fork| Evidence { observation: primary(2), fork, ..nothing() };
+        let standing = |forks: [Option<Lsn>; 2], past: Option<&Lineage>| {
+            standings(&forks.map(promoted), past, MAX_LAG).remove(0).0
+        };
+        let (near, far) = (Some(Lsn(10)), Some(Lsn(11)));
+        assert_eq!(standing([near, far], None), Standing::Down);
+        assert_eq!(standing([far, near], Some(&Lineage::first(2, 1, None))), Standing::Primary);
+        assert_eq!(standing([near, near], None), Standing::Primary, "of equals the first");
+        assert_eq!(
+            standing([near, far], Some(&Lineage::first(0, 2, None))),
+            Standing::Primary,
+            "it is already"
+        );
+    }
+
+    /// Ours at place 0, on timeline 2, and another of which nothing is known yet.
+    struct Split {
+        past: Lineage,
+        servers: [Evidence; 2],
+        now: Instant,
+    }
+
+    impl Split {
+        fn new() -> Split {
+            let past = Lineage::first(0, 2, Some(7));
+            let ours = Evidence { observation: primary(2), system: Some(7), ..nothing() };
+            let other = Evidence { system: Some(7), ..nothing() };
+            Split { past, now: ours.found, servers: [ours, other] }
+        }
+
+        /// The one at this place is asked, and answers so.
+        fn answers(mut self, place: usize, observation: Observation) -> Split {
+            let server = &mut self.servers[place];
+            server.asked = self.now + Duration::from_secs(1);
+            self.now += Duration::from_secs(2);
+            if server.observation != observation {
+                server.found = self.now;
+            }
+            server.observation = observation;
+            self.look()
+        }
+
+        fn look(mut self) -> Split {
+            for place in 0..2 {
+                self.servers[place].rival = match rivalry(place, &self.servers, Some(&self.past)) {
+                    Rivalry::On(timeline) => Some(timeline),
+                    Rivalry::None | Rivalry::Possible => None,
+                };
+            }
+            self
+        }
+
+        fn found(&self) -> [(Standing, String); 2] {
+            standings(&self.servers, Some(&self.past), MAX_LAG).try_into().unwrap()
+        }
+
+        fn is(&self) -> [Standing; 2] {
+            self.found().map(|(standing, _)| standing)
+        }
+    }
+
+    #[test]
+    fn a_rival_is_not_taken_when_the_primary_is_gone() {
+        let split = Split::new().answers(1, primary(2)).answers(0, primary(2)).answers(0, failed());
+        let [ours, rival] = split.found();
+        assert_eq!((ours.0, rival.0), (Standing::Down, Standing::Down));
+        assert!(rival.1.contains("timeline 2, beside another") && rival.1.contains("ATTACH"), "{}", rival.1);
+        // It is away for a while, and comes back as it was.
+        let split = split.answers(1, failed()).answers(1, primary(2));
+        assert_eq!(split.is(), [Standing::Down, Standing::Down]);
+        // Ours comes back.
+        assert_eq!(split.answers(0, primary(2)).is(), [Standing::Primary, Standing::Down]);
+    }
+
+    #[test]
+    fn a_rival_is_none_any_more_once_it_was_a_standby_or_is_promoted_anew() {
+        let split = || Split::new().answers(1, primary(2)).answers(0, primary(2)).answers(0, failed());
+        let follower = Observation::Replica { replay: Some(Lsn(1)), timeline: Some(2), age: None };
+        let rebuilt = split().answers(1, follower);
+        assert_eq!(rebuilt.is(), [Standing::Down, Standing::Replica]);
+        assert_eq!(rebuilt.answers(1, primary(3)).is(), [Standing::Down, Standing::Primary]);
+        assert_eq!(split().answers(1, primary(3)).is(), [Standing::Down, Standing::Primary]);
+    }
+
+    #[test]
+    fn a_rival_is_primary_by_an_operators_word() {
+        let mut split = Split::new().answers(1, primary(2)).answers(0, primary(2));
+        split.past = Lineage::first(1, 2, Some(7));
+        assert_eq!(split.is(), [Standing::Down, Standing::Primary]);
+    }
+
+    #[test]
+    fn the_primarys_data_started_elsewhere_are_no_rival() {
+        // It was asked before the other was seen, and has not answered since.
+        let moved = Split::new().answers(0, primary(2)).answers(1, primary(2));
+        assert_eq!(rivalry(1, &moved.servers, Some(&moved.past)), Rivalry::Possible);
+        assert_eq!(moved.answers(0, failed()).is(), [Standing::Down, Standing::Primary]);
+        // Nor is one of another database cluster, or whose timeline is not known.
+        for (system, timeline) in [(8, 2), (7, 0)] {
+            let mut other = Split::new();
+            other.past = Lineage::first(0, timeline, Some(7));
+            other.servers[1].system = Some(system);
+            let other = other.answers(1, primary(timeline)).answers(0, primary(timeline));
+            assert_eq!(rivalry(1, &other.servers, Some(&other.past)), Rivalry::None);
+        }
     }
 
     #[test]

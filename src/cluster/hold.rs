@@ -215,8 +215,13 @@ impl UserPools {
         let mut text = String::new();
         for (index, node) in nodes.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
-            let standing = if node.is_detached() { "detached" } else { node.standing().as_str() };
-            let since = node.state().since.elapsed().as_secs_f64();
+            let state = node.state();
+            let standing = match node.is_detached() {
+                true => "detached",
+                false if state.is_fenced() => "fenced, though it says that it is primary,",
+                false => node.standing().as_str(),
+            };
+            let since = state.since.elapsed().as_secs_f64();
             let _ = write!(
                 text,
                 "{separator}server {} of {}: {standing} for {since:.1} s",

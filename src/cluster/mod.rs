@@ -40,7 +40,7 @@ use crate::session::ServerState;
 use crate::wire::SqlState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use barrier::Barrier;
-use failover::{Evidence, Observation, Standing, Verdict};
+use failover::{Evidence, Observation, Rivalry, Standing, Verdict};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -137,6 +137,17 @@ pub struct NodeState {
     verdict: Verdict,
     /// When that was asked for.
     asked: Instant,
+    /// When it was first observed to be so.
+    found: Instant,
+    /// The timeline on which it was primary beside the one that is or was.
+    rival: Option<u32>,
+}
+
+impl NodeState {
+    /// Whether it says that it is primary, and is taken for none.
+    pub fn is_fenced(&self) -> bool {
+        self.standing == Standing::Down && matches!(self.observation, Observation::Primary { .. })
+    }
 }
 
 /// A login with which servers can be probed.
@@ -274,6 +285,15 @@ impl Cluster {
         self.changes.subscribe()
     }
 
+    /// Waits until a server is down without having said so itself.
+    async fn falls_silent(&self, node: &Node) {
+        let mut changes = self.watch();
+        while node.contact(Instant::now()) == Contact::Open {
+            // The sender is ours: it is there as long as we are.
+            let _ = changes.changed().await;
+        }
+    }
+
     fn enter(&self, database: &Arc<Database>) {
         lock(&self.databases).push(Arc::downgrade(database));
     }
@@ -302,13 +322,14 @@ impl Cluster {
         {
             self.sampled(asked, insert, timeline, now);
         }
-        self.note(node, finding, verdict, asked);
+        self.note(node, finding, verdict, (asked, now));
         self.judge(self.lineage.load_full().as_deref(), now);
     }
 
     /// Judges every server by what is known of it and by what has been.
     fn judge(&self, past: Option<&Lineage>, now: Instant) {
-        let servers: Vec<_> = self.nodes.iter().map(|node| self.evidence(node)).collect();
+        let mut servers: Vec<_> = self.nodes.iter().map(|node| self.evidence(node)).collect();
+        self.note_rivals(&mut servers, past);
         let standings = failover::standings(&servers, past, self.rules.load().routing.max_lag);
         let mut any = false;
         let (primary, others): (Vec<_>, Vec<_>) =
@@ -331,13 +352,22 @@ impl Cluster {
         }
     }
 
-    fn note(&self, node: &Node, finding: Option<Finding>, verdict: Option<Verdict>, asked: Instant) {
+    fn note(
+        &self,
+        node: &Node,
+        finding: Option<Finding>,
+        verdict: Option<Verdict>,
+        (asked, found): (Instant, Instant),
+    ) {
         let mut state = lock(&node.state);
         if let Some(verdict) = verdict {
             let is = finding.as_ref().map_or(&state.observation, |finding| &finding.observation);
             state.verdict = verdict.following(state.verdict.clone(), &state.observation, is);
         }
         if let Some(Finding { observation, position, fork, system }) = finding {
+            if state.observation != observation {
+                state.found = found;
+            }
             state.observation = observation;
             state.fork = fork;
             // Who does not answer belongs to what it has belonged to.
@@ -347,12 +377,37 @@ impl Cluster {
         }
     }
 
+    /// Notes who is a rival of the primary so far. Whether somebody is may take an answer of the primary's: it is asked at once,
+    /// or its death could come first.
+    fn note_rivals(&self, servers: &mut [Evidence], past: Option<&Lineage>) {
+        for place in 0..servers.len() {
+            let rival = match failover::rivalry(place, servers, past) {
+                Rivalry::On(timeline) => Some(timeline),
+                Rivalry::None => None,
+                Rivalry::Possible => {
+                    past.and_then(|past| self.nodes.get(past.node)).iter().for_each(|ours| ours.poke());
+                    None
+                }
+            };
+            if servers[place].rival != rival {
+                if let Some(timeline) = rival {
+                    tracing::warn!(
+                        section = %self.section, server = %self.nodes[place].address, timeline,
+                        "the server writes on the primary's timeline, a history of its own: it is fenced from now on"
+                    );
+                }
+                servers[place].rival = rival;
+                lock(&self.nodes[place].state).rival = rival;
+            }
+        }
+    }
+
     /// Another primary, or another timeline, is another history: positions of the old one say nothing of it.
     fn crown(&self, node: usize, timeline: u32) {
         let present = self.lineage.load_full();
-        let (fork, system) = {
-            let state = lock(&self.nodes[node].state);
-            (state.fork, state.system)
+        let (fork, system, was_rival) = {
+            let mut state = lock(&self.nodes[node].state);
+            (state.fork, state.system, state.rival.take().is_some())
         };
         let is_new = |present: &Lineage| {
             (present.node, present.timeline) != (node, timeline) || !present.may_be_kin(system)
@@ -362,10 +417,11 @@ impl Cluster {
         }
         let mut clock = lock(&self.clock);
         let next = match present.as_deref() {
-            Some(present) if present.timeline != timeline || !present.may_be_kin(system) => {
+            Some(present) if present.timeline != timeline || was_rival || !present.may_be_kin(system) => {
                 // Whoever sees the one before without its end dates what it sees before `known`.
                 self.lineage.store(Some(Arc::new(present.ending(Instant::now()))));
-                match present.may_be_kin(system) {
+                // Positions of a rival's timeline cannot be compared with those of ours, though it has the same number.
+                match present.may_be_kin(system) && !was_rival {
                     true => present.succeeded((node, timeline), fork, &clock, Instant::now()),
                     false => present.replaced((node, timeline), system, Instant::now()),
                 }
@@ -440,7 +496,15 @@ impl Cluster {
             }
             observation => observation.clone(),
         };
-        Evidence { observation, system: state.system, verdict: state.verdict.clone() }
+        Evidence {
+            observation,
+            system: state.system,
+            verdict: state.verdict.clone(),
+            fork: state.fork,
+            asked: state.asked,
+            found: state.found,
+            rival: state.rival,
+        }
     }
 
     /// Takes a server out of service: nothing is leased from it, who waits for it goes elsewhere, and its connections close
@@ -503,6 +567,17 @@ impl Cluster {
     /// What has been primary so far, for a process that takes over: which database cluster, and on which timeline.
     pub fn past(&self) -> Option<(Option<u64>, u32)> {
         self.lineage.load().as_deref().map(|lineage| (lineage.system, lineage.timeline))
+    }
+
+    /// Servers that were primary beside the one that is or was, and on which timeline, for a process that takes over.
+    pub fn rivals(&self) -> Vec<(&ServerAddress, u32)> {
+        let rival = |node: &Arc<Node>| lock(&node.state).rival;
+        self.nodes.iter().filter_map(|node| Some((&node.address, rival(node)?))).collect()
+    }
+
+    /// What [`rivals`](Self::rivals) said in the process before.
+    pub fn recall_rival(&self, index: usize, timeline: u32) {
+        lock(&self.nodes[index].state).rival = Some(timeline);
     }
 
     /// What had been primary before this process began.
@@ -588,6 +663,8 @@ impl Node {
             observation: Observation::None,
             verdict: Verdict::None,
             asked: now,
+            found: now,
+            rival: None,
         };
         Node {
             address,
@@ -620,6 +697,21 @@ impl Node {
     /// How long it may take to answer; `None` before anybody has asked it anything.
     pub fn pace(&self, now: Instant) -> Option<Duration> {
         Pace::of(self.pace.load(Ordering::Relaxed)).expected(self.millis(now) as u32)
+    }
+
+    /// Whether it has answered anything since then, to a client that reads from it as a replica or to those who ask for
+    /// positions.
+    fn has_answered_since(&self, since: Instant) -> bool {
+        // Milliseconds are counted modulo 2^32.
+        let is_later = |at: u32| at.wrapping_sub(self.millis(since) as u32) <= u32::MAX / 2;
+        let last = Pace::of(self.pace.load(Ordering::Relaxed)).last();
+        last.is_some_and(is_later) || self.oracle.latest().is_some_and(|reading| reading.asked >= since)
+    }
+
+    /// Whether it can be used, and has answered a probe that was made since then.
+    fn has_answered_probe_since(&self, since: Instant) -> bool {
+        let is_used = matches!(self.standing(), Standing::Primary | Standing::Replica);
+        is_used && lock(&self.state).asked >= since
     }
 
     /// It is used again, after it was not.

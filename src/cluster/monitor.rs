@@ -20,6 +20,15 @@ const URGENT: Duration = Duration::from_millis(100);
 /// How many probes in a row must fail before a server that was good is down; refused connections count at once.
 const FAILURES: u32 = 2;
 
+/// How long a replica may say nothing at all, to nobody, while others answer: see [`answer`].
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// After how much of that the others are asked, too. Not before: when all are slow, more questions make them no quicker.
+const SUSPICION: Duration = Duration::from_millis(750);
+
+/// How often it is looked whether a server that does not answer has said anything.
+const LISTEN: Duration = Duration::from_millis(250);
+
 /// The longest pause between probes while every login is refused, in intervals.
 const MAX_PATIENCE: u32 = 30;
 
@@ -123,7 +132,13 @@ impl Probe {
             }
         }
         let connection = self.connection.as_mut().expect("made above");
-        let mut answer = Box::pin(command::run(connection, self.sql, settings.timeout)).await;
+        let question = Box::pin(command::run(connection, self.sql, settings.timeout));
+        let Some(mut answer) = answer(question, cluster, self.index).await else {
+            self.connection = None;
+            self.hears(Some(began));
+            self.failures += FAILURES;
+            return self.failed(node, "has said nothing for a second, while others answer".into());
+        };
         if let Err(CommandError::Io(..)) = answer
             && !is_new
         {
@@ -201,6 +216,40 @@ impl Probe {
             return None;
         }
         Some(Finding::of(Observation::Failed(why)))
+    }
+}
+
+/// Waits for the answer to a question. `None`: the server is a replica that hangs.
+///
+/// To give up a replica costs little: what was asked of it and not shown is asked elsewhere. So silence of [`SILENCE`] is
+/// enough, if it is nothing but silence: a server with too much to do answers the probe late, but it answers others
+/// meanwhile. Nor is it the server's if no other one answers within [`LISTEN`]: then it may be ours, or the load's. A primary
+/// is waited for, because nobody can take its place, and what is under way there could only fail.
+async fn answer<T>(
+    mut question: impl Future<Output = Result<T, CommandError>> + Unpin,
+    cluster: &Cluster,
+    index: usize,
+) -> Option<Result<T, CommandError>> {
+    let node = &cluster.nodes()[index];
+    let others = || cluster.nodes().iter().enumerate().filter(|(place, _)| *place != index);
+    let (mut silent_since, mut listened) = (Instant::now(), Instant::now());
+    loop {
+        // The question is looked at before the time is.
+        if let Ok(answer) = tokio::time::timeout(LISTEN, &mut question).await {
+            return Some(answer);
+        }
+        let now = Instant::now();
+        if node.has_answered_since(listened) {
+            silent_since = now;
+        }
+        let silence = now.saturating_duration_since(silent_since);
+        if node.standing() == Standing::Replica && silence >= SUSPICION {
+            if silence >= SILENCE && others().any(|(_, other)| other.has_answered_probe_since(listened)) {
+                return None;
+            }
+            others().for_each(|(_, other)| other.poke());
+        }
+        listened = now;
     }
 }
 

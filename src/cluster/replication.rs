@@ -4,6 +4,7 @@ use super::failover::Standing;
 use super::{Node, UserPools};
 use crate::backend::{self, Backend};
 use crate::error::{ClientVisible, ErrorSource, Report};
+use crate::routing::Role;
 use crate::wire::SqlState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +15,8 @@ pub struct Replication {
     /// The connection.
     pub backend: Backend,
     place: Place,
+    /// The server's place in the cluster.
+    node: usize,
 }
 
 /// One of the connections that are allowed; dropped, another may be made.
@@ -37,7 +40,7 @@ impl Replication {
         let mut target = pools.target(node);
         target.parameters = parameters;
         match Box::pin(backend::connect(&target, rules.pool.connect_timeout)).await {
-            Ok(backend) => Ok(Replication { backend, place }),
+            Ok(backend) => Ok(Replication { backend, place, node }),
             Err(error) => {
                 tracing::info!(user = %pools.user, %error, "a login for replication failed");
                 Err(error.report())
@@ -48,6 +51,11 @@ impl Replication {
     /// The user's pools, whose counters it goes by.
     pub fn pools(&self) -> &Arc<UserPools> {
         &self.place.0
+    }
+
+    /// Why the server will say nothing any more, if it is so.
+    pub fn why_forsaken(&self) -> Option<&'static str> {
+        self.place.0.database.cluster.why_forsaken(self.node, Role::Primary, false)
     }
 }
 

@@ -274,7 +274,12 @@ pub const KEYS: &[Key] = &[
          replicas. Those of PostgreSQL and of well-known extensions are known.",
     ),
     key("monitor.interval", Value("\"1s\""), "Time between two probes of a server."),
-    key("monitor.timeout", Value("\"2s\""), "How long a probe may take."),
+    key(
+        "monitor.timeout",
+        Value("\"2s\""),
+        "How long a probe may take. A server that does not answer two in a row is down; a replica is as soon as it has said \
+         nothing to anybody for a second, while others answer.",
+    ),
     key(
         "monitor.dead_after",
         Value("\"10s\""),

@@ -42,13 +42,16 @@
 //! primary that finds a standby (`in_hot_standby`) is not used for writes. While there is no primary, each server is asked
 //! ten times a second.
 //!
-//! **Hung.** A server that does not answer two probes in a row (`monitor.timeout` each) is down, and nothing new is sent to it.
+//! **Hung.** A server that does not answer two probes in a row (`monitor.timeout` each) is down, and nothing new is sent to it. A
+//! replica is so already when it has said nothing for a second, neither to a probe nor to a client, while another server
+//! answers its probe at once.
 //! What waits for its answer then goes on elsewhere if it can: a read on a replica of which nothing was shown. All else waits
 //! for as long as the server may be dead, `monitor.dead_after` from the first question that got no answer: a pause is better
 //! than an error, and PostgreSQL's own pauses (a checkpoint on slow disks, a machine that is moved) last for seconds. Then
 //! the connections are given up, and clients are told by what was at stake, as when they had been cut. If another server becomes
 //! primary before, that is when. A refused login is an answer: a server that is full, or shuts down, is not given up. Clients
-//! are woken for this by an order to look ([`crate::frontend::clients::Order`]), since their server will not wake them.
+//! are woken for this by an order to look ([`crate::frontend::clients::Order`]), since their server will not wake them. So are
+//! those that replicate: they are told 57P01, if the server did not stop in the middle of a message.
 //!
 //! **Names.** A server's name is looked up by the monitor, anew for each connection of its own and every
 //! `monitor.resolve_interval`; all other connections go where the monitor's does (`abode.rs`). A name that does not stand for
@@ -84,6 +87,13 @@
 //! identifier) has another count of timelines: it is taken when there is no primary of the old one any more, and whatever was
 //! seen of that is in doubt. A cluster that was restored from a backup, so that its timeline is an earlier one, cannot be told
 //! from a primary that returns: `SHOW NODES` says so, and `ATTACH server` (of one that is not detached) takes it.
+//!
+//! **Rivals.** Two standbys that are promoted beside each other both come to the same timeline. One of them is taken: the one that
+//! answers first, and of two that are known at once the one whose timeline began farther on, which has more of what was
+//! acknowledged before. The other is its rival as soon as both have said, one after the other and the primary last, that
+//! they are primary on that timeline. A rival stays fenced when it is the only one left, over reloads and hand-overs, until it has
+//! been in recovery (rewound, or made anew), comes with a later timeline, is its Patroni's leader, or an operator says
+//! ATTACH: then all that was read or written before is in doubt. Meanwhile clients are held, as without any primary.
 //!
 //! **Strictly unsent.** A connection that proves dead before anything of a request was sent leads to another one, and the
 //! client hears nothing: idle connections are looked at before they are lent, and settings that must be confirmed first are

@@ -95,6 +95,11 @@ impl Pace {
         (self.average > 0.0).then(|| Duration::from_secs_f32(self.average * self.kept(now) / 1e6))
     }
 
+    /// When the last answer came, in milliseconds as above; `None`: none has.
+    pub fn last(self) -> Option<u32> {
+        (self.average > 0.0).then_some(self.at)
+    }
+
     fn kept(self, now: u32) -> f32 {
         match now.wrapping_sub(self.at) {
             0 => 1.0,

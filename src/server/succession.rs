@@ -84,6 +84,9 @@ pub(super) struct StandingOrders {
     /// By section: the database cluster's identifier, and the primary's timeline. A primary of before is none afterwards either.
     #[serde(default)]
     pub(super) timelines: Vec<(String, Option<u64>, u32)>,
+    /// By section and address: the timeline on which a server was primary beside that one.
+    #[serde(default)]
+    pub(super) rivals: Vec<(String, String, u32)>,
 }
 
 /// The process that takes over, as the old one sees it. Dropped before it was let go, it is ended.

@@ -7,6 +7,7 @@
 // What the long form has found is of interest.
 #![allow(clippy::print_stderr)]
 
+mod network;
 mod proxy;
 
 use std::fs;
@@ -181,6 +182,37 @@ fn clients_live_through_what_a_network_does() {
         trouble(Short, "slow-login", Survives, slow, clear_up),
         trouble(Long, "cut-connections-of-a-replica", Survives, |w| w.proxies[1].cut(), clear_up),
     ]);
+}
+
+/// Packets vanish in both directions, and nobody is told: servers live on, and cannot be reached.
+#[test]
+fn clients_live_through_networks_that_lose_every_packet() {
+    use Form::{Long, Short};
+    use InFlight::{MayFail, Survives};
+    network::with_a_network_of_its_own("chaos::clients_live_through_networks_that_lose_every_packet", || {
+        let mut world = World::new(|setup| setup, Way::Routed);
+        let trouble = |form, name, in_flight, begin, mend| Trouble { name, form, in_flight, begin, mend };
+        world.go_through(&[
+            trouble(Short, "replica-cut-off", Survives, |world| world.cut_off(1), |_| network::reach(1)),
+            trouble(Short, "primary-cut-off", MayFail, |world| world.cut_off(0), |_| network::reach(0)),
+            trouble(
+                Long,
+                "all-cut-off",
+                MayFail,
+                |world| (0..3).for_each(|place| world.cut_off(place)),
+                |_| (0..3).for_each(network::reach),
+            ),
+            trouble(Long, "cut-off-for-a-moment", Survives, cut_off_for_a_moment, |_| {}),
+            trouble(
+                Short,
+                "promote-beside-a-primary-that-is-cut-off",
+                MayFail,
+                World::fail_over_beside_a_cut_off_primary,
+                // It takes writes as ever, and gets none.
+                |_| network::reach(0),
+            ),
+        ]);
+    });
 }
 
 /// pglagoon has a hosts file of its own, which an ordinary user cannot have everywhere.
@@ -418,6 +450,13 @@ fn nap(world: &mut World) {
     world.node(0).thaw().unwrap();
 }
 
+/// Shorter than two probes: TCP sends again what was lost.
+fn cut_off_for_a_moment(_: &mut World) {
+    (0..3).for_each(network::cut_off);
+    std::thread::sleep(Duration::from_millis(300));
+    (0..3).for_each(network::reach);
+}
+
 /// How pglagoon reaches its servers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -425,6 +464,8 @@ enum Way {
     Proxied,
     /// By a name for the primary and one for a replica, each of which may stand for either of two places.
     Named,
+    /// By an address that each server has in the test's own network.
+    Routed,
 }
 
 /// Where a name leads.
@@ -451,8 +492,11 @@ impl World {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // No statement is logged: there are many.
-        let servers =
-            Options { max_connections: PLACES as u32, settings: Vec::new(), ..options(&installations()[0]) };
+        let settings = match way {
+            Way::Routed => vec![("listen_addresses".into(), "0.0.0.0".into())],
+            Way::Straight | Way::Proxied | Way::Named => Vec::new(),
+        };
+        let servers = Options { max_connections: PLACES as u32, settings, ..options(&installations()[0]) };
         let stand = Stand::unwarmed(servers, |setup| {
             let setup = setup
                 .set("pool", "size", "10")
@@ -487,6 +531,9 @@ impl World {
         if way == Way::Named {
             world.go_by_names();
         }
+        if way == Way::Routed {
+            world.go_by_addresses();
+        }
         world.command("RECONNECT app");
         world.descriptors = world.stand.lagoon.descriptors();
         world
@@ -508,6 +555,33 @@ impl World {
         let servers = format!("[{}]", servers.join(", "));
         self.stand.lagoon.reconfigure(|setup| setup.set("databases.app", "servers", servers));
         self.command("RELOAD");
+    }
+
+    fn go_by_addresses(&mut self) {
+        let mut servers = Vec::new();
+        for (place, node) in self.stand.playground.nodes().iter().enumerate() {
+            network::reach(place);
+            let rules = node.data().join("pg_hba.conf");
+            let known = fs::read_to_string(&rules).unwrap();
+            fs::write(&rules, format!("{known}host all all 192.0.2.0/24 scram-sha-256\n")).unwrap();
+            node.reload().unwrap();
+            servers.push(quote(&format!("{}:{}", network::address(place), node.port())));
+        }
+        let servers = format!("[{}]", servers.join(", "));
+        self.stand.lagoon.reconfigure(|setup| setup.set("databases.app", "servers", servers));
+        self.command("RELOAD");
+    }
+
+    /// No packet comes to or from the server any more; returns when pglagoon has found that out.
+    fn cut_off(&mut self, place: usize) {
+        let port = self.stand.playground.nodes()[place].port();
+        let falls = |log: String| {
+            let is_its = |line: &&str| line.contains(&format!(":{port} ")) && line.contains("to=Down");
+            log.lines().filter(is_its).count()
+        };
+        let before = falls(self.stand.lagoon.log());
+        network::cut_off(place);
+        eventually("the server counts as down", || falls(self.stand.lagoon.log()) > before);
     }
 
     fn names_stand_for(&mut self, places: [Place; 2]) {
@@ -669,8 +743,19 @@ impl World {
         self.promote();
     }
 
+    /// Nobody is told anything by the old primary from then on, so the replica has all that was acknowledged.
+    fn fail_over_beside_a_cut_off_primary(&mut self) {
+        self.cut_off(0);
+        self.stand.playground.wait_caught_up().unwrap();
+        self.promote_the_first();
+    }
+
     fn promote(&mut self) {
         self.node(0).kill().unwrap();
+        self.promote_the_first();
+    }
+
+    fn promote_the_first(&mut self) {
         let nodes = self.stand.playground.nodes();
         nodes[1].promote().unwrap();
         nodes[2].follow(&nodes[1], Slots::None).unwrap();
@@ -763,5 +848,5 @@ fn is_long() -> bool {
 
 /// How much longer the long form takes than other tests.
 pub fn seconds() -> u64 {
-    told().map_or(0, |phase| 24 * (3 * phase + 15))
+    told().map_or(0, |phase| 29 * (3 * phase + 15))
 }

@@ -597,3 +597,82 @@ async fn a_primary_of_yesterday_stays_fenced_until_an_operator_says_otherwise() 
     drop(console);
     assert!(stand.lagoon.end_successor());
 }
+
+/// Two standbys are promoted beside each other, to the same timeline. When the one that was taken dies, the other is not: it
+/// has nothing of what was written meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_were_promoted_to_the_same_timeline_the_second_is_no_heir_of_the_first() {
+    let mut stand = Stand::new(|setup| {
+        trusting(setup).set("routing", "on_lost_write", quote("reset")).set(
+            "pool",
+            "hold_timeout",
+            quote("500ms"),
+        )
+    });
+    let mut client = Raw::login(stand.lagoon.port);
+    assert_eq!(told(&client.query("SELECT note('before')")), (vec![], 'I'));
+    stand.playground.wait_caught_up().unwrap();
+    stand.playground.node_mut(0).stop(Stop::Immediate).unwrap();
+    std::thread::scope(|scope| {
+        for place in [1, 2] {
+            let node = &stand.playground.nodes()[place];
+            scope.spawn(|| node.promote().unwrap());
+        }
+    });
+    let shown = async |stand: &Stand, place: usize| {
+        let address = stand.playground.nodes()[place].address();
+        let nodes = table(&stand.lagoon.console().await, "SHOW NODES").await;
+        let mut node = nodes.into_iter().find(|node| node["server"] == address).expect("it is listed");
+        ["role", "health", "why"].map(|column| node.remove(column).unwrap())
+    };
+    let is_fenced = async |stand: &Stand, place| {
+        let [_, health, why] = shown(stand, place).await;
+        health == "down" && why.contains("timeline 2, beside another") && why.contains("ATTACH")
+    };
+    let mut rival = 0;
+    eventually_async("one is fenced", async || {
+        rival = if is_fenced(&stand, 1).await { 1 } else { 2 };
+        is_fenced(&stand, rival).await
+    })
+    .await;
+    let ours = 3 - rival;
+    assert_eq!(told(&client.query("SELECT note('ours')")), (vec![], 'I'));
+
+    stand.playground.node_mut(ours).kill().unwrap();
+    eventually_async("ours is gone", async || shown(&stand, ours).await[1] == "down").await;
+    let refused = client.query("SELECT note('astray')");
+    let detail = refused.iter().find(|message| message.tag == 'E').unwrap().field('D');
+    assert!(detail.contains("fenced, though it says that it is primary,"), "{detail}");
+    assert_eq!(told_once(&refused), ("57P03".into(), 'I'));
+    // Ours comes back, and is primary as before; its rival is none.
+    stand.playground.node_mut(ours).start().unwrap();
+    eventually_async("ours is back", async || shown(&stand, ours).await[1] != "down").await;
+    assert_eq!(told(&client.query("SELECT note('ours')")), (vec![], 'I'));
+    assert!(is_fenced(&stand, rival).await);
+    stand.playground.node_mut(ours).kill().unwrap();
+    eventually_async("ours is gone again", async || shown(&stand, ours).await[1] == "down").await;
+
+    // Neither a process that takes over nor a file that does not name ours any more makes it primary.
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(Duration::from_secs(20)).success());
+    eventually_async("it is fenced there", async || is_fenced(&stand, rival).await).await;
+    assert_eq!(told_once(&client.query("SELECT note('astray')")), ("57P03".into(), 'I'));
+    let alone = stand.playground.nodes()[rival].address();
+    stand.lagoon.reconfigure(|setup| setup.set("databases.app", "servers", format!("[{}]", quote(&alone))));
+    let console = stand.lagoon.console().await;
+    console.simple_query("RELOAD").await.unwrap();
+    assert_eq!(told_once(&client.query("SELECT note('astray')")), ("57P03".into(), 'I'));
+    assert!(is_fenced(&stand, rival).await);
+    let count = |word: &str| {
+        let sql = format!("SELECT count(*) FROM notes WHERE word = '{word}'");
+        stand.playground.nodes()[rival].sql_in("app", &sql).unwrap().trim().to_owned()
+    };
+    assert_eq!(["before", "ours", "astray"].map(count), ["1", "0", "0"]);
+
+    // An operator's word makes it primary all the same.
+    console.simple_query(&format!("ATTACH {alone}")).await.unwrap();
+    assert_eq!(told(&client.query("SELECT note('taken')")), (vec![], 'I'));
+    assert_eq!(count("taken"), "1");
+    drop(console);
+    assert!(stand.lagoon.end_successor());
+}

@@ -1,9 +1,11 @@
 //! Servers that hang: they accept connections, and answer nothing.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Setup, Stand, eventually, eventually_async, quote, table};
-use crate::raw::{Message, Raw, bind, execute, first_column, parse, query, sync};
+use crate::raw::{Message, Raw, V3_0, bind, execute, first_column, parse, query, sync};
+use pglagoon::cli::playground::{DATABASE, SUPERUSER};
 
 fn hasty(setup: Setup) -> Setup {
     setup
@@ -65,6 +67,83 @@ fn reads_on_a_replica_that_hangs_run_again_elsewhere_long_before_it_is_given_up(
     assert!(lost.is_some_and(|line| !line.ends_with(" 0")), "{lost:?}");
 }
 
+/// With the monitor as it is by default, where two probes alone take four seconds.
+#[test]
+fn a_replica_that_says_nothing_to_anybody_is_given_up_before_its_second_probe() {
+    let stand = Stand::new(|setup| {
+        hasty(setup).unset("monitor", "interval").unset("monitor", "timeout").set(
+            "routing",
+            "consistency",
+            quote("eventual"),
+        )
+    });
+    let mut clients: Vec<Raw> = (0..8).map(|_| Raw::login(stand.lagoon.port)).collect();
+    clients.iter_mut().for_each(|client| client.send(&query("SELECT 'seen', pg_sleep(1)")));
+    eventually("the replicas read", || {
+        (1..3).all(|place| stand.backends(place, "wait_event = 'PgSleep'") > 0)
+    });
+    let began = Instant::now();
+    let _frozen = Frozen::new(&stand, 1);
+    for client in &mut clients {
+        let answer = client.until_ready();
+        assert_eq!((codes(&answer), first_column(&answer)), (vec![], vec!["seen".to_owned()]), "{answer:?}");
+    }
+    // What runs again sleeps again.
+    let pause = began.elapsed().saturating_sub(Duration::from_secs(1));
+    assert!(pause < Duration::from_millis(3500), "{pause:?}");
+    assert!(stand.lagoon.log().contains("has said nothing for a second"), "{}", stand.lagoon.log());
+}
+
+/// What a replica has shown, the primary shall show, and only the replica knows what it was: nobody waits for it to say so.
+#[test]
+fn who_has_read_from_a_replica_that_hangs_goes_to_the_primary_when_it_is_given_up() {
+    let stand = Stand::new(|setup| {
+        hasty(setup).set("monitor", "timeout", quote("10s")).set("routing", "max_wait", quote("100ms"))
+    });
+    let mut clients: Vec<Raw> = (0..4).map(|_| Raw::login(stand.lagoon.port)).collect();
+    eventually("one of them reads there", || {
+        for client in &mut clients {
+            client.query("SELECT i FROM numbers WHERE i = 1 /* reader */");
+        }
+        stand.ran_on("reader")[1] > 0
+    });
+    let _frozen = Frozen::new(&stand, 1);
+    let began = Instant::now();
+    for client in &mut clients {
+        client.send(&query("SELECT note('written')"));
+    }
+    for client in &mut clients {
+        assert_eq!(first_column(&client.until_ready()), ["written"]);
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+/// What it is to be slow: the probe is not answered, clients are.
+#[test]
+fn a_replica_that_answers_its_clients_is_not_given_up_for_a_probe() {
+    let stand = Stand::new(|setup| {
+        hasty(setup).unset("monitor", "timeout").set("routing", "consistency", quote("eventual"))
+    });
+    let probers = || {
+        let probing = "application_name = 'pglagoon monitor' AND query LIKE '%pg_control_system%'";
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE {probing} AND pid <> pg_backend_pid()");
+        stand.playground.nodes()[1].sql(&sql).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut client = Raw::login(stand.lagoon.port);
+    eventually("it is probed", || probers().len() == 1);
+    let first = probers().remove(0);
+    let signal = |name: &str| Command::new("kill").args([name, &first]).status().unwrap();
+    assert!(signal("-STOP").success());
+    eventually("it is probed over another connection", || {
+        for _ in 0..20 {
+            assert_eq!(codes(&client.query("SELECT 1 /* alive */")), [""; 0]);
+        }
+        probers().len() == 2
+    });
+    signal("-CONT");
+    assert!(!stand.lagoon.log().contains("to=Down"), "{}", stand.lagoon.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_under_way_on_a_primary_that_hangs_ends_as_by_its_death_and_not_before_its_time() {
     let stand = Stand::new(|setup| hasty(setup).set("monitor", "dead_after", quote("3s")));
@@ -122,4 +201,38 @@ fn a_short_sleep_of_the_primary_is_a_pause() {
     drop(frozen);
     assert_eq!(codes(&client.until_ready()), [""; 0]);
     assert_eq!(first_column(&client.query("SELECT word FROM notes")), ["kept"]);
+}
+
+#[test]
+fn a_replication_connection_to_a_primary_that_hangs_ends_when_that_is_given_up() {
+    let stand = Stand::new(|setup| hasty(setup).set("monitor", "dead_after", quote("2s")));
+    let login = || {
+        let parameters = [("user", SUPERUSER), ("database", DATABASE), ("replication", "database")];
+        Raw::login_with(stand.lagoon.port, V3_0, &parameters)
+    };
+    let mut streaming = login();
+    let position = first_column(&streaming.query("SELECT pg_current_wal_lsn()")).remove(0);
+    streaming.send(&query(&format!("START_REPLICATION PHYSICAL {position}")));
+    assert_eq!(streaming.until('W').last().unwrap().tag, 'W');
+    let (mut waiting, mut idle) = (login(), login());
+    waiting.send(&query("SELECT pg_sleep(60)"));
+    // A slow answer is none that is lost: it is there after the time that a dead server is given.
+    let mut slow = login();
+    let began = Instant::now();
+    assert_eq!(codes(&slow.query("SELECT pg_sleep(3)")), [""; 0]);
+    assert!(began.elapsed() >= Duration::from_secs(3));
+    let frozen = Frozen::new(&stand, 0);
+    let began = Instant::now();
+    for client in [&mut streaming, &mut waiting, &mut idle, &mut slow] {
+        let told = client.until_end().pop().expect("it is told why");
+        assert_eq!(told.code(), "57P01");
+        assert!(told.field('M').contains("not answered for too long"), "{}", told.field('M'));
+    }
+    assert!((1500..10_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    eventually("there is room for others", || {
+        let metrics = stand.lagoon.http("/metrics").unwrap().body;
+        metrics.contains("pglagoon_replication_connections{database=\"app\",user=\"postgres\"} 0\n")
+    });
+    drop(frozen);
+    assert_eq!(login().query("IDENTIFY_SYSTEM").len(), 4);
 }
