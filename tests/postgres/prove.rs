@@ -339,7 +339,7 @@ fn prove(fault: Fault, policy: Policy, outcome: &Outcome, count: Count) {
 }
 
 /// How often a positive control that finds nothing is tried: a rare event is no less of a proof.
-const TRIES: usize = 5;
+const TRIES: usize = 15;
 
 async fn breaks(stand: &Stand, fault: Fault, policy: Policy, load: Load, count: Count) {
     let mut findings = Findings::default();
