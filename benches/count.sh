@@ -4,6 +4,8 @@
 #   benches/count.sh                        every workload
 #   benches/count.sh session_simple ...     these
 #   benches/count.sh --check                every workload against benches/budgets: fails if one takes 3 % more than it may
+#   benches/count.sh --check-tested         the same of the unoptimised build that the tests use: for `make test`, which builds
+#                                           no other
 #   benches/count.sh --functions NAME       where one workload's instructions go, by function
 #
 # Counted by callgrind over TIMES and 2 * TIMES iterations; the difference is without the start-up, and does not depend on
@@ -16,8 +18,23 @@ command -v valgrind >/dev/null || { echo 'count: valgrind is not installed' >&2;
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-hot=${HOT:-$(cargo bench --quiet --locked --bench hot --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*hot-[^"]*\)".*/\1/p')}
+
+budget=0
+build='cargo bench --bench hot --no-run'
+case ${1:-} in
+--check) budget=2 ;;
+--check-tested)
+    budget=3
+    build='cargo build --bench hot'
+    ;;
+esac
+[ "$budget" = 0 ] || shift
+rustc=$(rustc --version | cut -d' ' -f2)
+if [ "$budget" != 0 ] && ! grep -qF "rustc $rustc." benches/budgets; then
+    echo "count: benches/budgets is of another compiler than rustc $rustc, so nothing is compared:"
+    budget=0
+fi
+hot=${HOT:-$($build --quiet --locked --message-format=json | sed -n 's/.*"executable":"\([^"]*hot-[^"]*\)".*/\1/p')}
 
 # instructions NAME TIMES: how many a run executes; leaves the profile behind.
 instructions() {
@@ -33,25 +50,22 @@ if [ "${1:-}" = --functions ]; then
     exit
 fi
 
-budget=
-if [ "${1:-}" = --check ]; then
-    budget=benches/budgets
-    shift
-fi
 [ $# -gt 0 ] || set -- $("$hot" --list)
 "$hot" --allocations >"$work/allocations"
 over=0
-printf '%-24s %12s %12s %10s %s\n' workload instructions allocations bytes "${budget:+budget}"
+printf '%-24s %12s %12s %10s' workload instructions allocations bytes
+[ "$budget" = 0 ] || printf ' %8s' budget
+echo
 for name in "$@"; do
     once=$(instructions "$name" "$TIMES")
     twice=$(instructions "$name" $((TIMES * 2)))
     each=$(((twice - once) / TIMES))
     printf '%-24s %12d %12.2f %10.1f' "$name" "$each" \
         $(awk -v name="$name" '$1 == name { print $2, $4 }' "$work/allocations")
-    if [ -n "$budget" ]; then
-        allowed=$(awk -v name="$name" '$1 == name { print $2 }' "$budget")
-        [ -n "$allowed" ] || { echo; echo "count: no budget for $name in $budget" >&2; exit 1; }
-        printf ' %6d' "$allowed"
+    if [ "$budget" != 0 ]; then
+        allowed=$(awk -v name="$name" -v column="$budget" '$1 == name { print $column }' benches/budgets)
+        [ -n "$allowed" ] || { echo; echo "count: no budget for $name in benches/budgets" >&2; exit 1; }
+        printf ' %8d' "$allowed"
         if [ $((each * 100)) -gt $((allowed * 103)) ]; then
             over=1
             printf ' OVER'

@@ -5,6 +5,7 @@
 //! cargo bench --bench hot -- --allocations         heap allocations per iteration
 //! cargo bench --bench hot -- --list                the workloads
 //! cargo bench --bench hot -- --count NAME N        runs one workload N times: for a tool that counts instructions
+//! cargo bench --bench hot -- --lock THREADS         what leasing and giving back takes under a shared pool's lock
 //! benches/count.sh                                 instructions per iteration; the same on every run
 //! ```
 //!
@@ -27,6 +28,7 @@ use pglagoon::wire::scan::{HEADER, Scanner, Step};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,7 @@ fn main() {
         ["--list"] => NAMES.iter().for_each(|name| println!("{name}")),
         ["--allocations"] => NAMES.iter().for_each(|name| print_allocations(name)),
         ["--count", name, times] => count(name, times.parse().expect("how many times")),
+        ["--lock", threads] => lock(threads.parse().expect("how many threads")),
         _ => divan::main(),
     }
 }
@@ -199,8 +202,41 @@ fn rows() -> Run {
     Box::new(move || assert_eq!(client.answer(black_box(&rows)), Want::Input))
 }
 
+/// Each thread leases and gives back as fast as it can: what benches/width.py takes a queue at the lock to be made of.
+fn lock(threads: usize) {
+    const TIMES: u32 = 1_000_000;
+    let (core, now) = (Mutex::new(full()), Instant::now());
+    let lease = |home| core.lock().expect("nobody panics").lease(Asker { home, drawer: None });
+    std::thread::scope(|scope| {
+        for home in 0..threads {
+            let (core, lease) = (&core, &lease);
+            scope.spawn(move || {
+                for _ in 0..TIMES {
+                    let connection = lease(home).expect("more are idle than threads ask");
+                    assert!(matches!(
+                        core.lock().expect("nobody panics").put(connection, now),
+                        Placed::Parked
+                    ));
+                }
+            });
+        }
+    });
+    let each = now.elapsed() / (TIMES * threads as u32);
+    println!("{threads} threads: {each:?} for each lease and return");
+}
+
 /// A pool of twenty with ten idle connections at home on two workers.
 fn pool() -> Run {
+    let (mut core, now) = (full(), Instant::now());
+    let mut home = 0;
+    Box::new(move || {
+        home = 1 - home;
+        let connection = core.lease(black_box(Asker { home, drawer: None })).expect("ten are idle");
+        assert!(matches!(core.put(connection, now), Placed::Parked));
+    })
+}
+
+fn full() -> Core<Box<Idle>, Nobody> {
     let limits = Limits {
         size: 20,
         max_waiting: 100,
@@ -220,12 +256,7 @@ fn pool() -> Run {
     for home in 0..10 {
         assert!(matches!(core.put(Box::new(Idle { home: home % 2, since: now }), now), Placed::Parked));
     }
-    let mut home = 0;
-    Box::new(move || {
-        home = 1 - home;
-        let connection = core.lease(black_box(Asker { home, drawer: None })).expect("ten are idle");
-        assert!(matches!(core.put(connection, now), Placed::Parked));
-    })
+    core
 }
 
 struct Idle {

@@ -41,7 +41,7 @@ command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
 command -v cargo >/dev/null || fail "there is no Rust toolchain (cargo): see https://www.rust-lang.org/tools/install"
 
 packages="postgresql postgresql-client gcc libc6-dev"
-[ "$want" = demo ] || packages="$packages postgresql-contrib pgbouncer strace openssl iproute2 python3 python3-venv python3-pip"
+[ "$want" = demo ] || packages="$packages postgresql-contrib pgbouncer strace openssl iproute2 valgrind python3 python3-venv python3-pip"
 missing=
 for package in $packages; do
     installed "$package" || missing="$missing $package"

@@ -26,6 +26,13 @@ for script in scripts/*.sh; do
     sh -n "$script"
 done
 
+step "instructions of the hot paths: benches/count.sh --check-tested"
+if command -v valgrind >/dev/null; then
+    TIMES=100 benches/count.sh --check-tested
+else
+    echo "WARNING: valgrind is not here: the instructions of the hot paths are not counted"
+fi
+
 clients=0
 if [ -x tests/clients/run.sh ]; then
     step "client drivers: tests/clients/run.sh"

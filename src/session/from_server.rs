@@ -206,7 +206,9 @@ impl Session {
         if is_over {
             self.promotable = None;
         }
-        completed = completed.into_iter().filter_map(|then| self.without_unlisten(then)).collect();
+        if completed.iter().any(|then| matches!(then, Then::Unlistened(..))) {
+            completed = completed.into_iter().filter_map(|then| self.without_unlisten(then)).collect();
+        }
         if is_over || outcome != Outcome::Fine {
             self.channels.end_transaction(outcome);
         }
