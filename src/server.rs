@@ -17,7 +17,7 @@ mod view;
 use crate::admin::{self, Console, Shutdown};
 use crate::auth::{KeyRing, Seed};
 use crate::cluster::failover::Standing;
-use crate::cluster::{Admission, Cluster, Directory};
+use crate::cluster::{Admission, Care, Cluster, Directory};
 use crate::config::{self, Changes, Config, ConfigError};
 use crate::frontend::clients::{Clients, Order};
 use crate::frontend::listener::{Accepted, Listener};
@@ -40,8 +40,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use view::View;
 
-/// How often pools are looked through for what has lasted too long.
+/// How often pools are looked through for waits that are over.
 const SWEEP: Duration = Duration::from_millis(100);
+
+/// Each time after so many also for connections that are idle for too long, or too old.
+const WHOLE_SWEEP: usize = 10;
 
 /// How often the drain looks whether everybody has left.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -492,9 +495,10 @@ async fn stop(shared: &Shared, shutdown: Shutdown, signals: &mut Signals) {
 async fn sweep(shared: &Shared) {
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    loop {
+    for count in 0.. {
         tick.tick().await;
-        shared.frontend.directory.sweep(Instant::now());
+        let care = if count % WHOLE_SWEEP == 0 { Care::Whole } else { Care::Waits };
+        shared.frontend.directory.sweep(care, Instant::now());
         shared.look_after_those_who_wait();
         shared.frontend.console.sample(Instant::now());
     }
@@ -621,16 +625,16 @@ impl Shared {
                 standing.paused.push(name);
             }
         }
-        for cluster in self.frontend.directory.clusters() {
-            let detached = cluster.nodes().iter().filter(|node| node.is_detached());
-            let names = detached.map(|node| (cluster.section.clone(), node.address.to_string()));
+        for section in self.frontend.directory.sections() {
+            let detached = section.cluster.nodes().iter().filter(|node| node.is_detached());
+            let names = detached.map(|node| (section.name.clone(), node.address.to_string()));
             standing.detached.extend(names);
-            let past = cluster.past();
-            standing.timelines.extend(past.map(|(system, line)| (cluster.section.clone(), system, line)));
-            let rivals = cluster.rivals().into_iter();
+            let past = section.cluster.past();
+            standing.timelines.extend(past.map(|(system, line)| (section.name.clone(), system, line)));
+            let rivals = section.cluster.rivals().into_iter();
             standing
                 .rivals
-                .extend(rivals.map(|(address, line)| (cluster.section.clone(), address.to_string(), line)));
+                .extend(rivals.map(|(address, line)| (section.name.clone(), address.to_string(), line)));
         }
         Ok(standing)
     }
@@ -642,11 +646,12 @@ impl Shared {
             |names: &[String]| names.iter().filter_map(|name| directory.find(name)).collect::<Vec<_>>();
         find(&standing.paused).iter().for_each(|database| database.pause());
         find(&standing.disabled).iter().for_each(|database| database.admit(Admission::Refused));
-        for cluster in directory.clusters() {
-            let past = standing.timelines.iter().find(|(section, ..)| *section == cluster.section);
+        for section in directory.sections() {
+            let (name, cluster) = (&section.name, &section.cluster);
+            let past = standing.timelines.iter().find(|(section, ..)| section == name);
             past.iter().for_each(|(_, system, timeline)| cluster.recall((*system, *timeline)));
             for (index, node) in cluster.nodes().iter().enumerate() {
-                let name = (cluster.section.clone(), node.address.to_string());
+                let name = (name.clone(), node.address.to_string());
                 if standing.detached.contains(&name) {
                     cluster.detach(index);
                 }

@@ -59,7 +59,11 @@ impl Console {
     /// Takes the sample for averages if it is due. SHOW does so too; somebody who calls it about once in
     /// [`super::tables::PERIOD`] keeps the averages to that period when nobody looks for a while.
     pub fn sample(&self, now: Instant) {
-        self.averages_at(now);
+        let is_due = self.averages.lock().unwrap_or_else(PoisonError::into_inner).is_due(now);
+        // To add up what thousands of pools have counted takes milliseconds, and drives what queries need out of the caches.
+        if is_due {
+            self.averages_at(now);
+        }
     }
 
     /// Speaks with a client whose login is complete, ReadyForQuery included, until it leaves. `early` is what was

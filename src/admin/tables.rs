@@ -192,10 +192,15 @@ impl Averages {
         Averages { older: Sample { at: now, figures: BTreeMap::new() }, newer: None }
     }
 
-    /// Takes a sample if a period has passed since the last one.
-    pub fn sample(&mut self, now: Instant, totals: &BTreeMap<String, Totals>) {
+    /// Whether a period has passed since the last sample.
+    pub fn is_due(&self, now: Instant) -> bool {
         let last = self.newer.as_ref().unwrap_or(&self.older);
-        if now.saturating_duration_since(last.at) < PERIOD {
+        now.saturating_duration_since(last.at) >= PERIOD
+    }
+
+    /// Takes a sample if it is due.
+    pub fn sample(&mut self, now: Instant, totals: &BTreeMap<String, Totals>) {
+        if !self.is_due(now) {
             return;
         }
         if let Some(newer) = self.newer.replace(Sample::new(now, totals)) {

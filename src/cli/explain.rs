@@ -135,7 +135,7 @@ fn live(config: &Config, name: &str, sql: &str) -> Result<Vec<Line>, String> {
 async fn known(database: &Database) {
     let is_new = |standing| standing == Standing::Unknown;
     while database.catalog().version() == 0
-        || database.cluster.nodes().iter().any(|node| is_new(node.standing()))
+        || database.section.cluster.nodes().iter().any(|node| is_new(node.standing()))
     {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

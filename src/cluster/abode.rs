@@ -49,14 +49,14 @@ impl Cluster {
     fn moved(&self, index: usize, here: SocketAddr) {
         let node = &self.nodes()[index];
         tracing::warn!(
-            section = %self.section, server = %node.address, from = ?node.abode(), to = %here,
+            server = %node.address, from = ?node.abode(), to = %here,
             "the server's name stands for another address: its connections are made anew"
         );
         node.abode.settle(here);
         node.moves.fetch_add(1, Ordering::AcqRel);
         // How far the server at the old address was says nothing of this one.
         *lock(&node.oracle.latest) = None;
-        node.comes_back(Instant::now());
+        self.comes_back(index, Instant::now());
         for database in self.databases() {
             for pools in database.users() {
                 pools.forget_greetings();

@@ -12,6 +12,7 @@ use crate::routing::balance::{self, Candidate, Rank};
 use crate::routing::{Lineage, Lsn, Need, Role, Route, Shown, Token, Why};
 use crate::wire::SqlState;
 use smallvec::SmallVec;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How soon a read that may not fall back yet looks again.
@@ -109,7 +110,7 @@ impl Search {
 impl UserPools {
     /// The server that shall serve `route`, if what is known suffices.
     pub(super) fn choose(&self, route: Route, not_before: Option<Instant>) -> Option<Choice> {
-        let cluster = &self.database.cluster;
+        let cluster = &self.database.section.cluster;
         match route {
             Route::Primary { shown: Some(shown), .. } if cluster.is_behind(shown) => None,
             Route::Primary { why, .. } => self.primary(why),
@@ -142,7 +143,7 @@ impl UserPools {
     /// # Errors
     /// 40001 when no replica is fresh enough and the primary is not allowed, or does not show yet what a replica did.
     pub(super) async fn find(&self, search: &mut Search) -> Result<Option<Choice>, Report> {
-        let cluster = &self.database.cluster;
+        let cluster = &self.database.section.cluster;
         if let Some(choice) = self.wander(search).await {
             return Ok(Some(choice));
         }
@@ -186,7 +187,7 @@ impl UserPools {
     /// whatever becomes of the others. The instant of its last read is as good as a die.
     pub(super) fn is_restless(&self, route: Route) -> bool {
         let Route::Replica { need: Need::Stay, shown: Some(shown), .. } = route else { return false };
-        let nodes = self.database.cluster.nodes();
+        let nodes = self.database.section.cluster.nodes();
         let home = usize::from(shown.node);
         let throw = || nodes.get(home).map_or(0, |node| node.nanos(shown.until));
         balance::mixed(throw()).is_multiple_of(RESTLESS)
@@ -202,7 +203,7 @@ impl UserPools {
         if !self.is_restless(search.route) || std::mem::replace(&mut search.has_wandered, true) {
             return None;
         }
-        let cluster = &self.database.cluster;
+        let cluster = &self.database.section.cluster;
         let mut readings = cluster.readings.subscribe();
         let now = Instant::now();
         let elsewhere = Route::Replica { need: Need::Since(now), shown: None, why: search.route.why() };
@@ -226,9 +227,9 @@ impl UserPools {
     /// # Errors
     /// 57P03 when nobody can say within `checkout_timeout`, or `hold_timeout` while there is no primary; 40001 when the primary does not show yet what a replica did.
     pub async fn position(&self, shown: Option<Shown>) -> Result<Token, Report> {
-        let cluster = &self.database.cluster;
+        let cluster = &self.database.section.cluster;
         let now = Instant::now();
-        let rules = cluster.rules.load();
+        let rules = self.database.section.rules.load();
         let pool = &rules.pool;
         let deadline =
             now + if cluster.primary().is_some() { pool.checkout_timeout } else { pool.hold_timeout };
@@ -254,22 +255,22 @@ impl UserPools {
     /// # Errors
     /// 40001 when it does not within `checkout_timeout`.
     pub async fn see_off(&self, shown: Shown) -> Result<(), Report> {
-        let cluster = &self.database.cluster;
+        let cluster = &self.database.section.cluster;
         if !cluster.is_behind(shown) {
             return Ok(());
         }
-        self.pass(shown, Instant::now() + cluster.rules.load().pool.checkout_timeout).await
+        self.pass(shown, Instant::now() + self.database.section.rules.load().pool.checkout_timeout).await
     }
 
     /// No replica was fresh enough in time.
     fn give_up(&self, search: &mut Search, now: Instant) -> Result<(), Report> {
-        let cluster = &self.database.cluster;
-        let rules = cluster.rules.load();
+        let section = &self.database.section;
+        let rules = section.rules.load();
         if rules.routing.on_stale == OnStale::Error {
             return Err(stale("no replica is fresh enough for this read")
                 .hint("routing.max_wait is how long it waits, routing.on_stale what becomes of it then."));
         }
-        if lock(&cluster.fallbacks).take(rules.routing.max_fallbacks, now) {
+        if lock(&section.fallbacks).take(rules.routing.max_fallbacks, now) {
             search.fall_back(Why::Stale);
         } else if now >= search.deadline {
             return Err(stale("no replica is fresh enough, and too many reads go to the primary already")
@@ -281,7 +282,7 @@ impl UserPools {
     }
 
     async fn pass(&self, shown: Shown, deadline: Instant) -> Result<(), Report> {
-        let cluster = &self.database.cluster;
+        let cluster = &self.database.section.cluster;
         let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(()) };
         // Both branches are cancel safe. One that hangs is not waited for any longer than by those who read from it.
         let passed = tokio::select! {
@@ -295,14 +296,14 @@ impl UserPools {
             )),
             // Nobody can say what it had shown. A commit that waits for nothing but its WAL is visible long before this.
             Err(Shut::Unknown) => {
-                tokio::time::sleep(cluster.rules.load().routing.max_wait).await;
+                tokio::time::sleep(self.database.section.rules.load().routing.max_wait).await;
                 Ok(())
             }
         }
     }
 
     fn primary(&self, why: Why) -> Option<Choice> {
-        let node = self.database.cluster.primary()?;
+        let node = self.database.section.cluster.primary()?;
         Some(Choice { node, role: Role::Primary, why, since: None })
     }
 
@@ -312,22 +313,22 @@ impl UserPools {
     }
 
     fn balanced(&self, suits: impl Fn(usize) -> bool) -> Option<usize> {
-        let cluster = &self.database.cluster;
-        let rules = cluster.rules.load();
-        let candidates: SmallVec<[Candidate; 8]> = (0..cluster.nodes().len())
+        let section = &self.database.section;
+        let rules = section.rules.load();
+        let candidates: SmallVec<[Candidate; 8]> = (0..self.pools().len())
             .filter(|&node| self.is_usable(node) && suits(node))
             .map(|node| self.candidate(node, &rules.routing))
             .collect();
         // A draw need not surprise anybody here.
-        let turn = cluster.turn();
+        let turn = section.turn.load(Ordering::Relaxed);
         balance::choose(&candidates, rules.routing.balance, turn, balance::mixed(turn as u64))
     }
 
     /// What a choice looks at. The clock is asked only where it matters.
     pub(super) fn candidate(&self, node: usize, rules: &Routing) -> Candidate {
-        let server = &self.database.cluster.nodes()[node];
+        let section = &self.database.section;
         let pace = match rules.balance {
-            Balance::ResponseTime => server.pace(Instant::now()),
+            Balance::ResponseTime => section.pace(node, Instant::now()),
             Balance::LeastConnections | Balance::RoundRobin | Balance::Weighted => None,
         };
         Candidate {
@@ -335,19 +336,18 @@ impl UserPools {
             load: self.pools()[node].load(),
             weight: rules.weights.get(node).copied().unwrap_or(1),
             rank: if rules.prefer.contains(&node) { Rank::Preferred } else { Rank::Other },
-            warmth: server.warmth(rules.slow_start),
+            warmth: section.warmth(node, rules.slow_start),
             pace,
         }
     }
 
     pub(super) fn is_usable(&self, node: usize) -> bool {
-        let standing = self.database.cluster.nodes().get(node).map(|node| node.standing());
-        standing == Some(Standing::Replica) && !self.pools()[node].is_struggling()
+        self.database.section.standing(node) == Standing::Replica && !self.pools()[node].is_struggling()
     }
 
     /// Whether there is a replica of which it can be found out how fresh it is.
     fn has_candidates(&self) -> bool {
-        let nodes = self.database.cluster.nodes();
+        let nodes = self.database.section.cluster.nodes();
         (0..nodes.len()).any(|node| self.is_usable(node) && nodes[node].is_traced())
     }
 }

@@ -2,12 +2,14 @@
 
 use super::failover::Standing;
 use super::listener::Listener;
-use super::{Cluster, Login, Node, UserPools, lock, monitor};
+use super::logins::Login;
+use super::{Cluster, Node, Section, UserPools, lock, monitor};
 use crate::auth::ServerCredential;
 use crate::backend::{self, Backend, command};
 use crate::catalog::{NoCatalog, Snapshot};
 use crate::config::{self, TokenSecret};
 use crate::error::Report;
+use crate::pool::Process;
 use crate::routing::Lineage;
 use crate::routing::scope::Scopes;
 use crate::sql::{Cache, Catalog, Effects};
@@ -18,13 +20,22 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 /// Classified statements kept per worker.
 const CLASSIFIED: usize = 20_000;
 
 /// How often the catalog is read without any sign of a change.
 const CATALOG_BEAT: Duration = Duration::from_secs(60);
+
+/// The pause for each catalog that is kept, if there are so many that the beat would be too quick for the primary.
+const CATALOG_SHARE: Duration = Duration::from_millis(500);
+
+/// So many databases of a cluster have their catalogs kept though nobody looks into them.
+pub(super) const IDLE_CATALOGS: usize = 16;
+
+/// So many catalogs of a cluster are read at once.
+pub(super) const CATALOG_READERS: usize = 4;
 
 /// How long DDL is let settle before the catalog is read: a migration is many statements. Until then all reads go to the primary.
 const CATALOG_SETTLE: Duration = Duration::from_millis(50);
@@ -45,13 +56,15 @@ const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Database {
     /// The name that they use.
     pub name: Arc<str>,
-    /// Its servers.
-    pub cluster: Arc<Cluster>,
+    /// Where it is served from.
+    pub section: Arc<Section>,
     /// Clients that are logged in to it.
     pub clients: AtomicUsize,
     /// Hears notifications for all of them.
     pub listener: Listener,
     catalog: SharedCatalog,
+    /// Somebody has looked into the catalog since it was read.
+    is_consulted: AtomicBool,
     /// What texts are hashed with.
     key: [u8; 16],
     generation: AtomicU64,
@@ -68,7 +81,7 @@ pub struct Database {
     /// The server whose promotion is waited for: until then nobody is let to the pools.
     switchover: watch::Sender<Option<Switchover>>,
     workers: usize,
-    connection_ids: Arc<AtomicU64>,
+    process: Arc<Process>,
     /// Histories that connections share.
     pub scopes: Scopes,
     /// What causality tokens are signed with, if the configuration does not say.
@@ -93,8 +106,8 @@ impl Notes {
     /// Of a worker that has not heard of the database before.
     pub fn new(database: &Database) -> Notes {
         Notes {
-            rules: Noted::new(database.cluster.rules.clone()),
-            lineage: Noted::new(database.cluster.lineage.clone()),
+            rules: Noted::new(database.section.rules.clone()),
+            lineage: Noted::new(database.section.cluster.lineage.clone()),
             catalog: Noted::new(database.catalog.clone()),
             classifier: Cache::new(CLASSIFIED, database.key),
         }
@@ -139,20 +152,21 @@ pub enum Admission {
 }
 
 impl Database {
-    /// A database without users yet. `key` is the process's secret for hashing texts; `connection_ids` numbers the server connections of the process.
+    /// A database without users yet. `key` is the process's secret for hashing texts.
     pub fn new(
         name: &str,
-        cluster: Arc<Cluster>,
+        section: Arc<Section>,
         workers: usize,
         key: [u8; 16],
-        connection_ids: Arc<AtomicU64>,
+        process: Arc<Process>,
     ) -> Arc<Self> {
         let database = Arc::new(Database {
             name: name.into(),
-            cluster: cluster.clone(),
+            section: section.clone(),
             clients: AtomicUsize::new(0),
             listener: Listener::default(),
             catalog: Arc::new(ArcSwap::from_pointee(Box::new(NoCatalog))),
+            is_consulted: AtomicBool::new(false),
             key,
             generation: AtomicU64::new(0),
             refresh: Notify::new(),
@@ -165,11 +179,11 @@ impl Database {
             closed: AtomicBool::new(false),
             switchover: watch::Sender::new(None),
             workers,
-            connection_ids,
+            process,
             scopes: Scopes::default(),
             token_secret: TokenSecret(key.iter().map(|byte| format!("{byte:02x}")).collect()),
         });
-        cluster.enter(&database);
+        section.enter(&database);
         database
     }
 
@@ -188,8 +202,8 @@ impl Database {
             pools.learn(credential);
             return pools.clone();
         }
-        let ids = self.connection_ids.clone();
-        let pools = UserPools::new(self.clone(), user, credential.clone(), self.workers, ids);
+        let process = self.process.clone();
+        let pools = UserPools::new(self.clone(), user, credential.clone(), self.workers, process);
         if self.is_paused() {
             pools.pause();
         }
@@ -206,9 +220,14 @@ impl Database {
         lock(&self.users).values().cloned().collect()
     }
 
+    /// Those of them whose sweep must not be put off.
+    pub(super) fn urgent(&self) -> Vec<Arc<UserPools>> {
+        lock(&self.users).values().filter(|pools| pools.is_urgent()).cloned().collect()
+    }
+
     /// Its settings.
     pub fn rules(&self) -> Arc<config::Database> {
-        self.cluster.rules()
+        self.section.rules()
     }
 
     /// Its name on the servers.
@@ -218,7 +237,16 @@ impl Database {
 
     /// What its catalog says of names.
     pub fn catalog(&self) -> arc_swap::Guard<Arc<Box<dyn Catalog + Send + Sync>>> {
+        self.consult();
         self.catalog.load()
+    }
+
+    /// Somebody looks into its catalog: it is worth reading again.
+    pub fn consult(&self) {
+        // Written once for each time that it is read, so that what all workers share stays in their caches.
+        if !self.is_consulted.load(Ordering::Relaxed) {
+            self.is_consulted.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Grows with every DDL seen.
@@ -295,7 +323,7 @@ impl Database {
     /// Takes out of the queues who has found his way into one before he could see that a switchover has begun.
     pub fn clear_queues(&self) {
         let why = super::unavailable("a switchover is under way");
-        (0..self.cluster.nodes().len()).for_each(|node| self.abandon(node, &why));
+        (0..self.section.cluster.nodes().len()).for_each(|node| self.abandon(node, &why));
     }
 
     /// The switchover that is under way.
@@ -357,7 +385,7 @@ impl Database {
         std::mem::take(&mut *lock(&self.users)).values().for_each(|pools| pools.close());
         self.switchover.send_replace(None);
         // Who waits for a server to become usable waits no longer.
-        self.cluster.changes.send_modify(|version| *version += 1);
+        self.section.cluster.changes.send_modify(|version| *version += 1);
     }
 
     /// Whether it has been closed.
@@ -384,29 +412,40 @@ impl Database {
     pub(super) fn login_worked(&self, user: &str, credential: &ServerCredential) {
         let login =
             Login { user: user.to_owned(), database: self.server_name(), credential: credential.clone() };
-        self.cluster.offer_login(login);
+        self.section.cluster.offer_login(login);
     }
 
     /// A client begins to use it.
     pub(super) fn enter(&self) {
-        if self.clients.fetch_add(1, Ordering::Relaxed) == 0 && self.is_of_wildcard() {
+        if self.clients.fetch_add(1, Ordering::Relaxed) == 0 && self.catalog.load().version() == 0 {
+            self.consult();
             self.refresh.notify_one();
         }
     }
 
     /// Whether it has no section of its own: then its catalog is kept for as long as it has clients.
     fn is_of_wildcard(&self) -> bool {
-        *self.cluster.section != *self.name
+        *self.section.name != *self.name
     }
 
     /// Keeps the catalog fresh until the task is dropped: on a beat, soon after DDL, and when a name was not known. It is
     /// read over a connection of its own, with the monitor's logins: no client's settings are on it, and no pool is too full.
+    ///
+    /// Of thousands of databases most are asked nothing for hours. So this is done for those whose catalog somebody looks into,
+    /// and for as many others as there are [seats](IDLE_CATALOGS): theirs is known when their next client comes. The rest
+    /// have none until a client logs in or names something; until it is read, that is a second's fraction, all reads go to
+    /// the primary.
     pub async fn keep_catalog(self: Arc<Self>) {
         let mut version = 0;
         let mut retry = CATALOG_RETRY;
-        let mut primary = self.cluster.watch();
+        let mut primary = self.section.cluster.watch();
+        let (mut is_wanted, mut seat, mut kept) = (false, None, None);
         loop {
-            if self.clients.load(Ordering::Relaxed) == 0 && self.is_of_wildcard() {
+            is_wanted |= self.is_consulted.swap(false, Ordering::Relaxed);
+            seat = self.seat(seat, is_wanted);
+            let is_left = self.is_of_wildcard() && self.clients.load(Ordering::Relaxed) == 0;
+            if is_left || (!is_wanted && seat.is_none()) {
+                (is_wanted, seat, kept) = (false, None, None);
                 // Nobody keeps it fresh: nobody shall believe it.
                 self.catalog.store(Arc::new(Box::new(NoCatalog)));
                 self.refresh.notified().await;
@@ -415,25 +454,34 @@ impl Database {
             version += 1;
             let pause = match self.refresh_catalog(version).await {
                 Some(pause) => {
-                    retry = CATALOG_RETRY;
+                    (is_wanted, retry) = (false, CATALOG_RETRY);
+                    kept.get_or_insert_with(|| Kept::new(&self.section.cluster));
                     pause
                 }
                 None => {
+                    is_wanted &= self.clients.load(Ordering::Relaxed) > 0;
                     retry = (retry * 2).min(CATALOG_BEAT);
                     retry / 2
                 }
             };
             let is_missing = self.catalog.load().version() == 0;
-            // Both branches are cancel safe; which of them ends the pause does not matter.
-            let _ = tokio::time::timeout(pause, async {
+            // Both branches are cancel safe. What is kept is read again when it may have changed, asked for or not.
+            is_wanted |= tokio::time::timeout(pause, async {
                 tokio::select! {
-                    () = self.refresh.notified() => {}
-                    _ = primary.changed(), if is_missing => {}
+                    () = self.refresh.notified() => true,
+                    _ = primary.changed(), if is_missing => false,
                 }
             })
-            .await;
+            .await
+            .unwrap_or(false);
             tokio::time::sleep(CATALOG_SETTLE).await;
         }
+    }
+
+    /// Who is asked needs none: it is free for another who is not.
+    fn seat(&self, held: Option<OwnedSemaphorePermit>, is_wanted: bool) -> Option<OwnedSemaphorePermit> {
+        let take = || self.section.cluster.idle_catalogs.clone().try_acquire_owned().ok();
+        if is_wanted { None } else { held.or_else(take) }
     }
 
     /// Reads the catalog once; answers when to do so again, or `None` if it could not be read.
@@ -448,14 +496,16 @@ impl Database {
             self.catalog.store(Arc::new(Box::new(NoCatalog)));
             return Some(CATALOG_SETTLE);
         }
-        Some(CATALOG_BEAT)
+        let others = CATALOG_SHARE * self.section.cluster.catalogs.load(Ordering::Relaxed) as u32;
+        Some(CATALOG_BEAT.max(others))
     }
 
     async fn read_catalog(&self, attempt: usize, version: u64) -> Option<Snapshot> {
+        let _turn = self.section.cluster.catalog_readers.acquire().await.ok()?;
         let is_primary = |node: &&Arc<Node>| node.standing() == Standing::Primary;
-        let node = self.cluster.nodes().iter().find(is_primary)?;
-        let login = Login { database: self.server_name(), ..self.cluster.login(attempt - 1)? };
-        let target = monitor::target(&self.cluster, node, login);
+        let node = self.section.cluster.nodes().iter().find(is_primary)?;
+        let login = Login { database: self.server_name(), ..self.section.cluster.login(attempt - 1)? };
+        let target = monitor::target(&self.section.cluster, node, login);
         let mut backend = match Box::pin(backend::connect(&target, CATALOG_LOGIN)).await {
             Ok(backend) => backend,
             Err(error) => {
@@ -470,6 +520,22 @@ impl Database {
             tracing::warn!(database = %self.name, %error, "the catalog could not be read");
             None
         })
+    }
+}
+
+/// A catalog that is kept, as its cluster counts them.
+struct Kept(Arc<Cluster>);
+
+impl Kept {
+    fn new(cluster: &Arc<Cluster>) -> Kept {
+        cluster.catalogs.fetch_add(1, Ordering::Relaxed);
+        Kept(cluster.clone())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.catalogs.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

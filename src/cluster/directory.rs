@@ -1,12 +1,14 @@
 //! Which database is served from where.
 
-use super::{Cluster, Database, Login, abode, barrier, listener, lock, monitor, oracle};
+use super::logins::{self, MAX_ROUND};
+use super::{Cluster, Database, Section, abode, barrier, listener, lock, monitor, oracle};
 use crate::auth::ServerCredential;
-use crate::config::{self, Config, Secret};
+use crate::config::{self, Config, Monitor, Patroni, Secret, ServerAddress, ServerTls};
 use crate::net::{Connector, Resolver, tls::TlsSetupError};
+use crate::pool::Process;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -17,28 +19,56 @@ const MAX_WILDCARD_DATABASES: usize = 1000;
 /// The worker at which the directory's own tasks are at home: none.
 const NOWHERE: usize = usize::MAX;
 
+/// What is looked after in a sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Waits that may be over: they are counted in tenths of a second.
+    Waits,
+    /// What may last some seconds longer as well.
+    Whole,
+}
+
 /// Sections and the databases served from them.
 pub struct Directory {
     inner: Mutex<Inner>,
     workers: usize,
     key: [u8; 16],
-    connection_ids: Arc<AtomicU64>,
+    process: Arc<Process>,
     resolver: Resolver,
     runtime: Handle,
 }
 
 struct Inner {
-    sections: BTreeMap<String, Section>,
+    sections: BTreeMap<String, Open>,
     databases: BTreeMap<String, Served>,
     /// What a reload has replaced or removed, and has clients still.
     leaving: Vec<Served>,
     /// The sections of those.
-    retired: Vec<Section>,
+    retired: Vec<Open>,
+    /// Every cluster that a section is served from.
+    watches: Vec<Weak<Watch>>,
 }
 
-struct Section {
+struct Open {
+    section: Arc<Section>,
+    watch: Arc<Watch>,
+}
+
+/// A cluster, and who looks after its servers for as long as there is a section that is served from it.
+struct Watch {
     cluster: Arc<Cluster>,
-    watchers: Vec<AbortHandle>,
+    reach: Reach,
+    tasks: OnceLock<Vec<AbortHandle>>,
+}
+
+/// How servers are reached, and by whom: sections for which it is the same share them.
+#[derive(PartialEq)]
+struct Reach {
+    servers: Vec<ServerAddress>,
+    tls: ServerTls,
+    /// Who is to log in, if it does not go by the users of the configuration or by clients, and with what.
+    user: Option<String>,
+    password: Option<Secret>,
 }
 
 struct Served {
@@ -65,10 +95,11 @@ impl Directory {
                 databases: BTreeMap::new(),
                 leaving: Vec::new(),
                 retired: Vec::new(),
+                watches: Vec::new(),
             }),
             workers,
             key,
-            connection_ids: Arc::default(),
+            process: Arc::default(),
             resolver,
             runtime,
         };
@@ -76,49 +107,63 @@ impl Directory {
         Ok(Arc::new(directory))
     }
 
-    /// Makes the directory what `config` says: sections whose servers are reached as before keep their pools. Answers the
-    /// databases that are served otherwise from now on, or not at all: their clients shall look for themselves anew.
+    /// Makes the directory what `config` says: sections whose servers are reached as before keep their pools, and servers
+    /// that are named as before keep those who look after them. Answers the databases that are served otherwise from now on,
+    /// or not at all: their clients shall look for themselves anew.
     ///
     /// # Errors
     /// TLS files of a section that cannot be used: nothing has changed then.
     pub fn apply(&self, config: &Config) -> Result<Vec<Arc<str>>, TlsSetupError> {
         let wanted: Vec<_> = config.databases.values().chain(&config.any_database).collect();
-        let mut connectors = BTreeMap::new();
-        for rules in &wanted {
-            connectors.insert(rules.name.clone(), Connector::new(&rules.server_tls)?);
-        }
+        let connectors = connectors(&wanted)?;
         let mut inner = lock(&self.inner);
-        let names: Vec<String> = inner.sections.keys().cloned().collect();
-        for name in names {
-            let keeps = wanted.iter().any(|rules| {
-                rules.name == name && is_reached_alike(&inner.sections[&name].cluster.rules(), rules)
-            });
-            if !keeps {
-                let section = inner.sections.remove(&name);
-                inner.retired.extend(section);
+        inner.retire_changed(&wanted);
+        for rules in &wanted {
+            match inner.sections.get(&rules.name) {
+                Some(open) => open.section.reconfigure(rules),
+                None => self.open(rules, &connectors, config, &mut inner),
             }
         }
-        for rules in wanted {
-            let connector = connectors.remove(&rules.name).expect("made for every section above");
-            match inner.sections.get(&rules.name) {
-                Some(section) => {
-                    // The files may be others under the same names.
-                    section.cluster.tls().renew(&connector);
-                    section.cluster.reconfigure(rules);
-                    logins(rules, config).into_iter().for_each(|login| section.cluster.offer_login(login));
-                }
-                None => {
-                    let before = inner.retired.iter().rfind(|retired| retired.cluster.section == rules.name);
-                    let section = self.open(rules, connector, config, before.map(|before| &*before.cluster));
-                    inner.sections.insert(rules.name.clone(), section);
-                }
-            }
+        for (watch, rules) in inner.shared(&wanted) {
+            let first = rules.first().expect("it is the section's that led here");
+            // The files may be others under the same names.
+            watch.cluster.tls().renew(connector(&connectors, &first.server_tls));
+            watch.cluster.patroni.store(first.patroni.clone().map(Arc::new));
+            let mut databases: Vec<_> = rules.iter().map(|rules| monitored_database(rules, config)).collect();
+            databases.dedup();
+            watch.cluster.log_in_as(users(first, config), databases);
+            watch.begin(&self.runtime, &config.monitor);
         }
         let moved = self.resettle(&mut inner);
         drop(inner);
-        // Their catalogs are read before the first client asks.
+        // Who is asked for nothing is there all the same: operators may speak of it.
         config.databases.keys().for_each(|name| drop(self.find(name)));
         Ok(moved)
+    }
+
+    /// Puts a section before the servers that it names: those that another one has named already, if it can.
+    fn open(
+        &self,
+        rules: &Arc<config::Database>,
+        connectors: &[(ServerTls, Connector)],
+        config: &Config,
+        inner: &mut Inner,
+    ) {
+        let reach = Reach::of(rules, config);
+        let watch = inner.watch(&reach, rules.patroni.as_ref()).unwrap_or_else(|| {
+            let tls = connector(connectors, &rules.server_tls).clone();
+            let cluster = Cluster::new(&rules.servers, tls, self.resolver.clone(), Instant::now());
+            cluster.patroni.store(rules.patroni.clone().map(Arc::new));
+            let watch = Arc::new(Watch { cluster, reach, tasks: OnceLock::new() });
+            inner.watches.push(Arc::downgrade(&watch));
+            watch
+        });
+        let before = inner.retired.iter().rfind(|retired| retired.section.name == rules.name);
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(&before.watch, &watch)) {
+            watch.cluster.inherit(&before.watch.cluster);
+        }
+        let section = Section::new(rules.clone(), watch.cluster.clone(), Instant::now());
+        inner.sections.insert(rules.name.clone(), Open { section, watch });
     }
 
     /// Puts databases into the sections that they are served from now. Whoever leases from the old ones is told that they
@@ -127,7 +172,7 @@ impl Directory {
         let mut moved = Vec::new();
         for (name, served) in std::mem::take(&mut inner.databases) {
             let section = inner.section_of(&name);
-            if section.is_some_and(|section| Arc::ptr_eq(&section.cluster, &served.database.cluster)) {
+            if section.is_some_and(|open| Arc::ptr_eq(&open.section, &served.database.section)) {
                 inner.databases.insert(name, served);
                 continue;
             }
@@ -163,9 +208,9 @@ impl Directory {
         Some(database)
     }
 
-    fn serve(&self, name: &str, section: &Section) -> Served {
+    fn serve(&self, name: &str, open: &Open) -> Served {
         let database =
-            Database::new(name, section.cluster.clone(), self.workers, self.key, self.connection_ids.clone());
+            Database::new(name, open.section.clone(), self.workers, self.key, self.process.clone());
         let catalog = self.runtime.spawn(database.clone().keep_catalog()).abort_handle();
         let listener = self.runtime.spawn(listener::keep(database.clone())).abort_handle();
         Served { database, catalog, listener }
@@ -196,38 +241,65 @@ impl Directory {
     }
 
     /// The sections of the configuration.
-    pub fn clusters(&self) -> Vec<Arc<Cluster>> {
-        lock(&self.inner).sections.values().map(|section| section.cluster.clone()).collect()
+    pub fn sections(&self) -> Vec<Arc<Section>> {
+        lock(&self.inner).sections.values().map(|open| open.section.clone()).collect()
     }
 
-    /// Ends waits, idleness and age in every pool.
-    pub fn sweep(&self, now: Instant) {
-        for database in self.databases() {
-            database.users().iter().for_each(|pools| pools.sweep(NOWHERE, now));
+    /// The servers that sections name, each group of them once.
+    pub fn clusters(&self) -> Vec<Arc<Cluster>> {
+        lock(&self.inner).watches().into_iter().map(|watch| watch.cluster.clone()).collect()
+    }
+
+    /// Ends waits, idleness and age in every pool, or only where somebody waits.
+    pub fn sweep(&self, care: Care, now: Instant) {
+        if care == Care::Waits && self.process.urgent() == 0 {
+            return;
         }
+        let of = |database: &Arc<Database>| match care {
+            Care::Whole => database.users(),
+            Care::Waits => database.urgent(),
+        };
+        let swept: Vec<_> =
+            lock(&self.inner).databases.values().flat_map(|served| of(&served.database)).collect();
+        swept.iter().for_each(|pools| pools.sweep(NOWHERE, now));
         lock(&self.inner).forget_left();
     }
+}
 
-    fn open(
-        &self,
-        rules: &Arc<config::Database>,
-        connector: Connector,
-        config: &Config,
-        before: Option<&Cluster>,
-    ) -> Section {
-        let reached = (connector, self.resolver.clone());
-        let cluster = Cluster::new(rules.clone(), reached, logins(rules, config), before, Instant::now());
-        let watch = |index| {
-            let settings = || config.monitor.clone();
+impl Watch {
+    /// Has the servers looked after from now on, if they are not yet.
+    fn begin(&self, runtime: &Handle, settings: &Monitor) {
+        let tasks = |index| {
+            let (cluster, settings) = (|| self.cluster.clone(), || settings.clone());
             [
-                self.runtime.spawn(monitor::watch(cluster.clone(), index, settings())).abort_handle(),
-                self.runtime.spawn(oracle::answer(cluster.clone(), index, settings())).abort_handle(),
-                self.runtime.spawn(barrier::keep(cluster.clone(), index)).abort_handle(),
-                self.runtime.spawn(abode::follow(cluster.clone(), index, settings())).abort_handle(),
+                runtime.spawn(monitor::watch(cluster(), index, settings())).abort_handle(),
+                runtime.spawn(oracle::answer(cluster(), index, settings())).abort_handle(),
+                runtime.spawn(barrier::keep(cluster(), index)).abort_handle(),
+                runtime.spawn(abode::follow(cluster(), index, settings())).abort_handle(),
             ]
         };
-        let watchers = (0..rules.servers.len()).flat_map(watch).collect();
-        Section { cluster, watchers }
+        self.tasks.get_or_init(|| (0..self.cluster.nodes().len()).flat_map(tasks).collect());
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.tasks.take().unwrap_or_default().iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Reach {
+    fn of(rules: &config::Database, config: &Config) -> Reach {
+        let (user, password) = match &config.monitor.user {
+            Some(user) => (Some(user), &config.monitor.password),
+            None => (rules.server_user.as_ref(), &rules.server_password),
+        };
+        Reach {
+            servers: rules.servers.clone(),
+            tls: rules.server_tls.clone(),
+            user: user.cloned(),
+            password: password.clone(),
+        }
     }
 }
 
@@ -249,7 +321,63 @@ impl Served {
 }
 
 impl Inner {
-    fn section_of(&self, name: &str) -> Option<&Section> {
+    fn watches(&mut self) -> Vec<Arc<Watch>> {
+        self.watches.retain(|watch| watch.strong_count() > 0);
+        self.watches.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Who looks after these servers already.
+    fn watch(&mut self, reach: &Reach, patroni: Option<&Patroni>) -> Option<Arc<Watch>> {
+        let is_alike =
+            |watch: &Arc<Watch>| watch.reach == *reach && watch.cluster.patroni().as_deref() == patroni;
+        self.watches().into_iter().find(is_alike)
+    }
+
+    /// Takes out the sections that are served otherwise from now on, or not at all.
+    fn retire_changed(&mut self, wanted: &[&Arc<config::Database>]) {
+        let by_name: BTreeMap<_, _> = wanted.iter().map(|rules| (&rules.name, *rules)).collect();
+        let is_reached = |open: &Open| {
+            by_name
+                .get(&open.section.name)
+                .is_some_and(|rules| is_reached_alike(&open.section.rules(), rules))
+        };
+        let (mut kept, changed): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.sections).into_iter().partition(|(_, open)| is_reached(open));
+        self.retired.extend(changed.into_values());
+        // Whoever goes by another Patroni than the first of those who share its servers, shares them no longer.
+        let mut leading: Vec<(*const Watch, Option<&Patroni>)> = Vec::new();
+        for rules in wanted {
+            let Some(watch) = kept.get(&rules.name).map(|open| Arc::as_ptr(&open.watch)) else { continue };
+            let patroni = rules.patroni.as_ref();
+            match leading.iter().find(|(led, _)| *led == watch) {
+                Some((_, first)) if *first != patroni => self.retired.extend(kept.remove(&rules.name)),
+                Some(_) => {}
+                None => {
+                    leading.push((watch, patroni));
+                    kept[&rules.name].watch.cluster.patroni.store(patroni.cloned().map(Arc::new));
+                }
+            }
+        }
+        self.sections = kept;
+    }
+
+    /// Each cluster with the rules of the sections that are served from it, in the order of `wanted`.
+    fn shared<'a>(
+        &self,
+        wanted: &[&'a Arc<config::Database>],
+    ) -> Vec<(Arc<Watch>, Vec<&'a config::Database>)> {
+        let mut shared: Vec<(Arc<Watch>, Vec<&config::Database>)> = Vec::new();
+        for rules in wanted {
+            let watch = &self.sections[&rules.name].watch;
+            match shared.iter_mut().find(|(known, _)| Arc::ptr_eq(known, watch)) {
+                Some((_, known)) => known.push(rules),
+                None => shared.push((watch.clone(), vec![rules])),
+            }
+        }
+        shared
+    }
+
+    fn section_of(&self, name: &str) -> Option<&Open> {
         self.sections.get(name).or_else(|| self.sections.get("*"))
     }
 
@@ -264,14 +392,8 @@ impl Inner {
             }
             stays
         });
-        retired.retain(|section| {
-            let is_used =
-                leaving.iter().any(|served| Arc::ptr_eq(&served.database.cluster, &section.cluster));
-            if !is_used {
-                section.watchers.iter().for_each(AbortHandle::abort);
-            }
-            is_used
-        });
+        retired
+            .retain(|open| leaving.iter().any(|served| Arc::ptr_eq(&served.database.section, &open.section)));
     }
 
     fn forget_unused(&mut self, is_meant: impl Fn(&str) -> bool) {
@@ -296,27 +418,43 @@ fn is_reached_alike(old: &config::Database, new: &config::Database) -> bool {
         && old.pool.mode == new.pool.mode
 }
 
-/// What the monitor may log in with, best first: what the operator said, then users whose password is known. A client that
-/// logs in later adds its own.
-fn logins(rules: &config::Database, config: &Config) -> Vec<Login> {
-    let own_name = rules.server_database.clone().or((rules.name != "*").then(|| rules.name.clone()));
-    let database = config.monitor.database.clone().or(own_name).unwrap_or_else(|| "postgres".to_owned());
-    let login = |user: &str, secret: Option<&Secret>| Login {
-        user: user.to_owned(),
-        database: database.clone(),
-        credential: ServerCredential::of(secret),
-    };
-    if let Some(user) = &config.monitor.user {
-        return vec![login(user, config.monitor.password.as_ref())];
+/// TLS towards servers, for each way of it.
+fn connectors(wanted: &[&Arc<config::Database>]) -> Result<Vec<(ServerTls, Connector)>, TlsSetupError> {
+    let mut connectors: Vec<(ServerTls, Connector)> = Vec::new();
+    for rules in wanted {
+        if !connectors.iter().any(|(known, _)| *known == rules.server_tls) {
+            connectors.push((rules.server_tls.clone(), Connector::new(&rules.server_tls)?));
+        }
     }
-    if let Some(user) = &rules.server_user {
-        let own = config.users.get(user).and_then(|user| user.secret.as_ref());
-        return vec![login(user, rules.server_password.as_ref().or(own))];
+    Ok(connectors)
+}
+
+fn connector<'a>(connectors: &'a [(ServerTls, Connector)], tls: &ServerTls) -> &'a Connector {
+    let found = connectors.iter().find(|(known, _)| known == tls);
+    &found.expect("there is one for every section").1
+}
+
+/// Whom the monitor may log in as, best first: what the operator said, then users whose password is known. A client that
+/// logs in later adds its own.
+fn users(rules: &config::Database, config: &Config) -> Vec<logins::User> {
+    let user = |name: &str, secret: Option<&Secret>| (name.to_owned(), ServerCredential::of(secret));
+    if let Some(name) = &config.monitor.user {
+        return vec![user(name, config.monitor.password.as_ref())];
+    }
+    if let Some(name) = &rules.server_user {
+        let own = config.users.get(name).and_then(|user| user.secret.as_ref());
+        return vec![user(name, rules.server_password.as_ref().or(own))];
     }
     let is_usable = |secret: &Option<Secret>| !matches!(secret, Some(Secret::Scram(_)));
     let users = config.users.iter().filter(|(_, user)| is_usable(&user.secret));
     users
-        .take(super::MAX_LOGINS - 1)
-        .map(|(name, user)| login(name, rules.server_password.as_ref().or(user.secret.as_ref())))
+        .take(MAX_ROUND - 1)
+        .map(|(name, known)| user(name, rules.server_password.as_ref().or(known.secret.as_ref())))
         .collect()
+}
+
+/// The database that the monitor connects to for the section's sake.
+fn monitored_database(rules: &config::Database, config: &Config) -> String {
+    let own_name = rules.server_database.clone().or((rules.name != "*").then(|| rules.name.clone()));
+    config.monitor.database.clone().or(own_name).unwrap_or_else(|| "postgres".to_owned())
 }

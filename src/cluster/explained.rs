@@ -9,7 +9,7 @@ use std::time::Instant;
 
 impl Servers for UserPools {
     fn explained(&self, way: Way) -> Vec<Server> {
-        let nodes = self.database.cluster.nodes();
+        let nodes = self.database.section.cluster.nodes();
         let mut servers: Vec<Server> =
             nodes.iter().enumerate().map(|(place, node)| self.explained_server(place, node, way)).collect();
         if let Way::Free(route) = way
@@ -23,8 +23,9 @@ impl Servers for UserPools {
 
 impl UserPools {
     fn explained_server(&self, place: usize, node: &Node, way: Way) -> Server {
-        let state = node.state();
-        let is_used = matches!(node.standing(), Standing::Primary | Standing::Replica);
+        let section = &self.database.section;
+        let state = section.state(place);
+        let is_used = matches!(section.standing(place), Standing::Primary | Standing::Replica);
         let is_read = state.role == Some(Role::Replica) && matches!(way, Way::Free(Route::Replica { .. }));
         let unfit = match way {
             _ if node.is_detached() => Some("detached by an operator".to_owned()),
@@ -39,14 +40,14 @@ impl UserPools {
             role: state.role,
             age: state.age,
             fitness: unfit.map_or(Fitness::Fit, Fitness::Unfit),
-            remarks: if is_used && is_read { self.remarks(place, node) } else { String::new() },
+            remarks: if is_used && is_read { self.remarks(place) } else { String::new() },
         }
     }
 
     /// Why this replica cannot serve a read that needs that.
     fn unfit(&self, place: usize, need: Need, stays_with: Option<usize>) -> Option<&'static str> {
-        let cluster = &self.database.cluster;
-        let rules = cluster.rules();
+        let cluster = &self.database.section.cluster;
+        let rules = self.database.rules();
         let is_preferred = |place: usize| rules.routing.prefer.contains(&place);
         let has_better = || {
             let others = 0..cluster.nodes().len();
@@ -71,8 +72,8 @@ impl UserPools {
     }
 
     /// What a choice among several looks at.
-    fn remarks(&self, place: usize, node: &Node) -> String {
-        let candidate = self.candidate(place, &self.database.cluster.rules().routing);
+    fn remarks(&self, place: usize) -> String {
+        let candidate = self.candidate(place, &self.database.rules().routing);
         let mut remarks = vec![format!("{} in use", candidate.load)];
         if candidate.rank == Rank::Preferred {
             remarks.push("preferred".to_owned());
@@ -80,7 +81,7 @@ impl UserPools {
         if candidate.warmth < WARM {
             remarks.push(format!("slow start, {} % of its share", candidate.warmth * 100 / WARM));
         }
-        if let Some(pace) = node.pace(Instant::now()) {
+        if let Some(pace) = self.database.section.pace(place, Instant::now()) {
             remarks.push(format!("answers in {pace:.1?}"));
         }
         remarks.join(", ")

@@ -81,7 +81,7 @@ pub enum Standing {
     Primary,
     /// Takes reads.
     Replica,
-    /// In recovery, not to be read from: too far behind, or its Patroni says so.
+    /// In recovery, not to be read from: too far behind for who asks, of another history, or its Patroni says so.
     Lagging,
     /// Not used.
     Down,
@@ -256,15 +256,15 @@ impl Present {
         })
     }
 
-    fn judge(&self, place: usize, server: &Evidence, max_lag: Duration) -> (Standing, String) {
+    fn judge(&self, place: usize, server: &Evidence) -> (Standing, String) {
         match &server.observation {
             Observation::None => (Standing::Unknown, "not probed yet".to_owned()),
             Observation::Refused(why) => (Standing::Unknown, why.clone()),
             Observation::Failed(why) => (Standing::Down, why.clone()),
             Observation::Primary { .. } if self.primary == Some(place) => (Standing::Primary, String::new()),
             Observation::Primary { timeline } => (Standing::Down, self.why_fenced(server, *timeline)),
-            Observation::Replica { replay, timeline, age } => {
-                match self.why_not_read(server, *replay, *timeline, *age, max_lag) {
+            Observation::Replica { replay, timeline, .. } => {
+                match self.why_not_read(server, *replay, *timeline) {
                     Some(why) => (Standing::Lagging, why),
                     // Without a primary to compare with, a replica is as good as it was.
                     None => (Standing::Replica, String::new()),
@@ -293,14 +293,7 @@ impl Present {
         }
     }
 
-    fn why_not_read(
-        &self,
-        server: &Evidence,
-        replay: Option<Lsn>,
-        timeline: Option<u32>,
-        age: Option<Duration>,
-        max_lag: Duration,
-    ) -> Option<String> {
+    fn why_not_read(&self, server: &Evidence, replay: Option<Lsn>, timeline: Option<u32>) -> Option<String> {
         if replay.is_none() {
             return Some("has replayed nothing yet".to_owned());
         }
@@ -315,8 +308,7 @@ impl Present {
             let instead = server.verdict.instead();
             return Some(format!("Patroni says that it is no replica to read from, but {instead}"));
         }
-        let age = age.filter(|age| *age > max_lag)?;
-        Some(format!("{:.1} s behind the primary", age.as_secs_f64()))
+        None
     }
 }
 
@@ -329,16 +321,25 @@ impl Present {
 ///
 /// `past` is what has been so far: a server that says that it is primary on an earlier timeline of the same database cluster
 /// was primary yesterday, and is none today, also if who came after it does not answer.
-pub fn standings(servers: &[Evidence], past: Option<&Lineage>, max_lag: Duration) -> Vec<(Standing, String)> {
+pub fn standings(servers: &[Evidence], past: Option<&Lineage>) -> Vec<(Standing, String)> {
     let present = Present::of(servers, past);
-    servers.iter().enumerate().map(|(place, server)| present.judge(place, server, max_lag)).collect()
+    servers.iter().enumerate().map(|(place, server)| present.judge(place, server)).collect()
+}
+
+/// Whether a replica whose data may be so old is too far behind for who says `max_lag`. Of whom nothing is known is as good
+/// as he was.
+pub fn is_too_old(age: Option<Duration>, max_lag: Duration) -> bool {
+    age.is_some_and(|age| age > max_lag)
+}
+
+/// Why a replica is not read from that is too old.
+pub fn behind(age: Option<Duration>) -> String {
+    format!("{:.1} s behind the primary", age.unwrap_or_default().as_secs_f64())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MAX_LAG: Duration = Duration::from_secs(10);
 
     fn replica(age: u64) -> Observation {
         Observation::Replica { replay: Some(Lsn(1)), timeline: None, age: Some(Duration::from_secs(age)) }
@@ -369,7 +370,7 @@ mod tests {
             ..nothing()
         };
         let servers: Vec<_> = observations.iter().zip(verdicts).map(evidence).collect();
-        standings(&servers, None, MAX_LAG).into_iter().map(|(standing, _)| standing).collect()
+        standings(&servers, None).into_iter().map(|(standing, _)| standing).collect()
     }
 
     /// Of servers that belong to these database clusters, after what has been.
@@ -380,7 +381,7 @@ mod tests {
             ..nothing()
         };
         let servers: Vec<_> = servers.iter().map(evidence).collect();
-        standings(&servers, Some(past), MAX_LAG)
+        standings(&servers, Some(past))
     }
 
     fn primary(timeline: u32) -> Observation {
@@ -400,12 +401,12 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_lags_takes_no_reads() {
-        let primary = Observation::Primary { timeline: 1 };
-        assert_eq!(
-            of(&[primary, replica(0), replica(11)]),
-            [Standing::Primary, Standing::Replica, Standing::Lagging]
-        );
+    fn how_old_is_too_old_is_for_each_to_say() {
+        let age = Some(Duration::from_secs(11));
+        assert!(is_too_old(age, Duration::from_secs(10)) && !is_too_old(age, Duration::from_secs(11)));
+        assert!(!is_too_old(None, Duration::ZERO));
+        assert_eq!(behind(age), "11.0 s behind the primary");
+        assert_eq!(of(&[primary(1), replica(11)]), [Standing::Primary, Standing::Replica]);
     }
 
     #[test]
@@ -454,7 +455,7 @@ mod tests {
             rival: Some(1),
             ..nothing()
         };
-        let found = standings(&[leader], Some(&Lineage::first(0, 2, Some(7))), MAX_LAG);
+        let found = standings(&[leader], Some(&Lineage::first(0, 2, Some(7))));
         assert_eq!(found[0].0, Standing::Primary);
     }
 
@@ -480,7 +481,7 @@ mod tests {
     fn of_two_that_are_seen_at_once_the_one_counts_that_had_come_farther() {
         let promoted = |fork| Evidence { observation: primary(2), fork, ..nothing() };
         let standing = |forks: [Option<Lsn>; 2], past: Option<&Lineage>| {
-            standings(&forks.map(promoted), past, MAX_LAG).remove(0).0
+            standings(&forks.map(promoted), past).remove(0).0
         };
         let (near, far) = (Some(Lsn(10)), Some(Lsn(11)));
         assert_eq!(standing([near, far], None), Standing::Down);
@@ -531,7 +532,7 @@ mod tests {
         }
 
         fn found(&self) -> [(Standing, String); 2] {
-            standings(&self.servers, Some(&self.past), MAX_LAG).try_into().unwrap()
+            standings(&self.servers, Some(&self.past)).try_into().unwrap()
         }
 
         fn is(&self) -> [Standing; 2] {
@@ -621,8 +622,6 @@ mod tests {
             ),
             [Standing::Primary, Standing::Lagging, Standing::Replica, Standing::Replica]
         );
-        // Its own lag counts all the same.
-        assert_eq!(under(&[Verdict::Replica], &[replica(11)]), [Standing::Lagging]);
     }
 
     #[test]

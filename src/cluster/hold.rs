@@ -160,8 +160,10 @@ impl UserPools {
 
     /// Whether there is a server that the route may lead to.
     fn could_serve(&self, route: Route) -> bool {
-        let cluster = &self.database.cluster;
-        let any_replica = || cluster.nodes().iter().any(|node| node.standing() == Standing::Replica);
+        let cluster = &self.database.section.cluster;
+        let any_replica = || {
+            (0..cluster.nodes().len()).any(|index| self.database.section.standing(index) == Standing::Replica)
+        };
         let will_do = matches!(route, Route::Replica { need: Need::Nothing, .. });
         // How fresh a replica is can be said only while there is a primary.
         cluster.primary().is_some() || (will_do && any_replica())
@@ -177,8 +179,8 @@ impl UserPools {
 
     /// There is no server for a request.
     pub(super) fn unavailable(&self, last: Option<&Report>) -> Report {
-        for node in self.database.cluster.nodes() {
-            let state = node.state();
+        for (index, node) in self.database.section.cluster.nodes().iter().enumerate() {
+            let state = self.database.section.state(index);
             tracing::debug!(
                 database = %self.database.name, server = %node.address, standing = ?state.standing, why = %state.why,
                 "no server for a request"
@@ -186,7 +188,7 @@ impl UserPools {
         }
         match last {
             Some(last) if last.code.class() == *b"53" => last.clone(),
-            Some(last) if self.database.cluster.primary().is_some() => {
+            Some(last) if self.database.section.cluster.primary().is_some() => {
                 let text =
                     format!("the primary server of database \"{}\" cannot be reached", self.database.name);
                 cannot_connect(text).detail(format!("{last}"))
@@ -203,7 +205,7 @@ impl UserPools {
     }
 
     fn missing(&self) -> String {
-        let since = self.database.cluster.without_primary_since();
+        let since = self.database.section.cluster.without_primary_since();
         let ago = since.map(|since| format!(" for {:.1} s", since.elapsed().as_secs_f64()));
         let ago = ago.unwrap_or_default();
         format!("no primary server has been available for database \"{}\"{ago}", self.database.name)
@@ -211,15 +213,16 @@ impl UserPools {
 
     /// What the servers are, by their place: where they are is not every client's business.
     fn standings(&self) -> String {
-        let nodes = self.database.cluster.nodes();
+        let nodes = self.database.section.cluster.nodes();
         let mut text = String::new();
         for (index, node) in nodes.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
-            let state = node.state();
+            let section = &self.database.section;
+            let state = section.state(index);
             let standing = match node.is_detached() {
                 true => "detached",
                 false if state.is_fenced() => "fenced, though it says that it is primary,",
-                false => node.standing().as_str(),
+                false => section.standing(index).as_str(),
             };
             let since = state.since.elapsed().as_secs_f64();
             let _ = write!(

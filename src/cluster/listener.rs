@@ -13,7 +13,8 @@ mod exchange;
 mod mailbox;
 
 use super::failover::Standing;
-use super::{Cluster, Database, Login, Node, lock, monitor};
+use super::logins::Login;
+use super::{Cluster, Database, Node, lock, monitor};
 use crate::backend::{self, Backend, Ear, Heard};
 use crate::error::{ErrorSource, Report};
 use crate::routing::Role;
@@ -176,7 +177,7 @@ pub async fn keep(database: Arc<Database>) {
 
 /// Serves until nobody has listened for some time (`None`) or the connection is lost.
 async fn hear(database: &Database, mut ear: Ear, node: &Node, first: Vec<Command>) -> Option<Report> {
-    let (listener, cluster) = (&database.listener, &database.cluster);
+    let (listener, cluster) = (&database.listener, &database.section.cluster);
     let mut standings = cluster.watch();
     let mut asked = VecDeque::new();
     let mut heard_at = Instant::now();
@@ -263,7 +264,7 @@ fn is_outdated(cluster: &Cluster, node: &Node) -> bool {
 
 /// A connection to the primary, by the first of the monitor's logins that is let in.
 async fn connect(database: &Database) -> Option<(Ear, Arc<Node>)> {
-    let cluster = &database.cluster;
+    let cluster = &database.section.cluster;
     let is_primary = |node: &&Arc<Node>| node.standing() == Standing::Primary;
     let node = cluster.nodes().iter().find(is_primary)?.clone();
     for attempt in 0..cluster.logins() {

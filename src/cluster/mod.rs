@@ -1,8 +1,15 @@
 //! Servers, their roles and health, and the pools on them.
 //!
-//! A [`Cluster`] is the servers of one `[databases.*]` section: each is a [`Node`] that [`monitor`] probes and
-//! [`failover`] judges. A [`Database`] is a name that clients ask for, served by a cluster; a [`UserPools`] is one user of
-//! it, with a pool on each node. What a client leases from is its `UserPools`.
+//! A [`Cluster`] is servers that belong together: each is a [`Node`] that [`monitor`] probes and [`failover`] judges, over
+//! one connection, however many `[databases.*]` sections name these servers. A [`Section`] is one of those: its settings, and
+//! what it makes of servers that it shares with others. A [`Database`] is a name that clients ask for, served by a section; a
+//! [`UserPools`] is one user of it, with a pool on each node. What a client leases from is its `UserPools`.
+//!
+//! | whose | what |
+//! |---|---|
+//! | the cluster's | what servers say, their standings, who is primary and was, positions, silence, addresses, DETACH |
+//! | the section's | settings, whose lag is too much, how fast servers answer it, slow start, whose turn it is, fallbacks |
+//! | the database's | its catalog, its listener, PAUSE, DISABLE, SWITCHOVER, who is held |
 
 mod abode;
 mod barrier;
@@ -13,47 +20,48 @@ mod explained;
 pub mod failover;
 mod hold;
 mod listener;
+mod logins;
 pub mod monitor;
 pub mod oracle;
 mod patroni;
 mod pinned;
 mod replication;
+mod section;
 mod user_pools;
 
 pub use database::{Admission, Database, Notes, Stage, Switchover};
-pub use directory::Directory;
+pub use directory::{Care, Directory};
 pub use listener::{Declined, Subscription};
 pub use replication::Replication;
+pub use section::Section;
 pub use user_pools::{Granted, Greeting, UserPools};
 
-use crate::auth::ServerCredential;
 use crate::backend::{Abode, ConnectError};
-use crate::config::{self, Consistency, Reads, ServerAddress};
+use crate::config::{Patroni, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
 use crate::net::{Connector, Resolver};
 use crate::pool::Upstream;
-use crate::routing::balance::{self, Pace};
-use crate::routing::bucket::Bucket;
 use crate::routing::clock::Clock;
 use crate::routing::{Lineage, Lsn, Role};
 use crate::session::ServerState;
 use crate::wire::SqlState;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use barrier::Barrier;
 use failover::{Evidence, Observation, Rivalry, Standing, Verdict};
+use logins::{Login, Logins};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
+use section::Shift;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
-/// The servers of one section of the configuration.
+/// Servers that belong together, and are reached in the same way.
 pub struct Cluster {
-    /// The section's name: `app`, or `*`.
-    pub section: String,
     nodes: Vec<Arc<Node>>,
-    rules: Arc<ArcSwap<config::Database>>,
+    /// The Patronis of these servers, if they count.
+    patroni: ArcSwapOption<Patroni>,
     tls: Connector,
     resolver: Resolver,
     clock: Mutex<Clock>,
@@ -63,11 +71,15 @@ pub struct Cluster {
     lineage: Arc<ArcSwapOption<Lineage>>,
     /// Tells when a server has said how far it is.
     readings: watch::Sender<()>,
-    fallbacks: Mutex<Bucket>,
     changes: watch::Sender<u64>,
-    turn: AtomicUsize,
-    logins: Mutex<Vec<Login>>,
-    databases: Mutex<Vec<Weak<Database>>>,
+    logins: Mutex<Logins>,
+    sections: Mutex<Vec<Weak<Section>>>,
+    /// For databases whose catalog is kept though nobody looks into it.
+    idle_catalogs: Arc<Semaphore>,
+    /// How many catalogs are kept.
+    catalogs: AtomicUsize,
+    /// For those who read one.
+    catalog_readers: Semaphore,
     /// What [`has_lost_contact`](Cluster::has_lost_contact) saw last.
     contacts: Mutex<Contacts>,
 }
@@ -88,10 +100,6 @@ pub struct Node {
     barrier: Barrier,
     /// Whether its timeline is known, so that its position says something.
     is_traced: AtomicBool,
-    /// How long it takes to answer: a [`Pace`].
-    pace: AtomicU64,
-    /// When it came back into service, in milliseconds since `epoch`; zero once it has its full share again.
-    returned: AtomicU64,
     /// When it counts as dead unless it says something before, in milliseconds since `epoch`; zero while it answers.
     dies: AtomicU64,
     /// Where it was found.
@@ -150,57 +158,41 @@ impl NodeState {
     }
 }
 
-/// A login with which servers can be probed.
-#[derive(Clone)]
-pub struct Login {
-    /// The user.
-    pub user: String,
-    /// The database.
-    pub database: String,
-    /// The proof.
-    pub credential: ServerCredential,
-}
-
-/// The most logins that are kept for probing.
-const MAX_LOGINS: usize = 4;
-
 impl Cluster {
-    /// The servers of a section. What is known of them from `before`, the section as it was before a reload, holds until they
-    /// are probed; the others are not known yet. `logins` are tried in order.
-    pub fn new(
-        rules: Arc<config::Database>,
-        (tls, resolver): (Connector, Resolver),
-        logins: Vec<Login>,
-        before: Option<&Cluster>,
-        now: Instant,
-    ) -> Arc<Self> {
-        let place = |address: &ServerAddress| before?.nodes.iter().find(|node| node.address == *address);
-        let node = |address: &ServerAddress| match place(address) {
-            Some(known) => Node::known(known),
-            None => Node::new(address.clone(), now),
-        };
-        let nodes: Vec<_> = rules.servers.iter().map(|address| Arc::new(node(address))).collect();
-        let cluster = Arc::new(Cluster {
-            section: rules.name.clone(),
-            nodes,
-            rules: Arc::new(ArcSwap::new(rules)),
+    /// Servers of which nothing is known yet.
+    pub fn new(servers: &[ServerAddress], tls: Connector, resolver: Resolver, now: Instant) -> Arc<Self> {
+        Arc::new(Cluster {
+            nodes: servers.iter().map(|address| Arc::new(Node::new(address.clone(), now))).collect(),
+            patroni: ArcSwapOption::default(),
             tls,
             resolver,
             clock: Mutex::default(),
             headless: Mutex::new(Some(now)),
             lineage: Arc::default(),
             readings: watch::Sender::new(()),
-            fallbacks: Mutex::default(),
             changes: watch::Sender::new(0),
-            turn: AtomicUsize::new(0),
-            logins: Mutex::new(logins),
-            databases: Mutex::default(),
+            logins: Mutex::default(),
+            sections: Mutex::default(),
+            idle_catalogs: Arc::new(Semaphore::new(database::IDLE_CATALOGS)),
+            catalogs: AtomicUsize::new(0),
+            catalog_readers: Semaphore::new(database::CATALOG_READERS),
             contacts: Mutex::default(),
-        });
-        if let Some(before) = before {
-            cluster.inherit_history(before);
+        })
+    }
+
+    /// A section that was served from `before` is served from here: what was known of servers that nobody has probed here
+    /// holds until they are.
+    fn inherit(&self, before: &Cluster) {
+        for node in self.nodes.iter().filter(|node| node.state().standing == Standing::Unknown) {
+            before
+                .nodes
+                .iter()
+                .filter(|known| known.address == node.address)
+                .for_each(|known| node.learn(known));
         }
-        cluster
+        if self.lineage().is_none() {
+            self.inherit_history(before);
+        }
     }
 
     /// A reload begins no other history: if another primary turns up, what it lost can be told.
@@ -221,9 +213,11 @@ impl Cluster {
         &self.nodes
     }
 
-    /// The section's settings.
-    pub fn rules(&self) -> Arc<config::Database> {
-        self.rules.load_full()
+    /// The sections that are served from here.
+    pub fn sections(&self) -> Vec<Arc<Section>> {
+        let mut sections = lock(&self.sections);
+        sections.retain(|section| section.strong_count() > 0);
+        sections.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// TLS towards its servers.
@@ -236,32 +230,28 @@ impl Cluster {
         &self.resolver
     }
 
-    /// What a reload changes, and every database served from here with it.
-    pub fn reconfigure(&self, rules: &Arc<config::Database>) {
-        self.rules.store(rules.clone());
-        self.databases().iter().for_each(|database| database.reconfigure());
-    }
-
     /// The databases that are served from here.
     pub fn databases(&self) -> Vec<Arc<Database>> {
-        let mut databases = lock(&self.databases);
-        databases.retain(|database| database.strong_count() > 0);
-        databases.iter().filter_map(Weak::upgrade).collect()
+        self.sections().iter().flat_map(|section| section.databases()).collect()
     }
 
-    /// A login that works, or should: the monitor may use it where others are refused. The last one offered is kept.
-    pub fn offer_login(&self, login: Login) {
-        let mut logins = lock(&self.logins);
-        let is_known = |known: &&mut Login| known.user == login.user && known.database == login.database;
-        match logins.iter_mut().find(is_known) {
-            Some(known) if known.credential == login.credential => return,
-            Some(known) => *known = login,
-            None => {
-                logins.truncate(MAX_LOGINS - 1);
-                logins.push(login);
-            }
+    /// The Patronis of its servers, if they count.
+    fn patroni(&self) -> Option<Arc<Patroni>> {
+        self.patroni.load_full()
+    }
+
+    /// Whom the configuration says to log in as, and to which databases.
+    fn log_in_as(&self, users: Vec<logins::User>, databases: Vec<String>) {
+        if lock(&self.logins).configure(users, databases) {
+            self.poke();
         }
-        self.poke();
+    }
+
+    /// A login that works: the monitor may use it where others are refused.
+    pub fn offer_login(&self, login: Login) {
+        if lock(&self.logins).offer(login) {
+            self.poke();
+        }
     }
 
     /// The primary's newest position, and how far behind it a replica at `replay` is in bytes.
@@ -294,17 +284,17 @@ impl Cluster {
         }
     }
 
-    fn enter(&self, database: &Arc<Database>) {
-        lock(&self.databases).push(Arc::downgrade(database));
+    fn enter(&self, section: &Arc<Section>) {
+        lock(&self.sections).push(Arc::downgrade(section));
     }
 
+    /// How many logins there are to be tried in turn before one is tried with another database.
     fn logins(&self) -> usize {
-        lock(&self.logins).len()
+        lock(&self.logins).round()
     }
 
     fn login(&self, attempt: usize) -> Option<Login> {
-        let logins = lock(&self.logins);
-        logins.get(attempt % logins.len().max(1)).cloned()
+        lock(&self.logins).nth(attempt)
     }
 
     /// A probe of `node` has ended: every server's standing is judged anew. What it has not found out stays as it was.
@@ -330,13 +320,14 @@ impl Cluster {
     fn judge(&self, past: Option<&Lineage>, now: Instant) {
         let mut servers: Vec<_> = self.nodes.iter().map(|node| self.evidence(node)).collect();
         self.note_rivals(&mut servers, past);
-        let standings = failover::standings(&servers, past, self.rules.load().routing.max_lag);
+        let standings = failover::standings(&servers, past);
+        let sections = self.sections();
         let mut any = false;
         let (primary, others): (Vec<_>, Vec<_>) =
             standings.into_iter().enumerate().partition(|(_, (standing, _))| *standing == Standing::Primary);
         // Who sees a new primary must not see those any more that are not of its line.
         for (index, (standing, why)) in others {
-            any |= self.stand(index, &servers[index].observation, standing, why, now);
+            any |= self.stand(&sections, index, &servers[index].observation, (standing, why), now);
         }
         if let Some((index, _)) = primary.first()
             && let Observation::Primary { timeline } = servers[*index].observation
@@ -344,7 +335,7 @@ impl Cluster {
             self.crown(*index, timeline);
         }
         for (index, (standing, why)) in primary {
-            any |= self.stand(index, &servers[index].observation, standing, why, now);
+            any |= self.stand(&sections, index, &servers[index].observation, (standing, why), now);
         }
         if any {
             self.note_primary(now);
@@ -392,7 +383,7 @@ impl Cluster {
             if servers[place].rival != rival {
                 if let Some(timeline) = rival {
                     tracing::warn!(
-                        section = %self.section, server = %self.nodes[place].address, timeline,
+                        server = %self.nodes[place].address, timeline,
                         "the server writes on the primary's timeline, a history of its own: it is fenced from now on"
                     );
                 }
@@ -438,23 +429,9 @@ impl Cluster {
         self.lineage.load()
     }
 
-    /// Whether reads go by positions, unless a client says otherwise.
-    fn follows_positions(&self) -> bool {
-        let rules = self.rules.load();
-        let level = rules.routing.consistency;
-        rules.routing.reads == Reads::Replicas
-            && self.nodes.len() > 1
-            && matches!(level, Consistency::Session | Consistency::Strong | Consistency::Bounded)
-    }
-
     /// The primary's place in the list of servers.
     fn primary(&self) -> Option<usize> {
         self.nodes.iter().position(|node| node.standing() == Standing::Primary)
-    }
-
-    /// A count of leases of replicas so far: whose turn it is.
-    fn turn(&self) -> usize {
-        self.turn.load(Ordering::Relaxed)
     }
 
     /// A server has said how far it is.
@@ -510,7 +487,9 @@ impl Cluster {
     /// Takes a server out of service: nothing is leased from it, who waits for it goes elsewhere, and its connections close
     /// when they come back.
     pub fn detach(&self, index: usize) {
-        self.nodes[index].detached.store(true, Ordering::Release);
+        if self.nodes[index].detached.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.note_primary(Instant::now());
         let why = unavailable("detached by an operator");
         for database in self.databases() {
@@ -527,7 +506,7 @@ impl Cluster {
         if !self.nodes[index].detached.swap(false, Ordering::AcqRel) {
             return self.restore(index, now);
         }
-        self.nodes[index].comes_back(now);
+        self.comes_back(index, now);
         self.note_primary(now);
         self.nodes[index].poke();
         self.changes.send_modify(|version| *version += 1);
@@ -557,6 +536,11 @@ impl Cluster {
         }
     }
 
+    /// A server is used again, after it was not.
+    fn comes_back(&self, index: usize, now: Instant) {
+        self.sections().iter().for_each(|section| section.comes_back(index, now));
+    }
+
     fn restore(&self, index: usize, now: Instant) {
         let Evidence { observation, system, .. } = self.evidence(&self.nodes[index]);
         if let Observation::Primary { timeline } = observation {
@@ -567,6 +551,13 @@ impl Cluster {
     /// What has been primary so far, for a process that takes over: which database cluster, and on which timeline.
     pub fn past(&self) -> Option<(Option<u64>, u32)> {
         self.lineage.load().as_deref().map(|lineage| (lineage.system, lineage.timeline))
+    }
+
+    /// Whether a server has answered anything since then, to a client of any section that reads from it as a replica or to
+    /// those who ask for positions.
+    fn has_answered_since(&self, index: usize, since: Instant) -> bool {
+        self.nodes[index].oracle.latest().is_some_and(|reading| reading.asked >= since)
+            || self.sections().iter().any(|section| section.has_answered_since(index, since))
     }
 
     /// Servers that were primary beside the one that is or was, and on which timeline, for a process that takes over.
@@ -594,57 +585,31 @@ impl Cluster {
         self.databases().into_iter().map(pools).sum()
     }
 
-    /// Answers whether the standing changed.
+    /// Answers whether the standing changed, for any of `sections`.
     fn stand(
         &self,
+        sections: &[Arc<Section>],
         index: usize,
         observation: &Observation,
-        standing: Standing,
-        why: String,
+        (standing, why): (Standing, String),
         now: Instant,
     ) -> bool {
         let node = &self.nodes[index];
-        let (changed, was_primary) = {
-            let mut state = lock(&node.state);
-            let (changed, was_primary) = (state.standing != standing, state.standing == Standing::Primary);
-            if changed {
-                // Who is known for the first time, at the start of the process, has been there all along.
-                let is_new = state.standing == Standing::Unknown && state.role.is_none();
-                if standing == Standing::Replica && !is_new {
-                    node.comes_back(now);
-                }
-                tracing::info!(
-                    section = %self.section, server = %node.address, from = ?state.standing, to = ?standing, %why,
-                    "server standing changed"
-                );
-                state.since = now;
-                state.standing = standing;
-            }
-            (state.role, state.timeline, state.age) = match observation {
-                Observation::Primary { timeline } => (Some(Role::Primary), Some(*timeline), None),
-                Observation::Replica { timeline, age, .. } => (Some(Role::Replica), *timeline, *age),
-                Observation::None | Observation::Refused(_) | Observation::Failed(_) => {
-                    (state.role, None, None)
-                }
-            };
-            state.why = why;
-            node.is_traced.store(state.timeline.is_some_and(|timeline| timeline > 0), Ordering::Release);
-            (changed, was_primary)
-        };
+        let before = node.note_standing(observation, standing, why, now);
+        let after = node.state();
+        let shift =
+            |section: &Arc<Section>| Some((section.clone(), section.judge(index, &before, &after, now)?));
+        let shifts: Vec<_> = sections.iter().filter_map(shift).collect();
         node.standing.store(standing as u8, Ordering::Release);
-        if changed && matches!(standing, Standing::Primary | Standing::Replica) && self.follows_positions() {
+        let hangs_on_it =
+            |(section, shift): &(Arc<Section>, Shift)| shift.is_gain() && section.follows_positions();
+        if shifts.iter().any(hangs_on_it) {
             // Whoever hangs on it first shall not wait for a login.
             node.oracle.want();
         }
-        if changed && matches!(standing, Standing::Primary | Standing::Replica) {
-            self.databases().iter().for_each(|database| database.welcome(index));
-        }
-        // Who waits for a primary must not be given a connection to what is none any more.
-        if changed && (was_primary || matches!(standing, Standing::Down | Standing::Lagging)) {
-            let why = unavailable(&node.state().why);
-            self.databases().iter().for_each(|database| database.abandon(index, &why));
-        }
-        changed
+        shifts.iter().for_each(|(section, shift)| section.follow(index, *shift));
+        section::log(node, &shifts);
+        !shifts.is_empty()
     }
 }
 
@@ -675,8 +640,6 @@ impl Node {
             oracle: Oracle::default(),
             barrier: Barrier::default(),
             is_traced: AtomicBool::new(false),
-            pace: AtomicU64::new(Pace::default().bits()),
-            returned: AtomicU64::new(0),
             dies: AtomicU64::new(0),
             abode: Abode::default(),
             moves: AtomicU64::new(0),
@@ -684,39 +647,33 @@ impl Node {
         }
     }
 
-    /// A request to it was answered after `time`.
-    pub fn answered(&self, time: Duration, now: Instant) {
-        let before = self.pace.load(Ordering::Relaxed);
-        let after = Pace::of(before).answered(time, self.millis(now) as u32).bits();
-        // Of two answers at the same time one may be lost: it is an average.
-        if after != before {
-            self.pace.store(after, Ordering::Relaxed);
+    /// Answers what was known of it before.
+    fn note_standing(
+        &self,
+        observation: &Observation,
+        standing: Standing,
+        why: String,
+        now: Instant,
+    ) -> NodeState {
+        let mut state = lock(&self.state);
+        let before = state.clone();
+        if state.standing != standing {
+            (state.since, state.standing) = (now, standing);
         }
-    }
-
-    /// How long it may take to answer; `None` before anybody has asked it anything.
-    pub fn pace(&self, now: Instant) -> Option<Duration> {
-        Pace::of(self.pace.load(Ordering::Relaxed)).expected(self.millis(now) as u32)
-    }
-
-    /// Whether it has answered anything since then, to a client that reads from it as a replica or to those who ask for
-    /// positions.
-    fn has_answered_since(&self, since: Instant) -> bool {
-        // Milliseconds are counted modulo 2^32.
-        let is_later = |at: u32| at.wrapping_sub(self.millis(since) as u32) <= u32::MAX / 2;
-        let last = Pace::of(self.pace.load(Ordering::Relaxed)).last();
-        last.is_some_and(is_later) || self.oracle.latest().is_some_and(|reading| reading.asked >= since)
+        (state.role, state.timeline, state.age) = match observation {
+            Observation::Primary { timeline } => (Some(Role::Primary), Some(*timeline), None),
+            Observation::Replica { timeline, age, .. } => (Some(Role::Replica), *timeline, *age),
+            Observation::None | Observation::Refused(_) | Observation::Failed(_) => (state.role, None, None),
+        };
+        state.why = why;
+        self.is_traced.store(state.timeline.is_some_and(|timeline| timeline > 0), Ordering::Release);
+        before
     }
 
     /// Whether it can be used, and has answered a probe that was made since then.
     fn has_answered_probe_since(&self, since: Instant) -> bool {
         let is_used = matches!(self.standing(), Standing::Primary | Standing::Replica);
         is_used && lock(&self.state).asked >= since
-    }
-
-    /// It is used again, after it was not.
-    fn comes_back(&self, now: Instant) {
-        self.returned.store(self.millis(now).max(1), Ordering::Relaxed);
     }
 
     fn is_silent_until(&self, dies: Option<Instant>) {
@@ -733,19 +690,6 @@ impl Node {
         if self.millis(now) < dies { Contact::Silent } else { Contact::Dead }
     }
 
-    /// How much of its share it gets, of [`balance::WARM`].
-    fn warmth(&self, slow_start: Option<Duration>) -> u32 {
-        let returned = self.returned.load(Ordering::Relaxed);
-        let Some(slow_start) = slow_start.filter(|_| returned > 0) else { return balance::WARM };
-        let age = self.millis(Instant::now()).saturating_sub(returned);
-        let warmth = balance::warmth(Duration::from_millis(age), slow_start);
-        if warmth >= balance::WARM {
-            // It may have come back once more in between: then this changes nothing.
-            let _ = self.returned.compare_exchange(returned, 0, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        warmth
-    }
-
     fn nanos(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.epoch).as_nanos() as u64
     }
@@ -754,17 +698,15 @@ impl Node {
         now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
-    /// A server by what is known of it already.
-    fn known(other: &Node) -> Node {
-        let node = Node::new(other.address.clone(), Instant::now());
-        *lock(&node.state) = other.state();
-        node.standing.store(other.standing.load(Ordering::Acquire), Ordering::Release);
-        node.detached.store(other.is_detached(), Ordering::Release);
-        node.is_traced.store(other.is_traced(), Ordering::Release);
-        node
+    /// What is known of it in another place is known here.
+    fn learn(&self, other: &Node) {
+        *lock(&self.state) = other.state();
+        self.standing.store(other.standing.load(Ordering::Acquire), Ordering::Release);
+        self.detached.store(other.is_detached(), Ordering::Release);
+        self.is_traced.store(other.is_traced(), Ordering::Release);
     }
 
-    /// What it may be used for.
+    /// What it may be used for, if its lag does not matter.
     pub fn standing(&self) -> Standing {
         match self.is_detached() {
             true => Standing::Down,

@@ -4,8 +4,9 @@
 //! frozen at the fork, and must never be read as a replica's.
 
 use super::failover::{Observation, Standing};
+use super::logins::Login;
 use super::patroni::Patroni;
-use super::{Cluster, Login, Node};
+use super::{Cluster, Node};
 use crate::backend::connect::ScramCache;
 use crate::backend::{self, Abode, Backend, CommandError, ConnectError, Target, command};
 use crate::config::Monitor;
@@ -72,7 +73,9 @@ pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
         // not answer is down, whatever is said of it.
         let verdict = match finding.as_ref().is_some_and(Finding::is_failure) {
             true => None,
-            false => Some(patroni.ask(&cluster.rules(), index, settings.timeout).await),
+            false => Some(
+                patroni.ask(cluster.patroni().as_deref(), (index, &node.address), settings.timeout).await,
+            ),
         };
         cluster.observed(&node, finding, verdict, asked, Instant::now());
         let is_urgent = cluster.nodes().iter().all(|node| node.standing() != Standing::Primary);
@@ -122,7 +125,7 @@ impl Probe {
                     self.moves = node.moves();
                     if self.failures > 0 {
                         // Started anew so soon that it never counted as down; its caches are as cold.
-                        node.comes_back(Instant::now());
+                        cluster.comes_back(self.index, Instant::now());
                     }
                     self.refusals = 0;
                     self.sql = PROBE;
@@ -147,7 +150,7 @@ impl Probe {
             let finding = Box::pin(self.ask(cluster, node, settings)).await;
             if self.connection.is_some() {
                 // As if it had been started anew: its caches may be as cold.
-                node.comes_back(Instant::now());
+                cluster.comes_back(self.index, Instant::now());
             }
             return finding;
         }
@@ -239,7 +242,7 @@ async fn answer<T>(
             return Some(answer);
         }
         let now = Instant::now();
-        if node.has_answered_since(listened) {
+        if cluster.has_answered_since(index, listened) {
             silent_since = now;
         }
         let silence = now.saturating_duration_since(silent_since);

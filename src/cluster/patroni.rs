@@ -14,7 +14,7 @@
 //! Patroni's `docs/rest_api.rst`, and `RestApiHandler` in `patroni/api.py`.
 
 use super::failover::Verdict;
-use crate::config::{self, HttpAddress};
+use crate::config::{self, HttpAddress, ServerAddress};
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,11 +43,11 @@ impl Patroni {
     /// What it says of the server in this place. It has `patience` to answer.
     pub(super) async fn ask(
         &mut self,
-        rules: &config::Database,
-        index: usize,
+        patroni: Option<&config::Patroni>,
+        (index, server): (usize, &ServerAddress),
         patience: Duration,
     ) -> Verdict {
-        let Some(patroni) = &rules.patroni else { return Verdict::None };
+        let Some(patroni) = patroni else { return Verdict::None };
         let Some(member) = patroni.members.get(index) else { return Verdict::None };
         let verdict = match tokio::time::timeout(patience, inquire(member, patroni.max_lag)).await {
             Ok(Ok(verdict)) => verdict,
@@ -58,11 +58,11 @@ impl Patroni {
         match (&before, &verdict) {
             (Verdict::Silent(_), Verdict::Silent(_)) => (),
             (_, Verdict::Silent(why)) => tracing::warn!(
-                section = %rules.name, server = %rules.servers[index], patroni = %member, %why,
+                %server, patroni = %member, %why,
                 "Patroni does not answer: what the server says of itself counts, if it is not fenced"
             ),
             (Verdict::Silent(_), _) => tracing::info!(
-                section = %rules.name, server = %rules.servers[index], patroni = %member,
+                %server, patroni = %member,
                 "Patroni answers again"
             ),
             _ => (),

@@ -55,7 +55,7 @@ impl Replication {
 
     /// Why the server will say nothing any more, if it is so.
     pub fn why_forsaken(&self) -> Option<&'static str> {
-        self.place.0.database.cluster.why_forsaken(self.node, Role::Primary, false)
+        self.place.0.database.section.cluster.why_forsaken(self.node, Role::Primary, false)
     }
 }
 
@@ -81,10 +81,10 @@ impl UserPools {
     /// The primary's place in the cluster, which may have to be waited for.
     async fn await_primary(&self, deadline: Instant) -> Result<usize, Report> {
         let is_primary = |node: &Arc<Node>| node.standing() == Standing::Primary;
-        let mut changes = self.database.cluster.watch();
+        let mut changes = self.database.section.cluster.watch();
         loop {
             changes.mark_unchanged();
-            if let Some(node) = self.database.cluster.nodes().iter().position(is_primary) {
+            if let Some(node) = self.database.section.cluster.nodes().iter().position(is_primary) {
                 return Ok(node);
             }
             if tokio::time::timeout_at(deadline.into(), changes.changed()).await.is_err() {

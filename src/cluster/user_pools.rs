@@ -4,7 +4,7 @@ use super::choice::{Choice, Search, Waited};
 use super::failover::Standing;
 use super::hold::{Line, Place};
 use super::pinned::Pinned;
-use super::{Database, Node, lock};
+use super::{Database, lock};
 use crate::auth::ServerCredential;
 use crate::backend::connect::ScramCache;
 use crate::backend::{Backend, CommandError, Target, command};
@@ -12,14 +12,14 @@ use crate::config::{self, Consistency};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
 use crate::pool::core::{Asker, Limits};
-use crate::pool::{Lease, LeaseError, Pool, Settings as PoolSettings};
+use crate::pool::{Lease, LeaseError, Pool, Process, Settings as PoolSettings};
 use crate::routing::{Need, Role, Route, Why};
 use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
 use crate::wire::backend::write_parameter_status;
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -74,15 +74,15 @@ impl UserPools {
         user: &str,
         credential: ServerCredential,
         workers: usize,
-        ids: Arc<AtomicU64>,
+        process: Arc<Process>,
     ) -> Arc<Self> {
         let rules = database.rules();
         let pool = |index: usize| {
-            let node = database.cluster.nodes()[index].clone();
+            let node = database.section.cluster.nodes()[index].clone();
             let target = target(&database, &rules, index, user, &credential);
-            Pool::new(target, pool_settings(&rules), node, ids.clone())
+            Pool::new(target, pool_settings(&rules), node, process.clone())
         };
-        let pools = (0..database.cluster.nodes().len()).map(pool).collect();
+        let pools = (0..database.section.cluster.nodes().len()).map(pool).collect();
         Arc::new(UserPools {
             database,
             user: user.into(),
@@ -122,7 +122,7 @@ impl UserPools {
         let now = Instant::now();
         let mut search = Search::new(route, &rules, now);
         let mut trial = self.line.arrive(now);
-        let mut changes = self.database.cluster.watch();
+        let mut changes = self.database.section.cluster.watch();
         let mut place = None;
         if !self.line.is_empty() && self.choose(route, None).is_none_or(|choice| self.must_line_up(choice)) {
             place = Some(Box::pin(self.hold(route, &trial, &mut changes)).await?);
@@ -246,9 +246,9 @@ impl UserPools {
             _ => false,
         };
         if choice.role == Role::Replica && !stays {
-            self.database.cluster.turn.fetch_add(1, Ordering::Relaxed);
+            self.database.section.turn.fetch_add(1, Ordering::Relaxed);
         }
-        let lineage = self.database.cluster.lineage();
+        let lineage = self.database.section.cluster.lineage();
         let timeline = lineage.as_ref().and_then(|lineage| NonZeroU32::new(lineage.timeline));
         Granted { lease, role: choice.role, why: choice.why, node: choice.node, timeline }
     }
@@ -284,7 +284,8 @@ impl UserPools {
         parameters.for_each(|(name, value)| write_parameter_status(&mut greeting, name, value));
         let greeting: Arc<Greeting> = greeting.into();
         granted.lease.give_back();
-        self.database.login_worked(&self.server_user(), &lock(&self.credential));
+        let Target { user, credential, .. } = self.target(granted.node);
+        self.database.login_worked(&user, &credential);
         let mut greetings = lock(&self.greetings);
         if greetings.len() >= MAX_GREETINGS {
             greetings.clear();
@@ -296,9 +297,10 @@ impl UserPools {
     /// The primary, or a replica if there is no primary: a client may log in all the same. While neither is known, the
     /// first that lets us in is as good as any, and its login one with which roles can be found out.
     async fn lease_for_greeting(&self, home: usize) -> Result<Granted, Report> {
-        let nodes = self.database.cluster.nodes();
-        let is_usable = |node: &Arc<Node>| matches!(node.standing(), Standing::Primary | Standing::Replica);
-        if !nodes.iter().any(is_usable) {
+        let nodes = self.database.section.cluster.nodes();
+        let section = &self.database.section;
+        let is_usable = |node| matches!(section.standing(node), Standing::Primary | Standing::Replica);
+        if !(0..nodes.len()).any(is_usable) {
             let deadline = Instant::now() + self.database.rules().pool.checkout_timeout;
             let unknown = |node: &usize| nodes[*node].standing() == Standing::Unknown;
             for node in (0..nodes.len()).filter(unknown) {
@@ -364,6 +366,11 @@ impl UserPools {
     /// How this user logs in to a server.
     pub(super) fn target(&self, node: usize) -> Target {
         target(&self.database, &self.database.rules(), node, &self.user, &lock(&self.credential))
+    }
+
+    /// Whether a sweep must not be put off.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.pools.iter().any(|pool| pool.is_urgent())
     }
 
     /// Ends what has lasted too long.
@@ -472,7 +479,7 @@ impl UserPools {
             "pool of database \"{}\", user \"{}\" on {} ({}): size {size}, {} in use, {} idle, {} connecting, {} waiting",
             self.database.name,
             self.user,
-            self.database.cluster.nodes()[choice.node].address,
+            self.database.section.cluster.nodes()[choice.node].address,
             choice.role.as_str(),
             full.in_use,
             full.idle,
@@ -509,16 +516,16 @@ fn target(
         None => credential.clone(),
     };
     Target {
-        address: database.cluster.nodes()[index].address.clone(),
-        tls: database.cluster.tls().clone(),
+        address: database.section.cluster.nodes()[index].address.clone(),
+        tls: database.section.cluster.tls().clone(),
         user: rules.server_user.clone().unwrap_or_else(|| user.to_owned()),
         database: rules.server_database.clone().unwrap_or_else(|| database.name.to_string()),
         credential,
         statements: rules.pool.prepared_statements,
         parameters: Vec::new(),
         scram: ScramCache::default(),
-        resolver: database.cluster.resolver().clone(),
-        abode: database.cluster.nodes()[index].abode.clone(),
+        resolver: database.section.cluster.resolver().clone(),
+        abode: database.section.cluster.nodes()[index].abode.clone(),
     }
 }
 

@@ -296,13 +296,16 @@ pub const KEYS: &[Key] = &[
     key(
         "monitor.user",
         Unset("\"pglagoon\""),
-        "The user for probes. Without: one that can log in to the database.",
+        "The user for probes. Without: one that can log in to the database. Sections that name the same servers share their \
+         probes if they log in alike: give a user here if each has a server user of its own.",
     ),
     key("monitor.password", Unset("\"secret\""), "That user's password."),
     key(
         "monitor.database",
         Unset("\"postgres\""),
-        "The database for probes. Without: the one that is probed for.",
+        "The database for probes. Without: the first section's that names the servers, by the sections' names (* last); if \
+         the monitor is not let in there, the next one's. PostgreSQL drops no database that somebody is connected to: with \
+         one that stays, all others can be dropped.",
     ),
     key(
         "log.filter",

@@ -448,6 +448,7 @@ impl Relay {
         let (want, events, moved) = {
             let mut notes = self.notes.borrow_mut();
             let Notes { rules, lineage, catalog, classifier } = &mut *notes;
+            self.pools.database.consult();
             let (rules, lineage, catalog) = (rules.load(), lineage.load().as_deref(), catalog.load());
             if let (Some(granted), Some(lineage)) = (lease.as_ref(), lineage)
                 && granted.role == Role::Primary
@@ -827,7 +828,7 @@ impl Relay {
         tracing::debug!(client = self.card().id, why, "server connection lost");
         self.card().rests(self.session.prepared_statements());
         if let Some(granted) = self.release() {
-            self.pools.database.cluster.nodes()[granted.node].poke();
+            self.pools.database.section.cluster.nodes()[granted.node].poke();
         }
         self.from_server.consume(self.from_server.len());
         self.to_server.consume(self.to_server.len());
@@ -886,7 +887,7 @@ impl Relay {
     /// Why the server will not answer, or too late.
     fn why_forsaken(&self) -> Option<&'static str> {
         let Granted { node, role, .. } = self.lease.as_ref()?;
-        self.pools.database.cluster.why_forsaken(*node, *role, self.session.can_run_again())
+        self.pools.database.section.cluster.why_forsaken(*node, *role, self.session.can_run_again())
     }
 
     fn can_be_handed_over(&self) -> bool {
@@ -917,7 +918,7 @@ impl Relay {
             self.pools.database.suspect_catalog(now);
         }
         if let Some(granted) = self.lease.as_ref().filter(|_| events.read_only_primary) {
-            self.pools.database.cluster.nodes()[granted.node].poke();
+            self.pools.database.section.cluster.nodes()[granted.node].poke();
         }
         let mut stats = self.pools.stats(self.seat.index);
         stats.client_parses += u64::from(events.client_parses);
@@ -933,7 +934,7 @@ impl Relay {
             stats.query(granted.role, granted.why, time);
             stats.queries -= 1;
             if granted.role == Role::Replica {
-                self.pools.database.cluster.nodes()[granted.node].answered(time, now);
+                self.pools.database.section.answered(granted.node, time, now);
             }
         }
         if let Some(time) = events.transaction_time {

@@ -36,8 +36,8 @@
 //! Reads of the levels that hang on positions need a primary to ask, and are held with the writes while there is none;
 //! `eventual` reads go on on replicas.
 //!
-//! **Found out.** The [monitor](crate::cluster::monitor) alone judges servers. What traffic meets with makes it look at once: a
-//! connection that ends, a login that is refused, reset or too slow, a FATAL, a primary that says 25006. None of that is a
+//! **Found out.** The [monitor](crate::cluster::monitor) alone judges servers, for all sections that share
+//! them. What the traffic of any of these meets with makes it look at once: a connection that ends, a login that is refused, reset or too slow, a FATAL, a primary that says 25006. None of that is a
 //! judgement by itself: one terminated backend says nothing of its server. One thing is: a login to what is taken for the
 //! primary that finds a standby (`in_hot_standby`) is not used for writes. While there is no primary, each server is asked
 //! ten times a second.

@@ -335,6 +335,11 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         }
     }
 
+    /// Whether somebody is in the queue.
+    pub fn has_queue(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Connections in use and everybody in the queue.
     pub fn pressure(&self) -> usize {
         self.in_use + self.waiting.len()

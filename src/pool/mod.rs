@@ -66,12 +66,41 @@ pub struct Pool {
     load: AtomicUsize,
     /// Read without the lock wherever a replica is chosen.
     struggling: AtomicBool,
+    /// Whether somebody is in the queue, for who looks through thousands of pools.
+    has_queue: AtomicBool,
     target: ArcSwap<Target>,
     connect_timeout: ArcSwap<Duration>,
     upstream: Arc<dyn Upstream>,
-    ids: Arc<AtomicU64>,
+    process: Arc<Process>,
     cards: Mutex<BTreeMap<u64, Arc<ServerCard>>>,
     salvaging: AtomicUsize,
+}
+
+/// What all pools of a process share.
+#[derive(Default)]
+pub struct Process {
+    /// Server connections made so far: they are numbered.
+    connections: AtomicU64,
+    urgent: AtomicUsize,
+}
+
+impl Process {
+    /// Pools that are [urgent](Pool::is_urgent), counted twice if they have both reasons: with none, nobody need look
+    /// through thousands of pools.
+    pub fn urgent(&self) -> usize {
+        self.urgent.load(Ordering::Relaxed)
+    }
+
+    /// A reason to look after a pool may have come or gone.
+    fn note(&self, reason: &AtomicBool, is: bool) {
+        // Most often it is as it was, and nothing is written.
+        if reason.load(Ordering::Relaxed) != is && reason.swap(is, Ordering::Relaxed) != is {
+            match is {
+                true => self.urgent.fetch_add(1, Ordering::Relaxed),
+                false => self.urgent.fetch_sub(1, Ordering::Relaxed),
+            };
+        }
+    }
 }
 
 /// What SHOW SERVERS prints of one connection.
@@ -137,22 +166,30 @@ impl Connection for Box<Backend> {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.process.note(&self.struggling, false);
+        self.process.note(&self.has_queue, false);
+    }
+}
+
 impl Pool {
-    /// An empty pool. `ids` numbers the server connections of the process.
+    /// An empty pool.
     pub fn new(
         target: Target,
         settings: Settings,
         upstream: Arc<dyn Upstream>,
-        ids: Arc<AtomicU64>,
+        process: Arc<Process>,
     ) -> Arc<Self> {
         Arc::new(Pool {
             core: Mutex::new(Core::new(settings.limits)),
             load: AtomicUsize::new(0),
             struggling: AtomicBool::new(false),
+            has_queue: AtomicBool::new(false),
             target: ArcSwap::from_pointee(target),
             connect_timeout: ArcSwap::from_pointee(settings.connect_timeout),
             upstream,
-            ids,
+            process,
             cards: Mutex::default(),
             salvaging: AtomicUsize::new(0),
         })
@@ -218,15 +255,21 @@ impl Pool {
     /// Its server is there, whatever its last logins met with.
     pub fn welcome(self: &Arc<Self>) {
         self.lock().forget_failures();
-        self.struggling.store(false, Ordering::Relaxed);
+        self.process.note(&self.struggling, false);
         self.begin_logins_if_running(usize::MAX);
     }
 
-    /// Ends waits, idleness and age; begins logins whose back-off is over. To be called about ten times a second.
+    /// Whether somebody waits, or would if he had not gone elsewhere: then a [`sweep`](Self::sweep) must not be put off.
+    pub fn is_urgent(&self) -> bool {
+        self.has_queue.load(Ordering::Relaxed) || self.is_struggling()
+    }
+
+    /// Ends waits, idleness and age; begins logins whose back-off is over. To be called about once in a second, and ten
+    /// times if it is [urgent](Self::is_urgent).
     pub fn sweep(self: &Arc<Self>, home: usize, now: Instant) {
         let swept = {
             let mut core = self.lock();
-            self.struggling.store(core.is_struggling(now), Ordering::Relaxed);
+            self.process.note(&self.struggling, core.is_struggling(now));
             if core.is_unused() {
                 return;
             }
@@ -261,7 +304,7 @@ impl Pool {
 
     /// Uses no connection again that is there now: idle ones close at once, the others when they come back.
     pub fn reconnect(self: &Arc<Self>, home: usize) {
-        let newest = self.ids.load(Ordering::Relaxed);
+        let newest = self.process.connections.load(Ordering::Relaxed);
         let idle = {
             let mut core = self.lock();
             let idle = core.outdate(newest);
@@ -359,7 +402,7 @@ impl Pool {
         });
         match accepted {
             Ok(mut backend) => {
-                backend.id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
+                backend.id = self.process.connections.fetch_add(1, Ordering::Relaxed) + 1;
                 backend.home = home;
                 self.enter(&backend);
                 let placed = {
@@ -368,7 +411,7 @@ impl Pool {
                     self.note_load(&core);
                     placed
                 };
-                self.struggling.store(false, Ordering::Relaxed);
+                self.process.note(&self.struggling, false);
                 self.carry_out(placed);
             }
             Err(error) => self.login_failed(&error),
@@ -382,7 +425,7 @@ impl Pool {
         let waiters = {
             let (mut core, now) = (self.lock(), Instant::now());
             core.login_failed(now);
-            self.struggling.store(core.is_struggling(now), Ordering::Relaxed);
+            self.process.note(&self.struggling, core.is_struggling(now));
             let occupancy = core.occupancy();
             // As long as a connection may come back, a refusal that may pass leaves the queue alone.
             let waiters = match error.retry() {
@@ -469,6 +512,7 @@ impl Pool {
 
     fn note_load(&self, core: &Core<Box<Backend>, Queued>) {
         self.load.store(core.pressure(), Ordering::Relaxed);
+        self.process.note(&self.has_queue, core.has_queue());
     }
 
     fn lock(&self) -> MutexGuard<'_, Core<Box<Backend>, Queued>> {

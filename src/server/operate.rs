@@ -137,7 +137,7 @@ fn database_named(shared: &Shared, name: &str) -> Result<Arc<Database>, Report> 
     })
 }
 
-/// The servers of this address, with their places in the sections that name them.
+/// The servers of this address, with their places in the clusters that they belong to.
 fn nodes(shared: &Shared, server: &str) -> Result<Vec<(Arc<Cluster>, usize)>, Report> {
     let mut found = Vec::new();
     for cluster in shared.frontend.directory.clusters() {

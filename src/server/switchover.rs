@@ -28,7 +28,7 @@ pub(super) fn begin(
     server: &str,
     timeout: Option<Duration>,
 ) -> Result<Pending, Report> {
-    let node = database.cluster.nodes().iter().find(|node| node.address.to_string() == server);
+    let node = database.section.cluster.nodes().iter().find(|node| node.address.to_string() == server);
     let Some(node) = node.cloned() else {
         let text = format!("server \"{server}\" is none of database \"{}\"", database.name);
         return Err(Report::new(ErrorSource::Client, SqlState::UNDEFINED_OBJECT, text)
@@ -67,13 +67,13 @@ async fn run(database: Arc<Database>, node: Arc<Node>, patience: Duration) -> Re
         Err(Late::Ended) => Err(failed("RESUME or a reload has ended the switchover", "")),
         Err(Late::InUse(count)) => {
             let text = format!("transactions did not end within {}", duration_text(patience));
-            Err(failed(&text, &still(&database.cluster)).hint(format!(
+            Err(failed(&text, &still(&database.section.cluster)).hint(format!(
                 "{count} server connections are held by clients: SHOW CLIENTS lists them, with those that are pinned."
             )))
         }
         Err(Late::NotPromoted) => {
             let text = format!("{} was not promoted within {}", node.address, duration_text(patience));
-            Err(failed(&text, &still(&database.cluster)))
+            Err(failed(&text, &still(&database.section.cluster)))
         }
     };
     match &answer {
@@ -100,7 +100,7 @@ async fn wait(database: &Database, node: &Node, deadline: Instant) -> Result<(),
         let Some(Switchover { stage, .. }) = database.switchover() else { return Err(Late::Ended) };
         // Nothing is acknowledged once nothing runs: a position of then tells that nothing of it was lost.
         let quiet = (in_use == 0).then(|| *quiet_since.get_or_insert(now));
-        let is_known = quiet.is_some_and(|since| database.cluster.has_sample_since(since));
+        let is_known = quiet.is_some_and(|since| database.section.cluster.has_sample_since(since));
         match stage {
             _ if in_use == 0 && node.standing() == Standing::Primary => return Ok(()),
             Stage::Draining if is_known => {
@@ -112,7 +112,7 @@ async fn wait(database: &Database, node: &Node, deadline: Instant) -> Result<(),
             Stage::Draining | Stage::Promoting => return Err(Late::NotPromoted),
         }
         database.clear_queues();
-        database.cluster.poke();
+        database.section.cluster.poke();
     }
 }
 

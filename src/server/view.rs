@@ -7,7 +7,7 @@ use crate::admin::{
     UserRow,
 };
 use crate::cluster::failover::Standing as NodeStanding;
-use crate::cluster::{Admission, Cluster, Database, UserPools};
+use crate::cluster::{Admission, Database, Section, UserPools};
 use crate::config::values::{duration_text, size_text};
 use crate::config::{Config, Consistency, Reads};
 use crate::frontend::clients::{ClientCard, Doing};
@@ -85,7 +85,7 @@ impl Observed for View {
         let mut rows = Vec::new();
         for pools in self.user_pools() {
             for (index, pool) in pools.pools().iter().enumerate() {
-                let node = pools.database.cluster.nodes()[index].state();
+                let node = pools.database.section.cluster.nodes()[index].state();
                 for (card, is_idle) in pool.connections() {
                     let link = links.get(&card.id);
                     let state = match (is_idle, link) {
@@ -123,8 +123,8 @@ impl Observed for View {
 
     fn nodes(&self) -> Vec<NodeRow> {
         let now = Instant::now();
-        let clusters = self.shared().frontend.directory.clusters();
-        clusters.iter().flat_map(|cluster| node_rows(cluster, now)).collect()
+        let sections = self.shared().frontend.directory.sections();
+        sections.iter().flat_map(|section| node_rows(section, now)).collect()
     }
 
     fn databases(&self) -> Vec<DatabaseRow> {
@@ -191,15 +191,15 @@ impl Observed for View {
     }
 
     fn readiness(&self) -> Readiness {
-        let clusters = self.shared().frontend.directory.clusters();
-        Readiness { databases: clusters.iter().map(|cluster| readiness(cluster)).collect() }
+        let sections = self.shared().frontend.directory.sections();
+        Readiness { databases: sections.iter().map(|section| readiness(section)).collect() }
     }
 }
 
 fn pool_row(pools: &UserPools) -> PoolRow {
     let now = Instant::now();
     let share = |(index, pool): (usize, &Arc<crate::pool::Pool>)| {
-        let node = &pools.database.cluster.nodes()[index];
+        let node = &pools.database.section.cluster.nodes()[index];
         let (full, resetting) = (pool.occupancy(), pool.salvaging());
         PoolShare {
             server: node.address.clone(),
@@ -264,15 +264,16 @@ fn client_row(card: &ClientCard, now: Instant) -> ClientRow {
     }
 }
 
-fn node_rows(cluster: &Cluster, now: Instant) -> Vec<NodeRow> {
-    let row = |node: &Arc<crate::cluster::Node>| {
-        let state = node.state();
+fn node_rows(section: &Section, now: Instant) -> Vec<NodeRow> {
+    let cluster = &section.cluster;
+    let row = |(index, node): (usize, &Arc<crate::cluster::Node>)| {
+        let state = section.state(index);
         let is_replica = state.role == Some(Role::Replica);
         NodeRow {
-            database: cluster.section.clone(),
+            database: section.name.clone(),
             server: node.address.clone(),
             role: state.role,
-            health: match node.standing() {
+            health: match section.standing(index) {
                 NodeStanding::Unknown => Health::Unknown,
                 NodeStanding::Primary | NodeStanding::Replica => Health::Healthy,
                 NodeStanding::Lagging => Health::Lagging,
@@ -282,13 +283,13 @@ fn node_rows(cluster: &Cluster, now: Instant) -> Vec<NodeRow> {
             why: if node.is_detached() { "detached by an operator".into() } else { state.why },
             lag_bytes: state.position.filter(|_| is_replica).and_then(|replay| cluster.lag_bytes(replay)),
             lag: state.age,
-            pace: node.pace(now),
+            pace: section.pace(index, now),
             position: state.position,
             timeline: state.timeline,
             questions: node.questions(),
         }
     };
-    cluster.nodes().iter().map(row).collect()
+    cluster.nodes().iter().enumerate().map(row).collect()
 }
 
 fn database_row(database: &Database) -> DatabaseRow {
@@ -311,18 +312,19 @@ fn connections(pools: &UserPools) -> usize {
     pools.pools().iter().map(|pool| count(pool.occupancy())).sum()
 }
 
-fn readiness(cluster: &Cluster) -> DatabaseReadiness {
-    let standings: Vec<_> = cluster.nodes().iter().map(|node| node.standing()).collect();
-    let rules = cluster.rules();
+fn readiness(section: &Section) -> DatabaseReadiness {
+    let nodes = section.cluster.nodes();
+    let standings: Vec<_> = (0..nodes.len()).map(|index| section.standing(index)).collect();
+    let rules = section.rules();
     let wants_replicas = rules.routing.reads == Reads::Replicas
         && rules.routing.consistency != Consistency::Primary
         && rules.servers.len() > 1;
     let has = |wanted: NodeStanding| standings.contains(&wanted);
     let reasons = || -> String {
-        let unused = cluster
-            .nodes()
+        let unused = nodes
             .iter()
-            .map(|node| (node, node.state()))
+            .enumerate()
+            .map(|(index, node)| (node, section.state(index)))
             .filter(|(_, state)| !state.why.is_empty());
         unused.map(|(node, state)| format!("{}: {}", node.address, state.why)).collect::<Vec<_>>().join("; ")
     };
@@ -334,7 +336,7 @@ fn readiness(cluster: &Cluster) -> DatabaseReadiness {
         (false, true) => (Standing::Degraded, format!("no primary takes writes ({})", reasons())),
         (false, false) => (Standing::Unavailable, format!("no server can be used ({})", reasons())),
     };
-    DatabaseReadiness { name: cluster.section.clone(), standing, why }
+    DatabaseReadiness { name: section.name.clone(), standing, why }
 }
 
 /// PgBouncer's keys first, for those who know them; then our own that concern the whole process.

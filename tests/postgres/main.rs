@@ -24,6 +24,7 @@ mod hung;
 mod isolation;
 mod lifecycle;
 mod listen;
+mod many;
 mod names;
 mod own;
 mod patroni;
