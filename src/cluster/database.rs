@@ -432,7 +432,7 @@ impl Database {
     /// read over a connection of its own, with the monitor's logins: no client's settings are on it, and no pool is too full.
     ///
     /// Of thousands of databases most are asked nothing for hours. So this is done for those whose catalog somebody looks into,
-    /// and for as many others as there are [seats](IDLE_CATALOGS): theirs is known when their next client comes. The rest
+    /// and for as many others as there are seats: theirs is known when their next client comes. The rest
     /// have none until a client logs in or names something; until it is read, that is a second's fraction, all reads go to
     /// the primary.
     pub async fn keep_catalog(self: Arc<Self>) {
