@@ -6,7 +6,7 @@
 //! | shared | touched | by |
 //! |---|---|---|
 //! | a pool's lock, with its list of idle connections | twice | [`pool`](crate::pool) |
-//! | the pool's load, and the number of its owners | three times | the same lines' neighbours: written under the lock, read at a choice |
+//! | the pool's load, and the count of those who hold the pool | three times | [`pool`](crate::pool), written at each lease and return, read at each choice of a replica |
 //! | a server connection's own memory | twice | moves with the connection from worker to worker |
 //! | whose turn it is among replicas | once per read | [`cluster`](crate::cluster), one counter of a section |
 //! | who is primary, rules, catalog | read only | each worker's copy says at once whether it is still so |

@@ -50,21 +50,27 @@ fn reads_on_a_replica_that_hangs_run_again_elsewhere_long_before_it_is_given_up(
     for (place, client) in clients.iter_mut().enumerate() {
         client.send(if place % 2 == 0 { &run } else { &simple });
     }
-    eventually("the replicas read", || {
-        (1..3).all(|place| stand.backends(place, "wait_event = 'PgSleep'") > 0)
-    });
-    let began = Instant::now();
-    let _frozen = Frozen::new(&stand, 1);
-    for client in &mut clients {
-        let answer = client.until_ready();
-        assert_eq!((codes(&answer), first_column(&answer)), (vec![], vec!["seen".to_owned()]), "{answer:?}");
-    }
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let lasted = freeze_under(&stand, &mut clients);
+    assert!(lasted < Duration::from_secs(15), "{lasted:?}");
     let rescued = stand.lagoon.http("/metrics").unwrap().body;
     let lost = rescued
         .lines()
         .find(|line| line.starts_with("pglagoon_rescued_queries_total") && line.contains("lost"));
     assert!(lost.is_some_and(|line| !line.ends_with(" 0")), "{lost:?}");
+}
+
+/// Freezes a replica while these read from both, and sees every one of them answered all the same. Answers how long that took.
+fn freeze_under(stand: &Stand, clients: &mut [Raw]) -> Duration {
+    eventually("the replicas read", || {
+        (1..3).all(|place| stand.backends(place, "wait_event = 'PgSleep'") > 0)
+    });
+    let began = Instant::now();
+    let _frozen = Frozen::new(stand, 1);
+    for client in clients {
+        let answer = client.until_ready();
+        assert_eq!((codes(&answer), first_column(&answer)), (vec![], vec!["seen".to_owned()]), "{answer:?}");
+    }
+    began.elapsed()
 }
 
 /// With the monitor as it is by default, where two probes alone take four seconds.
@@ -79,17 +85,9 @@ fn a_replica_that_says_nothing_to_anybody_is_given_up_before_its_second_probe() 
     });
     let mut clients: Vec<Raw> = (0..8).map(|_| Raw::login(stand.lagoon.port)).collect();
     clients.iter_mut().for_each(|client| client.send(&query("SELECT 'seen', pg_sleep(1)")));
-    eventually("the replicas read", || {
-        (1..3).all(|place| stand.backends(place, "wait_event = 'PgSleep'") > 0)
-    });
-    let began = Instant::now();
-    let _frozen = Frozen::new(&stand, 1);
-    for client in &mut clients {
-        let answer = client.until_ready();
-        assert_eq!((codes(&answer), first_column(&answer)), (vec![], vec!["seen".to_owned()]), "{answer:?}");
-    }
+    let lasted = freeze_under(&stand, &mut clients);
     // What runs again sleeps again.
-    let pause = began.elapsed().saturating_sub(Duration::from_secs(1));
+    let pause = lasted.saturating_sub(Duration::from_secs(1));
     assert!(pause < Duration::from_millis(3500), "{pause:?}");
     assert!(stand.lagoon.log().contains("has said nothing for a second"), "{}", stand.lagoon.log());
 }
