@@ -283,6 +283,7 @@ fn a_client_that_is_idle_in_a_transaction_is_told_at_its_next_request() {
         assert_eq!(told(&client.query("INSERT INTO notes (word) VALUES ('idle')")), (vec![], 'T'));
     }
     stand.playground.node_mut(0).restart(Stop::Immediate).unwrap();
+    wait_noticed(&stand, 3);
     let [working, committing, leaving] = &mut clients[..] else { panic!("three clients") };
     assert_eq!(told_once(&working.query("SELECT 1")), ("40001".into(), 'E'));
     assert_eq!(told(&working.query("ROLLBACK")), (vec![], 'I'));
@@ -521,6 +522,13 @@ async fn a_promotion_is_seen_long_before_the_interval_is_over() {
     assert!(promoted.elapsed() < INTERVAL / 4, "{:?}", promoted.elapsed());
 }
 
+/// Waits until the server connections of so many clients are known to be lost. A COMMIT that is sent before that ends with
+/// 08007, and rightly so.
+fn wait_noticed(stand: &Stand, lost: usize) {
+    let seen = || stand.lagoon.log().matches("server connection lost").count();
+    eventually("the loss is noticed", || seen() == lost);
+}
+
 /// Who cleans up after an error does not look at what becomes of that.
 #[test]
 fn who_has_lost_a_write_is_told_at_the_next_request_that_asks_for_something() {
@@ -538,6 +546,7 @@ fn who_has_lost_a_write_is_told_at_the_next_request_that_asks_for_something() {
         assert_eq!(told(&client.query("SELECT note('open')")), (vec![], 'T'));
     }
     stand.playground.node_mut(0).kill().unwrap();
+    wait_noticed(&stand, 3);
     for client in &mut clients {
         assert_eq!(told_once(&client.query("COMMIT")), ("40001".into(), 'I'));
     }
