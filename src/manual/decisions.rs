@@ -46,6 +46,19 @@
 //! from them in the same turn: what a read may return is bounded by an instant that is not before it came, and no later one is needed.
 //! 68 locked instructions and 3 to 4 calls are left, half of them tokio's; user time per query fell by a tenth to a fifth.
 //!
+//! **2026-11-22, what was tried for speed and left out.** Each in paired rounds on 2 cores. Huge pages for the code (its text moved
+//! to anonymous ones) and for the heap (`glibc.malloc.hugetlb=1`): 0.94 to 1.03 of the CPU per query and 0.98 to 1.02 of that per
+//! connection, without a direction. TCP_DEFER_ACCEPT, so that a connection is accepted together with its first bytes: 0.99 to 1.06
+//! per connection; PgBouncer has it, and makes the same number of system calls otherwise (20.8 for a connection with one
+//! query, PgBouncer 24.9). Of its 117 microseconds for one over trust 105 are the kernel's, of our 155 121: the aim of 0.85
+//! times its CPU is below what the kernel takes from both. A server that comes back to the first of the next eight waiters
+//! on its own worker, as long as nobody has waited for a millisecond, so that it need not move to another reactor: 1.06 and
+//! 1.03 times the CPU with two workers and 64 and 200 clients; and nobody overtakes, which is worth more. An idle connection
+//! on the asker's worker is preferred, and moves only if there is none.
+//!
+//! **2026-11-22, a server next door is cheaper over its Unix socket.** 0.93 times the CPU per simple query and 0.97 times that per
+//! TPC-B transaction in six paired rounds with 32 clients. Nothing is done for it but to take such addresses.
+//!
 //! **2026-11-22, glibc's allocator, optimised for speed.** With mimalloc a new connection cost as much as before within the noise
 //! (1.15 to 1.3 times PgBouncer's in the same eight rounds), and an idle client 4.1 KiB instead of 2.0. `opt-level = 2` and `"s"`
 //! were tried because what a single client waits for is code that is not in the caches: instructions per query rose from 14,700
