@@ -37,8 +37,9 @@ const SECRET_3_2: usize = 32;
 
 /// Who came.
 pub enum Arrived {
-    /// Somebody who wants a query cancelled.
-    Cancel(ClientKey),
+    /// Somebody who wants a query cancelled, and who takes it that the request has been acted upon once this connection is
+    /// closed.
+    Cancel(ClientKey, Box<Stream>),
     /// Somebody for the virtual database.
     Console(Box<Visitor>),
     /// Somebody who replicates.
@@ -125,7 +126,10 @@ pub async fn handshake(
     let mut line = Line { stream: Some(stream), input: Vec::new() };
     let parameters = match line.startup(&access).await {
         Ok(StartupPacket::Startup(parameters)) => parameters,
-        Ok(StartupPacket::Cancel(key)) => return Ok(Arrived::Cancel(key)),
+        Ok(StartupPacket::Cancel(key)) => {
+            let stream = line.stream.take().expect("nobody has taken it yet");
+            return Ok(Arrived::Cancel(key, Box::new(stream)));
+        }
         Ok(_) => return Ok(Arrived::Nobody),
         Err(error) => return Err(line.refuse(error).await),
     };
