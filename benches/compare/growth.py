@@ -1,4 +1,4 @@
-"""What grows, and what must not: cost per query over pools, users and prepared statements; ten thousand clients; a gigabyte.
+"""What grows, and what must not: cost per query over pools, users, prepared statements and replicas; ten thousand clients; a gigabyte.
 
 The load is this process's own (`wire.load`): pgbench cannot spread its clients over databases and users. Each point of a curve
 alternates with the same load on one pool (user, statement), so that a drifting machine drifts for both.
@@ -10,7 +10,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from cluster import DATABASE, USER, make_certificate
+from cluster import DATABASE, PASSWORD, USER, make_certificate
 from machine import cpu_of, forget_peak, peak_rss_kib, rss_kib
 from say import begin, progress, show
 from variants import TITLES, running, start_servers
@@ -19,11 +19,14 @@ from wire import Connection, ServerError, execute, load, prepare, query, receive
 ACTIVE = 32
 # The pool of the statements' curve: every statement must have been on every server connection before it is measured.
 FEW_SERVERS = 4
+REPLICAS = (2, 4, 8)
 CROWD, CROWD_ACTIVE = 10_000, 100
 # What this process and a pooler open beside clients.
 SPARE_FILES = 1500
 BULK_BYTES = 1_000_000_000
 SETTINGS = {"max_connections": "4500"}
+# Those of the users' curve beside the usual one.
+ROLES = "DO $$ BEGIN FOR number IN 1..{count} LOOP EXECUTE format('CREATE ROLE {user}%s LOGIN PASSWORD %L', number, '{password}'); END LOOP; END $$"
 
 # Targets.
 LATENCY_LIMIT = 1.10
@@ -36,8 +39,11 @@ PEAK_MIB_LIMIT = 16
 def grow(stage, options):
     """All that was asked for; returns the status to end with: 2 if something could not be measured."""
     progress(f"PostgreSQL: a primary and {options.replicas} replica(s)")
-    servers = start_servers(stage, options.replicas, SETTINGS)
+    most = max(REPLICAS) if "replicas" in options.growth else options.replicas
+    servers = start_servers(stage, most, SETTINGS)
     servers[0].sql("CREATE UNLOGGED TABLE sink (line text); GRANT ALL ON sink TO PUBLIC", DATABASE)
+    if "users" in options.growth:
+        servers[0].sql(ROLES.format(user=USER, count=max(options.sizes) - 1, password=PASSWORD))
     begin(options, servers, f"pool {options.pool}, transaction mode, {options.workers} pglagoon worker(s), {options.replicas} "
           f"replica(s), {options.rounds} round(s) of {options.seconds} s, trust, fsync off, loopback TCP")
     bench = Bench(stage, options, servers)
@@ -66,6 +72,7 @@ class Axis:
     clients: list
     statements: int = 0
     warm_seconds: float = 0.5
+    replicas: int | None = None
 
 
 def databases(size, clients):
@@ -81,6 +88,10 @@ def users(size, clients):
 def statements(size, _):
     # Every pair of server connection and statement comes up several times.
     return Axis({"prepared_statements": 2000, "pool": FEW_SERVERS}, [{}] * ACTIVE, size, warm_seconds=max(0.5, size / 200))
+
+
+def replicas(size, clients):
+    return Axis({}, [{}] * clients, replicas=size)
 
 
 @dataclass
@@ -116,12 +127,15 @@ class Bench:
     def variants(self):
         return [variant for variant in self.options.variants if variant != "direct"]
 
-    def curve(self, axis, what, variants):
+    def servers_with(self, replicas=None):
+        return self.servers[:1 + (replicas or self.options.replicas)]
+
+    def curve(self, axis, what, variants, sizes=None):
         """Prints one. There is no target: PgBouncer's x says what PostgreSQL and the kernel have in it."""
         show(f"\npooler CPU per query, us, over the number of {what}; x = to one of them, in the same round\n"
              + CURVE_ROW.format("", "", "so many", "one", "x", "all idle"))
         return [attempt(f"{size:>8,}  {TITLES[variant]}", lambda: self.curve_row(variant, size, axis))
-                for size in self.options.sizes for variant in variants]
+                for size in sizes or self.options.sizes for variant in variants]
 
     def curve_row(self, variant, size, axis):
         pair = self.point(variant, size, axis)
@@ -140,7 +154,7 @@ class Bench:
     @contextlib.contextmanager
     def pooler(self, variant, axis, name):
         """A warm pooler and its clients."""
-        with (running(self.stage, self.options, self.servers, [variant], name=name, **axis.pooler) as (target,),
+        with (running(self.stage, self.options, self.servers_with(axis.replicas), [variant], name=name, **axis.pooler) as (target,),
               connected(target, axis.clients) as connections):
             for connection in connections:
                 prepare_statements(connection, axis.statements)
@@ -188,7 +202,7 @@ class Bench:
         show(f"\n{size / 1e9:.1f} GB in one statement, rows of 1 kB; x = throughput to PgBouncer's in the same round\n"
              + BULK_ROW.format("", "", "MB/s", "x", "CPU s/GB", "peak RSS", ""))
         certificate = make_certificate(self.stage)
-        with running(self.stage, self.options, self.servers, self.variants, certificate=certificate) as targets:
+        with running(self.stage, self.options, self.servers_with(), self.variants, certificate=certificate) as targets:
             return [attempt(f"{what}, {tls}", lambda: self.bulk_rows(targets, what, tls, size))
                     for tls in ("plain", "tls") for what in TRANSFERS]
 
@@ -308,6 +322,7 @@ GROWTH = {
     # PgBouncer keeps at most 100 on a server here, if any.
     "statements": lambda bench: bench.curve(statements, f"prepared statements of each of {ACTIVE} clients",
                                             [variant for variant in bench.variants if variant != "pgbouncer"]),
+    "replicas": lambda bench: bench.curve(replicas, "replicas", ["split-on"], REPLICAS),
     "crowd": Bench.crowd,
     "bulk": Bench.bulk,
 }

@@ -211,13 +211,12 @@ def make_certificate(stage):
 
 def start_pgbouncer(stage, primary, pool_size, *, name="pgbouncer", auth="scram-sha-256", mode="transaction", databases=(DATABASE,),
                     users=(USER,), max_clients=10000, certificate=None):
-    """Debian's PgBouncer in front of the primary. All `databases` are one there, and all `users` are USER."""
+    """Debian's PgBouncer in front of the primary. All `databases` are one there, all `users` roles with one password."""
     binary, version, port = tool("pgbouncer"), pgbouncer_version(), free_port()
     # By SCRAM: the server's own verifier, as from its auth_query. From a password PgBouncer derives the keys at every login.
     secret = primary.sql(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{USER}'") if auth == "scram-sha-256" else PASSWORD
     userlist = stage.write(f"{name}.users", "".join(f'"{user}" "{secret}"\n' for user in users))
-    login = f"user={USER} password={PASSWORD}" if users != (USER,) else ""
-    sections = "\n".join(f"{name} = host=127.0.0.1 port={primary.port} dbname={DATABASE} {login}" for name in databases)
+    sections = "\n".join(f"{name} = host=127.0.0.1 port={primary.port} dbname={DATABASE}" for name in databases)
     prepared = "max_prepared_statements = 100\n" if version >= (1, 21) else ""
     tls = f"client_tls_sslmode = allow\nclient_tls_cert_file = {certificate.chain}\nclient_tls_key_file = {certificate.key}\n" \
         if certificate else ""
@@ -251,14 +250,13 @@ def pgbouncer_version():
 def start_pglagoon(stage, binary, servers, *, name="pglagoon", mode="transaction", pool_size=20, workers=1,
                    reads="replicas", consistency="sticky", auth="scram-sha-256", databases=(DATABASE,), users=(USER,),
                    max_clients=10000, prepared_statements=200, unnamed="keep", certificate=None, env=None):
-    """pglagoon in front of all `servers`; it finds out by itself which of them is the primary. All `databases` are one there, and
-    all `users` are USER."""
+    """pglagoon in front of all `servers`; it finds out by itself which of them is the primary. All `databases` are one there,
+    all `users` roles with one password."""
     port, http_port = free_port(), free_port()
     addresses = ", ".join(f'"127.0.0.1:{server.port}"' for server in servers)
     tls = f'tls = "prefer"\ntls_cert = "{certificate.chain}"\ntls_key = "{certificate.key}"\n' if certificate else ""
     logins = "\n".join(f'[users.{user}]\npassword = "{PASSWORD}"\n' for user in users)
-    login = f'server_user = "{USER}"\nserver_password = "{PASSWORD}"' if users != (USER,) else ""
-    sections = "\n".join(f'[databases.{database}]\ndatabase = "{DATABASE}"\nservers = [{addresses}]\n{login}\n' for database in databases)
+    sections = "\n".join(f'[databases.{database}]\ndatabase = "{DATABASE}"\nservers = [{addresses}]\n' for database in databases)
     config = stage.write(f"{name}.toml", f"""[listen]
 address = "127.0.0.1:{port}"
 max_clients = {max_clients}
