@@ -37,8 +37,9 @@ const SECRET_3_2: usize = 32;
 
 /// Who came.
 pub enum Arrived {
-    /// Somebody who wants a query cancelled.
-    Cancel(ClientKey),
+    /// Somebody who wants a query cancelled, and who takes it that the request has been acted upon once this connection is
+    /// closed.
+    Cancel(ClientKey, Box<Stream>),
     /// Somebody for the virtual database.
     Console(Box<Visitor>),
     /// Somebody who replicates.
@@ -125,7 +126,10 @@ pub async fn handshake(
     let mut line = Line { stream: Some(stream), input: Vec::new() };
     let parameters = match line.startup(&access).await {
         Ok(StartupPacket::Startup(parameters)) => parameters,
-        Ok(StartupPacket::Cancel(key)) => return Ok(Arrived::Cancel(key)),
+        Ok(StartupPacket::Cancel(key)) => {
+            let stream = line.stream.take().expect("nobody has taken it yet");
+            return Ok(Arrived::Cancel(key, Box::new(stream)));
+        }
         Ok(_) => return Ok(Arrived::Nobody),
         Err(error) => return Err(line.refuse(error).await),
     };
@@ -404,21 +408,20 @@ fn newcomer(
     }
 }
 
-/// The settings that the client asks for in its startup packet, by name and in `options`: the servers', and our own.
+/// The settings that the client asks for in its startup packet, by name and in `options`: the servers', and our own. One
+/// that is in both is what it is by name, as on a server.
 fn startup_settings(parameters: &Parameters) -> Result<(Settings, Own), Report> {
     let reserved = ["user", "database", "options", "replication"];
     let named = parameters
         .pairs
         .iter()
         .filter(|(name, _)| !reserved.contains(&name.as_str()) && !name.starts_with("_pq_."));
-    let mut pairs: Vec<(String, String)> = named.cloned().collect();
-    if let Some(options) = parameters.value("options") {
-        let more = settings::startup_options(options).map_err(|word| {
-            let text = format!("invalid command-line argument in \"options\": {word}");
-            Report::new(ErrorSource::Client, SqlState::SYNTAX_ERROR, text)
-        })?;
-        pairs.extend(more);
-    }
+    let options = parameters.value("options").unwrap_or_default();
+    let mut pairs = settings::startup_options(options).map_err(|word| {
+        let text = format!("invalid command-line argument in \"options\": {word}");
+        Report::new(ErrorSource::Client, SqlState::SYNTAX_ERROR, text)
+    })?;
+    pairs.extend(named.cloned());
     if pairs.len() > settings::MAX_SETTINGS {
         let text = format!("too many settings in the startup packet: {}", pairs.len());
         return Err(Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text));

@@ -736,13 +736,14 @@ impl Relay {
         self.subscription.as_ref()?.end().map(|why| Farewell::Fatal(Box::new(why)))
     }
 
-    /// Ahead of a ReadyForQuery. That there will be no more is told behind it.
+    /// Ahead of a ReadyForQuery or of the answer to an UNLISTEN. That there will be no more is told behind it.
     async fn tell(&mut self, tidings: Tidings) {
         if let (Some(subscription), Tidings::Own) = (self.subscription.clone(), tidings) {
             subscription.catch_up().await;
         }
         self.session.on_told();
         self.pass_on_letters();
+        self.fresh = true;
     }
 
     fn pass_on_letters(&mut self) {

@@ -2,8 +2,9 @@
 //!
 //! One that stands alone (a Query, or a batch that does nothing else), outside a transaction, by a client that keeps no
 //! server connection, is answered here and reaches no server of the pool: for LISTEN the relay is asked by
-//! [`Want::Listen`] to have the channel heard first. Any other LISTEN runs on the client's server, which it pins. Whoever
-//! hears a channel in both ways is told once.
+//! [`Want::Listen`] to have the channel heard first, for UNLISTEN by [`Want::Tell`] to pass on what was notified before:
+//! a client that says goodbye to a channel has missed nothing of it. Any other LISTEN runs on the client's server, which it
+//! pins. Whoever hears a channel in both ways is told once.
 //!
 //! Where it cannot be told whether an UNLISTEN took effect (a savepoint was rolled back), the client goes on hearing: too
 //! much is harmless, too little is a notification lost.
@@ -46,6 +47,15 @@ impl Channels {
     /// Whether this is one of them.
     pub fn has(&self, name: &str) -> bool {
         self.0.as_ref().is_some_and(|heard| heard.names.contains(name))
+    }
+
+    /// Whether this ends the hearing of a channel.
+    fn loses_by(&self, change: &Listening) -> bool {
+        match change {
+            Listening::Listen(_) => false,
+            Listening::Unlisten(name) => self.has(name),
+            Listening::UnlistenAll => !self.is_empty(),
+        }
     }
 
     fn add(&mut self, name: String) {
@@ -153,6 +163,9 @@ impl Session {
                     true => Flow::Stop(Want::Listen(channel)),
                     false => self.refuse(span, too_many_channels(), None, edits),
                 }
+            }
+            Heed::Here(change) if self.channels.loses_by(&change) && !std::mem::take(&mut self.is_told) => {
+                Flow::Stop(Want::Tell(Tidings::Own))
             }
             Heed::Here(change) => {
                 self.channels.remove(&change);

@@ -197,8 +197,8 @@ pub enum Want {
     /// A position that bounds all that the client has seen, which the primary shows already; then `on_position`, and
     /// `on_client` again with the same bytes.
     Position(Option<Shown>),
-    /// The client is to be told what it has heard, ahead of the ReadyForQuery that is next; then `on_told`, and `on_backend`
-    /// again with the same bytes.
+    /// The client is to be told what it has heard, ahead of the ReadyForQuery or of the answer to an UNLISTEN that is next;
+    /// then `on_told`, and `on_backend` or `on_client` again with the same bytes.
     Tell(Tidings),
     /// The server connection may go back.
     Return,
@@ -213,7 +213,7 @@ pub enum Want {
 pub enum Tidings {
     /// Those that have come.
     Arrived,
-    /// Those too that the client's own transaction may have sent.
+    /// Those too that were sent until now, by the client's own transaction for one.
     Own,
 }
 
@@ -407,7 +407,7 @@ pub struct Session {
     executes: Effects,
     /// It may have drawn from sequences.
     has_drawn: bool,
-    /// It was told its notifications, so that ReadyForQuery may follow.
+    /// It was told its notifications, so that ReadyForQuery, or the answer to its UNLISTEN, may follow.
     is_told: bool,
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,

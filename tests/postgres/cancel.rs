@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::NoTls;
 
 use crate::harness::{Stand, eventually, join_all, quote, rows, sqlstate, value};
-use crate::raw::{Raw, V3_2, cancel_request, first_column, query};
+use crate::raw::{Raw, V3_2, cancel_request, first_column, query, tags};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_query_is_cancelled_on_the_primary_and_on_a_replica() {
@@ -40,6 +40,22 @@ async fn a_late_cancel_does_not_hit_the_next_client_on_the_same_server_connectio
         };
         let (answer, ()) = tokio::join!(running, cancelling);
         answer.expect("the cancel was the other client's");
+    }
+}
+
+#[test]
+fn who_waits_until_a_cancel_request_is_closed_is_not_hit_by_it_later() {
+    let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let mut client = Raw::login(stand.lagoon.port);
+    let (pid, secret) = client.key.clone().expect("a key came with the login");
+    client.query("BEGIN; SELECT note('keeps its server connection')");
+    for turn in 0..50 {
+        // As libpq does; what it wants to cancel is over already.
+        let mut canceller = Raw::connect(stand.lagoon.port);
+        canceller.send(&cancel_request(pid, &secret));
+        assert_eq!(canceller.until_end(), []);
+        let answer = client.query("SELECT pg_sleep(0.01)");
+        assert_eq!(tags(&answer), "T D C Z", "turn {turn}: {answer:?}");
     }
 }
 

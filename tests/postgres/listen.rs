@@ -181,6 +181,13 @@ fn notifications_come_between_transactions() {
         assert_eq!(tags(&client.exchange(&batch)), "1 2 n C Z");
         notifier.query("NOTIFY more");
         assert_eq!(client.read().tag, 'A');
+        // What was committed before an UNLISTEN is heard, however late the shared connection hears of it.
+        for turn in 0..50 {
+            client.query("LISTEN news");
+            notifier.query(&format!("NOTIFY news, '{turn}'"));
+            let last = client.query(["UNLISTEN news", "UNLISTEN *"][turn % 2]);
+            assert_eq!(tags(&last), "A C Z");
+        }
         client.query("UNLISTEN *");
         notifier.query("NOTIFY more");
         client.assert_silent(Duration::from_millis(300));

@@ -111,18 +111,14 @@ fn startup_parameters_reach_the_server_and_changes_of_them_the_client() {
 }
 
 #[test]
-fn startup_options_of_libpq_are_honoured_or_refused_but_not_ignored() {
+fn startup_options_of_libpq_are_honoured_unless_the_packet_names_the_setting() {
     let stand = stand();
-    let mut client = Raw::connect(stand.lagoon.port);
-    client.send(&startup(V3_0, &[&LOGIN[..], &[("options", "-c statement_timeout=12345")]].concat()));
-    let answer = loop {
-        let message = client.read();
-        if "ZE".contains(message.tag) {
-            break message;
-        }
-    };
-    if answer.tag == 'Z' {
-        assert_eq!(first_column(&client.query("SHOW statement_timeout")), ["12345ms"]);
+    let options = ("options", "-c statement_timeout=12345 -c DateStyle=German -c work_mem=1MB");
+    let asked = [options, ("datestyle", "SQL, DMY"), ("Work_Mem", "2MB")];
+    let mut client = Raw::login_with(stand.lagoon.port, V3_0, &[&LOGIN[..], &asked].concat());
+    assert_eq!(client.parameters["DateStyle"], "SQL, DMY");
+    for (name, value) in [("statement_timeout", "12345ms"), ("DateStyle", "SQL, DMY"), ("work_mem", "2MB")] {
+        assert_eq!(first_column(&client.query(&format!("SHOW {name}"))), [value]);
     }
 }
 

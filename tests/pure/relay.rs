@@ -442,7 +442,7 @@ impl Relay {
             let want = it.session.on_client(&it.input, held, &mut world, &mut self.edits);
             it.need = 0;
             self.carry_requests(client);
-            let again = matches!(want, Want::Return | Want::Replay(_) | Want::Listen(_));
+            let again = matches!(want, Want::Return | Want::Replay(_) | Want::Listen(_) | Want::Tell(_));
             let it = &self.clients[client];
             if let (Want::Input, None) = (&want, it.held) {
                 assert!(it.input.len() < LOOKAHEAD + 5, "{} bytes are waited on", it.input.len());
@@ -476,7 +476,13 @@ impl Relay {
                     false => it.session.on_listen_declined(),
                 }
             }
-            Want::Tell(_) => unreachable!("only what a server says leads to it"),
+            Want::Tell(_) => {
+                let it = &mut self.clients[client];
+                if let Some(trace) = &mut self.trace {
+                    trace.note(format!("  {} is told what was notified", it.name));
+                }
+                it.session.on_told();
+            }
             Want::Position(_) => {
                 let position = Token { system: 1, timeline: 1, position: Lsn(1) };
                 self.clients[client].session.on_position(Ok(position));

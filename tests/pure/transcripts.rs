@@ -1114,7 +1114,9 @@ fn listen_alone_costs_no_server() {
           a wants news, which is heard
           a< CommandComplete LISTEN | ReadyForQuery I | CommandComplete LISTEN | ReadyForQuery I
         a> Query UNLISTEN other | Query UNLISTEN *; | Sync
-          a< CommandComplete UNLISTEN | ReadyForQuery I | CommandComplete UNLISTEN | ReadyForQuery I | ReadyForQuery I
+          a< CommandComplete UNLISTEN | ReadyForQuery I
+          a is told what was notified
+          a< CommandComplete UNLISTEN | ReadyForQuery I | ReadyForQuery I
         a> Query select 1 | Query listen news | Query select 2
           p1> Query select 1
           a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
@@ -1141,6 +1143,7 @@ fn listen_alone_in_a_batch_costs_no_server() {
           a< BindComplete | CommandComplete LISTEN | CloseComplete | ReadyForQuery I
         a> Parse t: unlisten more | DescribeS t | Bind :t | Execute 1
         a> Sync
+          a is told what was notified
           a< ParseComplete | ParameterDescription 0 | NoData | BindComplete | CommandComplete UNLISTEN | ReadyForQuery I
         a> Parse t: select 1 | Sync
           p1> Parse t: | Parse t: select 1 | Sync | CloseS t | Sync
