@@ -116,6 +116,16 @@ impl Aim {
     }
 }
 
+/// What becomes of a cancel request.
+pub enum Aimed {
+    /// There is nothing to cancel.
+    Nowhere,
+    /// It is to be sent.
+    At(Aim),
+    /// The client's task sees to it, and [`ClientCard::has_cancel`] says when it has.
+    Later,
+}
+
 impl Drop for Aim {
     fn drop(&mut self) {
         self.0.cancels.fetch_sub(1, Ordering::AcqRel);
@@ -430,21 +440,30 @@ impl ClientCard {
     }
 
     /// A cancel request arrived: aims at what the client runs, or ends its wait.
-    pub fn aim(&self) -> Option<Aim> {
+    pub fn aim(&self) -> Aimed {
         let mut activity = self.lock();
         match &activity.doing {
-            Doing::Idle => None,
+            Doing::Idle => Aimed::Nowhere,
             Doing::Waiting(_) => {
                 activity.cancelled = true;
                 drop(activity);
                 self.wake();
-                None
+                Aimed::Later
             }
             Doing::Active(..) | Doing::Replicating(..) => {
                 activity.cancelled = true;
-                activity.due_cancel()
+                activity.due_cancel().map_or(Aimed::Later, Aimed::At)
             }
         }
+    }
+
+    /// Whether a cancel request waits for its time, or is on its way to the server.
+    pub fn has_cancel(&self) -> bool {
+        let activity = self.lock();
+        let (Doing::Active(_, remote) | Doing::Replicating(_, remote)) = &activity.doing else {
+            return activity.cancelled;
+        };
+        activity.cancelled || remote.cancels.load(Ordering::Acquire) > 0
     }
 
     /// Wakes its task.

@@ -59,6 +59,34 @@ fn who_waits_until_a_cancel_request_is_closed_is_not_hit_by_it_later() {
     }
 }
 
+/// Its server connection has to be prepared for what it asks: the request waits until that is done.
+#[test]
+fn nor_is_who_waits_by_one_that_had_to_wait_itself() {
+    let stand = Stand::new(|setup| {
+        let one = setup.set("auth", "method", quote("trust")).set("pool", "size", "1");
+        one.set("routing", "reads", quote("primary"))
+    });
+    let mut clients = ["A", "B"].map(|name| {
+        let mut client = Raw::login(stand.lagoon.port);
+        client.query(&format!("SET search_path = '{name}', public; SET application_name = '{name}'"));
+        client
+    });
+    for turn in 0..60 {
+        let client = &mut clients[turn % 2];
+        let (pid, secret) = client.key.clone().expect("a key came with the login");
+        client.query("BEGIN");
+        client.send(&query("SELECT 1"));
+        let mut canceller = Raw::connect(stand.lagoon.port);
+        canceller.send(&cancel_request(pid, &secret));
+        assert_eq!(canceller.until_end(), []);
+        if tags(&client.until_ready()) == "T D C Z" {
+            let answer = client.query("SELECT pg_sleep(0.01)");
+            assert_eq!(tags(&answer), "T D C Z", "turn {turn}: {answer:?}");
+        }
+        client.query("ROLLBACK");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_cancels_never_hits_a_neighbour() {
     let stand = Stand::new(|setup| setup.set("pool", "size", "2").set("routing", "reads", quote("primary")));
