@@ -82,6 +82,8 @@ impl Session {
             match backend::command_tag(body) {
                 Some(b"ROLLBACK") => self.outcome = self.outcome.and(Outcome::RolledBack),
                 Some(b"COMMIT") => self.outcome = self.outcome.and(Outcome::Committed),
+                // The rest of its text may fail; that brings nothing back.
+                Some(b"DEALLOCATE ALL") => self.deallocate_all(held),
                 _ => {}
             }
         }
@@ -325,7 +327,6 @@ impl Session {
                 self.sql_statements.insert(name.clone(), text.clone());
                 held.state.sql_statements.insert(name, text);
             }
-            Then::DeallocatedAll => self.deallocate_all(held),
             Then::Discarded => {
                 self.deallocate_all(held);
                 held.state.discarded();
@@ -337,8 +338,9 @@ impl Session {
                 self.kept_pins = self.kept_pins.beyond_discard();
                 self.hidden = None;
             }
-            // Those of a text's UNLISTEN were dealt with before.
+            // Those of a text's UNLISTEN were dealt with before, DEALLOCATE ALL when its own tag came.
             Then::Unlistened(..)
+            | Then::DeallocatedAll
             | Then::Answered(_)
             | Then::PreparedAgain(_)
             | Then::Began

@@ -87,7 +87,7 @@ pub(super) enum Then {
     Settings(Vec<SettingChange>),
     /// Done when the statement succeeds: DEALLOCATE of this name of the client's.
     Deallocated(Arc<[u8]>),
-    /// Done when the statement succeeds: DEALLOCATE ALL.
+    /// Done when the server says so, even if the text fails later on: DEALLOCATE ALL.
     DeallocatedAll,
     /// Done when the statement succeeds: DISCARD ALL.
     Discarded,

@@ -366,6 +366,27 @@ fn deallocate_and_discard_forget_the_clients_statements_and_nobody_elses() {
     }
 }
 
+#[test]
+fn what_fails_behind_deallocate_all_does_not_bring_the_statements_back() {
+    let stand = Stand::new(|setup| {
+        trusting(setup).set("pool", "size", "1").set("routing", "reads", quote("primary"))
+    });
+    let run = [bind("", "s", &[]), execute("", 0), sync()];
+    for text in
+        ["DEALLOCATE ALL; SELECT 1/0", "SELECT 1/0; DEALLOCATE ALL", "BEGIN; DEALLOCATE ALL; SELECT 1/0"]
+    {
+        let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+        for client in [&mut client, &mut other] {
+            client.exchange(&[parse("s", "SELECT 'there'"), sync()]);
+            assert_eq!(first_column(&client.exchange(&run)), ["there"]);
+        }
+        let has_run = tags(&client.query(text)).starts_with('C');
+        client.query("ROLLBACK");
+        assert_eq!(first_column(&other.exchange(&run)), ["there"], "after {text}");
+        assert_eq!(client.exchange(&run)[0].tag, if has_run { 'E' } else { '2' }, "after {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn more_statements_than_a_server_connection_keeps() {
     let stand = Stand::new(|setup| trusting(setup).set("pool", "prepared_statements", "10"));
