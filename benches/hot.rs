@@ -378,7 +378,7 @@ impl Client {
 
     fn answer(&mut self, answer: &[u8]) -> Want {
         let mut held = Held { role: self.role, node: 0, state: &mut self.server };
-        let want = self.session.on_backend(answer, &mut held, self.now, &mut self.edits);
+        let want = self.session.on_backend(answer, &mut held, &mut self.registry, self.now, &mut self.edits);
         assert_eq!(self.edits.consumed(), answer.len());
         self.carry_out(answer);
         want

@@ -9,12 +9,27 @@
 
 use super::clients::{Aim, Aimed, ClientCard, Clients};
 use crate::backend::{self, cancel::CANCEL_TIMEOUT};
+use crate::net::Stream;
 use crate::wire::ClientKey;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// How often is looked whether a request that waits has had its time.
 const POLL: Duration = Duration::from_millis(5);
+
+/// Somebody who wants a query cancelled.
+pub struct Canceller {
+    /// Its connection.
+    pub stream: Stream,
+    /// Whose query.
+    pub key: ClientKey,
+}
+
+/// Passes its request on, and closes its connection when that has had its effect.
+pub async fn serve(canceller: Canceller, clients: &Clients) {
+    cancel(clients, &canceller.key).await;
+    drop(canceller.stream);
+}
 
 /// Passes a cancel request on, if its key is right and its client has a server; returns when it has had its effect.
 pub async fn cancel(clients: &Clients, key: &ClientKey) {

@@ -11,6 +11,7 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>
 
+use super::cancel::Canceller;
 use super::clients::{ClientCard, Newcomer, Registration};
 use super::replication::Replicating;
 use super::{Access, Frontend, Worker};
@@ -37,9 +38,8 @@ const SECRET_3_2: usize = 32;
 
 /// Who came.
 pub enum Arrived {
-    /// Somebody who wants a query cancelled, and who takes it that the request has been acted upon once this connection is
-    /// closed.
-    Cancel(ClientKey, Box<Stream>),
+    /// Somebody who wants a query cancelled.
+    Cancel(Box<Canceller>),
     /// Somebody for the virtual database.
     Console(Box<Visitor>),
     /// Somebody who replicates.
@@ -128,7 +128,7 @@ pub async fn handshake(
         Ok(StartupPacket::Startup(parameters)) => parameters,
         Ok(StartupPacket::Cancel(key)) => {
             let stream = line.stream.take().expect("nobody has taken it yet");
-            return Ok(Arrived::Cancel(key, Box::new(stream)));
+            return Ok(Arrived::Cancel(Box::new(Canceller { stream, key })));
         }
         Ok(_) => return Ok(Arrived::Nobody),
         Err(error) => return Err(line.refuse(error).await),

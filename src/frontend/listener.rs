@@ -117,10 +117,7 @@ pub fn serve(
         let Some(arrived) = receiving.await else { return };
         match arrived {
             Arrived::Nobody => {}
-            Arrived::Cancel(key, stream) => {
-                Box::pin(cancel::cancel(&frontend.clients, &key)).await;
-                drop(stream);
-            }
+            Arrived::Cancel(canceller) => Box::pin(cancel::serve(*canceller, &frontend.clients)).await,
             Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
             Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
             Arrived::Client(authenticated) => relay::run(authenticated, worker).await,

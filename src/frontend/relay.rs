@@ -402,9 +402,9 @@ impl Relay {
         let dated = |lineage: &Lineage| lineage.dated(granted.timeline, granted.node, now);
         let then = self.notes.borrow_mut().lineage.load().as_deref().map_or(now, dated);
         let mut desk = seat.desk();
-        let edits = &mut desk.edits;
+        let Desk { registry, edits } = &mut *desk;
         let mut held = Held { role: granted.role, node: granted.node as u16, state: &mut backend.state };
-        let want = self.session.on_backend(from_server.filled(), &mut held, then, edits);
+        let want = self.session.on_backend(from_server.filled(), &mut held, registry, then, edits);
         self.sent += to_client.carry_out(edits, from_server, cx).map_err(|_| Failure::Client)?;
         let events = edits.events;
         drop(desk);

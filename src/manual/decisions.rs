@@ -90,6 +90,13 @@
 //! variable: 470 bytes for each client, as long as it stayed; a future that is captured and then awaited is kept twice: 380 more.
 //! 2.8 KiB for each idle client became 2.0.
 //!
+//! **2026-11-22, parameter types that a client was told stay.** A statement whose types were left to the server got new ones on
+//! another server connection once DDL had changed the columns: a client that binds in binary by what it was told wrote
+//! 4611686018427387904 for 2.0 (`double precision` to `bigint`). On a direct connection the types are fixed by Parse. So a
+//! ParameterDescription that reaches a client makes its statement the one that names these types, which is prepared beside the
+//! other: one more Parse for each text and server connection, none for each client. To go on with the first one where its types
+//! are known to be the same would save that, and cost a description for each statement of each connection.
+//!
 //! **2026-11-22, unnamed statements are kept where no client can tell.** Drivers prepare without a name for each execution, and
 //! PostgreSQL parses and plans each time. It had waited until "cached plan must not change result type" could be healed. More than
 //! that can be old in a kept statement: the types that its parameters were given, and what its strings were read as. So whatever

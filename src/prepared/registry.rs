@@ -42,6 +42,13 @@ pub struct Prepared {
     pub generation: u64,
 }
 
+impl Prepared {
+    /// Whether it may have parameters.
+    pub fn may_have_parameters(&self) -> bool {
+        self.text.contains(&b'$')
+    }
+}
+
 /// Whether servers keep a statement for clients that give it no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keeping {

@@ -946,7 +946,9 @@ impl Session {
             None if name.is_empty() => self.close_foreign_unnamed(held, edits),
             None => {}
         }
-        self.replies.push(request, Action::Forward, None);
+        let told = named.as_ref().filter(|named| named.prepared.may_have_parameters());
+        let then = told.map(|named| Then::Described { name: name.into(), id: named.prepared.id });
+        self.replies.push(request, Action::Forward, then);
         match named.filter(|_| !name.is_empty()) {
             None => edits.forward(span.have()),
             Some(named) => {

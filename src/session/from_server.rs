@@ -9,6 +9,7 @@ impl Session {
         span: Span<BackendTag>,
         bytes: &[u8],
         held: &mut Held<'_>,
+        registry: &mut Registry,
         now: Instant,
         edits: &mut Edits,
     ) -> Flow {
@@ -21,6 +22,7 @@ impl Session {
                 | BackendTag::COMMAND_COMPLETE
                 | BackendTag::ERROR_RESPONSE
                 | BackendTag::PARAMETER_STATUS
+                | BackendTag::PARAMETER_DESCRIPTION
         );
         let is_inspected = is_inspected
             || (swallows && tag == BackendTag::DATA_ROW)
@@ -48,6 +50,9 @@ impl Session {
                 self.error(body, held);
             }
             BackendTag::PARAMETER_STATUS => self.parameter(body, held, edits),
+            BackendTag::PARAMETER_DESCRIPTION if span.len() <= MAX_INSPECTED => {
+                self.types_told(body, held, registry);
+            }
             BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
                 if !self.begin_copy_in() {
                     return Flow::Stop(fatal(Report::protocol("a request was sent behind COPY FROM STDIN")));
@@ -63,6 +68,24 @@ impl Session {
         }
         pass(edits, self.server_part, span.have());
         Flow::Done
+    }
+
+    /// The client is told its statement's parameter types, and will bind by them. On a direct connection they stay, whatever
+    /// DDL makes of the columns that they were found by: from here on the statement is the one that names them.
+    fn types_told(&mut self, types: &[u8], held: &mut Held<'_>, registry: &mut Registry) {
+        let Some(Then::Described { name, id }) = self.replies.front().and_then(|reply| reply.then.as_deref())
+        else {
+            return;
+        };
+        let named = self.statements.as_mut().and_then(|statements| statements.find_mut(name));
+        let Some(named) = named.filter(|named| named.prepared.id == *id) else { return };
+        if *named.prepared.types == *types {
+            return;
+        }
+        named.prepared = registry.intern(&named.prepared.text, types, named.prepared.generation);
+        if name.is_empty() && held.state.statements.unnamed() == Some(*id) {
+            held.state.statements.set_unnamed(Some(named.prepared.id));
+        }
     }
 
     /// What a client that listens is to be told before this ReadyForQuery. PostgreSQL tells what a transaction notified
@@ -341,6 +364,7 @@ impl Session {
             // Those of a text's UNLISTEN were dealt with before, DEALLOCATE ALL when its own tag came.
             Then::Unlistened(..)
             | Then::DeallocatedAll
+            | Then::Described { .. }
             | Then::Answered(_)
             | Then::PreparedAgain(_)
             | Then::Began
@@ -472,6 +496,7 @@ impl Session {
             | Then::Settings(_)
             | Then::Deallocated(_)
             | Then::DeallocatedAll
+            | Then::Described { .. }
             | Then::Discarded
             | Then::Unlistened(..)
             | Then::Prepared(..)

@@ -579,9 +579,16 @@ impl Session {
     }
 
     /// Bytes from the server that the client holds. `edits` is cleared first; its output goes to the client.
-    pub fn on_backend(&mut self, input: &[u8], held: &mut Held<'_>, now: Instant, edits: &mut Edits) -> Want {
+    pub fn on_backend(
+        &mut self,
+        input: &[u8],
+        held: &mut Held<'_>,
+        registry: &mut Registry,
+        now: Instant,
+        edits: &mut Edits,
+    ) -> Want {
         edits.clear();
-        let want = self.answers(input, held, now, edits);
+        let want = self.answers(input, held, registry, now, edits);
         if self.is_muted() {
             edits.silence();
         }
@@ -589,7 +596,14 @@ impl Session {
         want
     }
 
-    fn answers(&mut self, input: &[u8], held: &mut Held<'_>, now: Instant, edits: &mut Edits) -> Want {
+    fn answers(
+        &mut self,
+        input: &[u8],
+        held: &mut Held<'_>,
+        registry: &mut Registry,
+        now: Instant,
+        edits: &mut Edits,
+    ) -> Want {
         loop {
             let rest = &input[edits.consumed()..];
             if self.server.at_boundary() {
@@ -605,7 +619,7 @@ impl Session {
             match step {
                 Step::Need => break,
                 Step::Rest(n) => pass(edits, self.server_part, n),
-                Step::Message(span) => match self.server_message(span, rest, held, now, edits) {
+                Step::Message(span) => match self.server_message(span, rest, held, registry, now, edits) {
                     Flow::Done => {}
                     Flow::Stop(want) => return want,
                 },

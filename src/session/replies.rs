@@ -83,6 +83,8 @@ pub(super) enum Then {
     Unnamed(Renamed),
     /// A Close that makes room on the server.
     Evicted(Arc<Prepared>),
+    /// The client will be told the parameters' types of the statement that has this name now.
+    Described { name: Box<[u8]>, id: StatementId },
     /// Done when the statement succeeds: settings change.
     Settings(Vec<SettingChange>),
     /// Done when the statement succeeds: DEALLOCATE of this name of the client's.

@@ -366,6 +366,29 @@ fn deallocate_and_discard_forget_the_clients_statements_and_nobody_elses() {
     }
 }
 
+/// As on a direct connection: by them the client makes its values.
+#[test]
+fn the_types_that_a_client_was_told_stay_whatever_ddl_does_to_the_columns() {
+    let stand = Stand::new(trusting);
+    for (turn, name) in ["s", ""].into_iter().enumerate() {
+        let table = format!("types_{turn}");
+        let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+        client.query(&format!("CREATE TABLE {table} (v float8)"));
+        let insert = format!("INSERT INTO {table} VALUES ($1) RETURNING v");
+        let described = client.exchange(&[parse(name, &insert), describe_statement(name), sync()]);
+        assert_eq!((tags(&described).as_str(), &described[1].body[2..]), ("1 t T Z", &[0, 0, 2, 189][..]));
+        let run = |value| [bind("", name, &[value]), execute("", 0), sync()];
+        assert_eq!(first_column(&client.exchange(&run("1.5"))), ["1.5"]);
+        assert_eq!(tags(&other.query(&format!("ALTER TABLE {table} ALTER v TYPE int8"))), "C Z");
+        // On the next server connection the column's type is another.
+        let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'app' AND client_addr IS NOT NULL";
+        stand.playground.primary().sql(end).unwrap();
+        assert_eq!(first_column(&client.exchange(&run("2.5"))), ["2"], "rounded by the server, as float8 is");
+        let described = client.exchange(&[describe_statement(name), sync()]);
+        assert_eq!(&described[0].body[2..], [0, 0, 2, 189]);
+    }
+}
+
 #[test]
 fn what_fails_behind_deallocate_all_does_not_bring_the_statements_back() {
     let stand = Stand::new(|setup| {

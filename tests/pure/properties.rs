@@ -206,7 +206,7 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
             _ => {
                 from_server.extend(bytes);
                 let mut held = Held { role: Role::Primary, node: 0, state: &mut state };
-                let want = session.on_backend(&from_server, &mut held, now, &mut edits);
+                let want = session.on_backend(&from_server, &mut held, &mut registry, now, &mut edits);
                 from_server.drain(..edits.consumed());
                 want
             }

@@ -256,7 +256,8 @@ impl Relay {
         let want = loop {
             let it = &mut self.servers[server];
             let mut held = Held { role: it.role, node: server as u16, state: &mut it.state };
-            let want = self.clients[client].session.on_backend(&it.inbox, &mut held, now, &mut self.edits);
+            let session = &mut self.clients[client].session;
+            let want = session.on_backend(&it.inbox, &mut held, &mut self.registry, now, &mut self.edits);
             self.carry_answers(client, server);
             match want {
                 Want::Tell(_) => self.clients[client].session.on_told(),
