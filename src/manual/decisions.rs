@@ -82,6 +82,11 @@
 //! does not take comes back to its task a turn later, a letter knows its socket by number, and two blocks of `unsafe`. Without
 //! io_uring (old kernels, many containers) everything is sent at once, as before; half the tests run so.
 //!
+//! **2026-11-22, alone, a message does not wait.** At the end of its turn a message has waited for what its own task had still to
+//! do: to give back the lease, to count. After sixteen turns with one message each the next one is sent at once, until two are
+//! posted in one turn: then they leave together again. A single client's average latency is 0.94 to 0.98 of what it was, in
+//! three sets of 8 and 12 paired rounds; with 32 clients nothing changes.
+//!
 //! **2026-11-22, no fat LTO.** One unit of code and LTO over all crates took the release build from two minutes to ten on a busy
 //! machine, and gave nothing that could be seen: 4.9 microseconds in user space per simple query beside 4.1 with thin LTO, 9.35
 //! beside 9.25 extended, in five paired rounds.
