@@ -17,7 +17,7 @@ help:
 	@echo 'make prove          what reads return, level by level, under faults; writes target/prove.md; SECONDS_EACH=60 per run,'
 	@echo '                    READS_EACH=1000000 per level'
 	@echo 'make bench          pglagoon beside PgBouncer: the targets, measured, with pass or fail; some 12 minutes'
-	@echo 'make bench-growth   the same over many databases, users, statements, clients and bytes; BENCH_ARGS=--quick for a first look'
+	@echo 'make bench-growth   how costs grow: databases, users, statements, replicas, clients, bytes; BENCH_ARGS=--quick for a first look'
 	@echo 'make budget         instructions of the hot paths against benches/budgets; fails if one takes 3 % more; needs valgrind'
 	@echo 'make setup          installs what these need and this machine lacks'
 
