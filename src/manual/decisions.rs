@@ -47,7 +47,7 @@
 //! 68 locked instructions and 3 to 4 calls are left, half of them tokio's; user time per query fell by a tenth to a fifth.
 //!
 //! **2026-11-22, what was tried for speed and left out.** Each in paired rounds on 2 cores. Huge pages for the code (its text moved
-//! to anonymous ones) and for the heap (`glibc.malloc.hugetlb=1`): 0.94 to 1.03 of the CPU per query and 0.98 to 1.02 of that per
+//! to anonymous ones) and for the heap (`glibc.malloc.hugetlb=1`): 0.94 to 1.03 of the CPU per query and 1.00 to 1.05 of that per
 //! connection, without a direction. TCP_DEFER_ACCEPT, so that a connection is accepted together with its first bytes: 0.99 to 1.06
 //! per connection; PgBouncer has it, and makes the same number of system calls otherwise (20.8 for a connection with one
 //! query, PgBouncer 24.9). Of its 117 microseconds for one over trust 105 are the kernel's, of our 155 121: the aim of 0.85
