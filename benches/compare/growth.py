@@ -1,4 +1,5 @@
-"""What grows, and what must not: cost per query over pools, users, prepared statements and replicas; ten thousand clients; a gigabyte.
+"""What grows, and what must not: cost per query over pools, users, prepared statements and replicas; ten thousand clients; a
+gigabyte.
 
 The load is this process's own (`wire.load`): pgbench cannot spread its clients over databases and users. Each point of a curve
 alternates with the same load on one pool (user, statement), so that a drifting machine drifts for both.
@@ -26,7 +27,8 @@ SPARE_FILES = 1500
 BULK_BYTES = 1_000_000_000
 SETTINGS = {"max_connections": "4500"}
 # Those of the users' curve beside the usual one.
-ROLES = "DO $$ BEGIN FOR number IN 1..{count} LOOP EXECUTE format('CREATE ROLE {user}%s LOGIN PASSWORD %L', number, '{password}'); END LOOP; END $$"
+ROLES = ("DO $$ BEGIN FOR number IN 1..{count} LOOP "
+         "EXECUTE format('CREATE ROLE {user}%s LOGIN PASSWORD %L', number, '{password}'); END LOOP; END $$")
 
 # Targets.
 LATENCY_LIMIT = 1.10

@@ -8,6 +8,8 @@
 //!   task --post--> | letter | letter | letter | --deliver, last in the turn--> io_uring_enter --> sockets
 //!        <--wake, reclaim-- what the kernel did not take
 //! ```
+//! On a worker whose turns have had a single message each for a while, it is delivered as soon as it is posted.
+//!
 //! A letter names its socket by number. So a task must [`settle`](Outbox::settle) a stream before anybody else writes to it
 //! or closes it; [`forget`](Outbox::forget) does so when its task ends.
 //!

@@ -47,16 +47,21 @@ async fn a_late_cancel_does_not_hit_the_next_client_on_the_same_server_connectio
 fn who_waits_until_a_cancel_request_is_closed_is_not_hit_by_it_later() {
     let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
     let mut client = Raw::login(stand.lagoon.port);
-    let (pid, secret) = client.key.clone().expect("a key came with the login");
     client.query("BEGIN; SELECT note('keeps its server connection')");
     for turn in 0..50 {
-        // As libpq does; what it wants to cancel is over already.
-        let mut canceller = Raw::connect(stand.lagoon.port);
-        canceller.send(&cancel_request(pid, &secret));
-        assert_eq!(canceller.until_end(), []);
+        // What it wants to cancel is over already.
+        cancel_and_wait(&stand, &client);
         let answer = client.query("SELECT pg_sleep(0.01)");
         assert_eq!(tags(&answer), "T D C Z", "turn {turn}: {answer:?}");
     }
+}
+
+/// As libpq does: until the request's connection is closed.
+fn cancel_and_wait(stand: &Stand, client: &Raw) {
+    let (pid, secret) = client.key.as_ref().expect("a key came with the login");
+    let mut canceller = Raw::connect(stand.lagoon.port);
+    canceller.send(&cancel_request(*pid, secret));
+    assert_eq!(canceller.until_end(), []);
 }
 
 /// Its server connection has to be prepared for what it asks: the request waits until that is done.
@@ -73,12 +78,9 @@ fn nor_is_who_waits_by_one_that_had_to_wait_itself() {
     });
     for turn in 0..60 {
         let client = &mut clients[turn % 2];
-        let (pid, secret) = client.key.clone().expect("a key came with the login");
         client.query("BEGIN");
         client.send(&query("SELECT 1"));
-        let mut canceller = Raw::connect(stand.lagoon.port);
-        canceller.send(&cancel_request(pid, &secret));
-        assert_eq!(canceller.until_end(), []);
+        cancel_and_wait(&stand, client);
         if tags(&client.until_ready()) == "T D C Z" {
             let answer = client.query("SELECT pg_sleep(0.01)");
             assert_eq!(tags(&answer), "T D C Z", "turn {turn}: {answer:?}");
