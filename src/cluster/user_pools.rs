@@ -502,7 +502,17 @@ impl UserPools {
 /// The server's own: then nothing has changed. Any other: the connection must be dropped.
 pub(super) async fn put_on(backend: &mut Backend, settings: &Settings) -> Result<(), CommandError> {
     let Some(sql) = settings.restore_from(&backend.state.settings) else { return Ok(()) };
-    Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await?;
+    match Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await {
+        Err(CommandError::Server(_)) if !backend.state.settings.is_neutral() => {
+            // It may be for what another client left there.
+            Box::pin(command::run_all(backend, "DISCARD ALL", SETTINGS_TIMEOUT)).await?;
+            backend.state.discarded();
+            if let Some(sql) = settings.restore_as_role() {
+                Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await?;
+            }
+        }
+        done => drop(done?),
+    }
     backend.state.settings = settings.clone();
     settings.prove();
     Ok(())

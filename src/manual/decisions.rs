@@ -278,6 +278,15 @@
 //! not tell are asked for by name. Names that no text tells (a DO block, a function) cannot be: PostgreSQL lists no
 //! placeholders, so such a client stays pinned.
 //!
+//! **2026-11-23, what a server may refuse is waited for.** Settings used to go ahead of the request in one write once a server had
+//! taken the client's values; but taking the last client's away may be refused, too (a role set what its user may not reset), and
+//! then the request had run under them. Now only settings that anybody may set and reset, and whose values mean the same
+//! whatever else is set, go so: a list of PostgreSQL's own (`application_name`, `timezone`, `search_path`, the planner's). Anything
+//! else (a role, `a.b`, whose library another connection may have loaded) costs a round trip when a connection changes hands.
+//! Pairs of settings that have been seen to work would have saved that to some, and would not have been sound: what works on one
+//! connection need not on the next. A refusal is answered with DISCARD ALL and another try, the role first; a client is cut off
+//! only for its own values.
+//!
 //! **2026-11-22, sequences are kept apart, not carried along.** Pinning every client that inserts would end pooling for all;
 //! nothing tells who will ask for `lastval`. So a stranger's value is discarded before anybody asks, and only users whose
 //! clients have asked once are pinned by what they write. Before that, a client that has written gets the connection of its

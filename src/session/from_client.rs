@@ -159,7 +159,7 @@ impl Session {
             }
             self.routed = true;
         }
-        if matches!(self.restoring, Restoring::Held | Restoring::Failed(_)) {
+        if matches!(self.restoring, Restoring::Held(_) | Restoring::Failed(_)) {
             return Flow::Stop(Want::Input);
         }
         // After a RESET the server's settings are not the client's, and are put right when nothing is outstanding.
@@ -596,22 +596,54 @@ impl Session {
         if is_aborted || !self.replies.is_empty() {
             return None;
         }
+        if self.restoring == Restoring::Refused {
+            return Some(self.restore_anew(held, edits));
+        }
         self.restore_sql_statements(held, edits);
-        let sql = self.settings.restore_from(&held.state.settings)?;
-        let identity = self.settings.change_identity() || held.state.settings.change_identity();
+        let before = &held.state.settings;
+        let sql = self.settings.restore_from(before)?;
+        let is_sure = self.settings.are_sure_behind(before);
+        let chance = self.chance(before);
+        self.put_on(&sql, held, edits);
+        if is_sure {
+            self.restoring = Restoring::Sent;
+            return None;
+        }
+        // Who runs the request must be settled before it runs, whatever that costs; and what may be refused would have it
+        // run under another client's settings.
+        Some(self.hold(chance))
+    }
+
+    /// The server refused the settings: once more, on a connection that has nothing of anybody's.
+    fn restore_anew(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Want {
+        held.state.discarded();
+        edits.insert(|out| frontend::write_query(out, b"DISCARD ALL"));
+        self.replies.push(Request::Query, Action::Swallow, Some(Then::Emptied));
+        // An empty one tells as well that the connection is ready.
+        let sql = self.settings.restore_as_role().unwrap_or_default();
+        self.put_on(&sql, held, edits);
+        self.hold(Chance::Last)
+    }
+
+    fn put_on(&mut self, sql: &str, held: &mut Held<'_>, edits: &mut Edits) {
         edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
         self.replies.push(Request::Query, Action::Swallow, None);
         held.state.settings = self.settings.clone();
         held.state.statements.set_unnamed(None);
-        if !identity && self.settings.are_proven() {
-            self.restoring = Restoring::Sent;
-            return None;
-        }
-        // Who runs the request must be settled before it runs, whatever that costs; and values that no server has taken
-        // yet may be refused.
-        self.restoring = Restoring::Held;
+    }
+
+    fn hold(&mut self, chance: Chance) -> Want {
+        self.restoring = Restoring::Held(chance);
         self.routed = true;
-        Some(Want::Input)
+        Want::Input
+    }
+
+    /// Whether a connection with these settings can be made neutral, and whether that would help.
+    fn chance(&self, before: &Settings) -> Chance {
+        let is_in_block = self.transaction.is_open() && self.deferred.is_none();
+        let is_own = is_in_block || !self.pins.is_empty() || self.mode == PoolMode::Session;
+        let may_help = !before.is_neutral() || self.settings.change_identity();
+        if may_help && !is_own { Chance::First } else { Chance::Last }
     }
 
     /// Takes another client's SQL-level prepared statements from the connection, and puts the client's own there.

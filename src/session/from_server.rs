@@ -135,14 +135,13 @@ impl Session {
         };
         pass(edits, self.server_part, span.have());
         if reply.action == Action::Swallow {
-            if let (None, Restoring::Sent | Restoring::Held) = (&reply.then, &self.restoring) {
-                self.settings.prove();
-            }
-            if let Restoring::Failed(report) = &self.restoring {
-                return Flow::Stop(fatal(Report::clone(report)));
-            }
-            if reply.then.is_none() {
-                self.restoring = Restoring::No;
+            match &self.restoring {
+                Restoring::Failed(report) => return Flow::Stop(fatal(Report::clone(report))),
+                Restoring::Sent | Restoring::Held(_) if reply.then.is_none() => {
+                    self.settings.prove();
+                    self.restoring = Restoring::No;
+                }
+                _ => {}
             }
             if self.replies.is_empty() {
                 self.leave_at_last(held, now);
@@ -368,6 +367,7 @@ impl Session {
             | Then::Answered(_)
             | Then::PreparedAgain(_)
             | Then::Began
+            | Then::Emptied
             | Then::Asked(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
@@ -401,8 +401,11 @@ impl Session {
             self.replies.front()
         {
             match then.as_deref() {
-                None | Some(Then::Began) => {
-                    self.restoring = Restoring::Failed(Box::new(unrestorable(&fields)))
+                None | Some(Then::Began | Then::Emptied) => {
+                    self.restoring = match self.restoring {
+                        Restoring::Held(Chance::First) => Restoring::Refused,
+                        _ => Restoring::Failed(Box::new(unrestorable(&fields))),
+                    }
                 }
                 Some(Then::PreparedAgain(name)) => {
                     // Its table is gone, say: the client hears of it when it runs the statement, as of one that is not there.
@@ -502,6 +505,7 @@ impl Session {
             | Then::Prepared(..)
             | Then::PreparedAgain(_)
             | Then::Began
+            | Then::Emptied
             | Then::Asked(_) => None,
         };
         let Some(Renamed { name, before }) = renamed else { return };

@@ -327,10 +327,21 @@ enum Restoring {
     No,
     /// The answer is awaited; requests may follow at once.
     Sent,
-    /// The answer is awaited, and nothing may run before: the settings say who runs it.
-    Held,
-    /// The server refused.
+    /// The answer is awaited, and nothing may run before.
+    Held(Chance),
+    /// The server refused, and nothing has run: the connection is to be made neutral first.
+    Refused,
+    /// The server refused, and that is the client's end.
     Failed(Box<Report>),
+}
+
+/// What becomes of a client whose settings the server refuses to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chance {
+    /// It may be for what the connection had before: once more on a neutral one.
+    First,
+    /// It is for its own values.
+    Last,
 }
 
 /// Whether a message was dealt with.
