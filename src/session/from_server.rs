@@ -255,6 +255,9 @@ impl Session {
             Outcome::Failed => {
                 if is_over {
                     self.roll_back_settings(held);
+                } else if has_settings {
+                    // A SAVEPOINT in the same batch may keep what stood before it.
+                    self.doubt_settings(&completed, held);
                 }
                 return;
             }

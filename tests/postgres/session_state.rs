@@ -4,7 +4,7 @@
 use crate::harness::{
     Setup, Stand, eventually, eventually_async, installations, join_all, quote, rows, sqlstate, table, value,
 };
-use crate::raw::Raw;
+use crate::raw::{Raw, bind, execute, first_column, parse, sync};
 use tokio_postgres::Client;
 
 /// Every client may find every other's leavings: two server connections for all, used in turn.
@@ -452,4 +452,19 @@ async fn a_setting_that_is_looked_up_by_another_follows_its_client() {
     client.simple_query("INSERT INTO w VALUES (1)").await.unwrap();
     let counts = "SELECT (SELECT count(*) FROM a.w) || ' ' || (SELECT count(*) FROM public.w)";
     assert_eq!(value(&client, counts).await, "1 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_ahead_of_a_savepoint_in_a_batch_that_fails_is_its_clients() {
+    let stand = Stand::new(alone);
+    let other = stand.client().await;
+    let mut client = Raw::login(stand.lagoon.port);
+    let run = |sql| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
+    let batch = ["BEGIN", "SET work_mem = '9MB'", "SAVEPOINT s", "SELECT 1/0"].map(run).concat();
+    client.send(&[batch, sync()].concat());
+    client.until_ready();
+    client.query("ROLLBACK TO s");
+    client.query("COMMIT");
+    assert_eq!(value(&other, "SHOW work_mem").await, "4MB");
+    assert_eq!(first_column(&client.query("SHOW work_mem")), ["9MB"]);
 }
