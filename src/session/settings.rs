@@ -5,7 +5,7 @@
 //! neutral in the same batch.
 
 use crate::routing::Commits;
-use crate::sql::effect::SettingChange;
+use crate::sql::effect::{OF_TRANSACTION, SettingChange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -59,7 +59,7 @@ impl Settings {
     /// The settings of a startup packet, by lower-cased name.
     pub fn from_startup(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
         let values = pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), Value::Text(value)));
-        Self::new(values.collect())
+        Self::new(values.filter(|(name, _)| !OF_TRANSACTION.contains(&name.as_str())).collect())
     }
 
     fn new(values: BTreeMap<String, Value>) -> Self {
@@ -381,7 +381,7 @@ fn keeps_proofs(name: &str, value: &Value) -> bool {
         "standard_conforming_strings" => matches!(word.as_str(), "on" | "true" | "yes" | "1"),
         "client_encoding" => !UNSAFE_ENCODINGS.iter().any(|unsafe_one| word.contains(unsafe_one)),
         // A hot standby refuses SERIALIZABLE; under REPEATABLE READ and below a single statement reads alike.
-        "default_transaction_isolation" | "transaction_isolation" => !word.contains("serializable"),
+        "default_transaction_isolation" => !word.contains("serializable"),
         _ => true,
     }
 }

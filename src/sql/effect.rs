@@ -281,7 +281,7 @@ pub fn set_configs(text: &[u8]) -> Option<Vec<String>> {
             return None;
         }
         let name = string_value(*name, text)?.to_ascii_lowercase();
-        if !is_local(rest, text) {
+        if !is_local(rest, text) && !OF_TRANSACTION.contains(&name.as_str()) {
             names.push(name);
         }
     }
@@ -311,6 +311,14 @@ fn is_local(tokens: &[Token], text: &[u8]) -> bool {
     matches!(word.as_str(), "true" | "t" | "on" | "yes")
 }
 
+/// What SET TRANSACTION sets: however it is set, it ends with its transaction.
+pub const OF_TRANSACTION: [&str; 3] =
+    ["transaction_isolation", "transaction_read_only", "transaction_deferrable"];
+
+fn outlasts_transaction(change: &SettingChange) -> bool {
+    change.name().is_none_or(|name| !OF_TRANSACTION.contains(&name.as_str()))
+}
+
 /// The tokens of one statement that are still to be read.
 struct Reader<'a> {
     text: &'a [u8],
@@ -322,7 +330,8 @@ impl Reader<'_> {
         match self.folded().as_str() {
             "set" => self.set(changes),
             "reset" => {
-                changes.push(self.reset()?);
+                let change = self.reset()?;
+                changes.extend(Some(change).filter(outlasts_transaction));
                 Some(())
             }
             _ => Some(()),
@@ -384,7 +393,8 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        changes.push(self.set_rest()?);
+        let change = self.set_rest()?;
+        changes.extend(Some(change).filter(outlasts_transaction));
         self.end()
     }
 
@@ -716,6 +726,20 @@ mod tests {
         assert_eq!(unlistened(routine), [Listening::UnlistenAll]);
         assert_eq!(unlistened(b"UNLISTEN a; LISTEN b"), [Listening::Unlisten("a".to_owned())]);
         assert_eq!(unlistened(b"SELECT 'UNLISTEN *'"), []);
+    }
+
+    #[test]
+    fn what_ends_with_its_transaction_is_no_setting_of_the_session() {
+        for text in [
+            "SET transaction_isolation = 'serializable'",
+            "SET SESSION Transaction_Read_Only TO on; SELECT 1",
+            "BEGIN; SET transaction_deferrable = on",
+            "RESET transaction_isolation",
+        ] {
+            assert_eq!(changes(text), Some(Vec::new()), "{text}");
+        }
+        let names = set_configs(b"SELECT set_config('transaction_isolation', 'serializable', false)");
+        assert_eq!(names, Some(Vec::new()));
     }
 
     #[test]
