@@ -599,14 +599,18 @@ impl Session {
         if self.restoring == Restoring::Refused {
             return Some(self.restore_anew(held, edits));
         }
-        self.restore_sql_statements(held, edits);
+        self.take_sql_statements_away(held, edits);
         let before = &held.state.settings;
-        let sql = self.settings.restore_from(before)?;
+        let Some(sql) = self.settings.restore_from(before) else {
+            self.restore_sql_statements(held, edits);
+            return None;
+        };
         let is_sure = self.settings.are_sure_behind(before);
         let chance = self.chance(before);
         self.put_on(&sql, held, edits);
         if is_sure {
             self.restoring = Restoring::Sent;
+            self.restore_sql_statements(held, edits);
             return None;
         }
         // Who runs the request must be settled before it runs, whatever that costs; and what may be refused would have it
@@ -646,25 +650,34 @@ impl Session {
         if may_help && !is_own { Chance::First } else { Chance::Last }
     }
 
-    /// Takes another client's SQL-level prepared statements from the connection, and puts the client's own there.
-    fn restore_sql_statements(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
-        if self.sql_statements.is_empty() && held.state.sql_statements.is_empty() {
+    /// Takes another client's SQL-level prepared statements from the connection.
+    fn take_sql_statements_away(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        if held.state.sql_statements.is_empty() {
             return;
         }
         let none = SqlStatements::default();
         let staying = if self.is_renewing() { &none } else { &self.sql_statements };
-        for (name, _) in held.state.sql_statements.beyond(staying) {
-            let sql = format!("DEALLOCATE {}", settings::identifier(name));
+        let leaving = held.state.sql_statements.beyond(staying).map(|(name, _)| name.clone());
+        for name in leaving.collect::<Vec<_>>() {
+            let sql = format!("DEALLOCATE {}", settings::identifier(&name));
             self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
             edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+            held.state.sql_statements.remove(&name);
+            held.state.statements.set_unnamed(None);
         }
-        let there = if self.is_renewing() { &none } else { &held.state.sql_statements };
-        for (name, text) in self.sql_statements.beyond(there) {
+    }
+
+    /// Puts the client's own there, under its settings: those say what their names mean.
+    fn restore_sql_statements(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        if self.sql_statements.is_empty() {
+            return;
+        }
+        for (name, text) in self.sql_statements.beyond(&held.state.sql_statements) {
             self.replies.push(Request::Query, Action::Swallow, Some(Then::PreparedAgain(name.clone())));
             edits.insert(|out| frontend::write_query(out, text));
+            held.state.statements.set_unnamed(None);
         }
         held.state.sql_statements = self.sql_statements.clone();
-        held.state.statements.set_unnamed(None);
     }
 
     /// Ahead of a request that asks what its session drew from sequences: what somebody else drew on this connection is

@@ -468,3 +468,17 @@ async fn a_setting_ahead_of_a_savepoint_in_a_batch_that_fails_is_its_clients() {
     assert_eq!(value(&other, "SHOW work_mem").await, "4MB");
     assert_eq!(first_column(&client.query("SHOW work_mem")), ["9MB"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_sql_is_prepared_under_its_clients_settings() {
+    let stand = Stand::new(alone);
+    let sql = "CREATE SCHEMA a; GRANT USAGE ON SCHEMA a TO app; CREATE TABLE a.w (); GRANT ALL ON a.w TO app";
+    stand.playground.primary().sql(sql).unwrap();
+    let (client, other) = (stand.client().await, stand.client().await);
+    // What is settled before anything follows, and what is not.
+    for sql in ["SET search_path = a", "PREPARE q AS SELECT count(*) FROM w", "SET app.tenant = '7'"] {
+        client.simple_query(sql).await.unwrap();
+        assert_eq!(sqlstate(other.simple_query("EXECUTE q").await).0, "26000");
+    }
+    assert_eq!(value(&client, "EXECUTE q").await, "0");
+}
