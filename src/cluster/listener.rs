@@ -73,6 +73,11 @@ impl Listener {
         self.delivered.load(Ordering::Relaxed)
     }
 
+    /// Has the connection closed if it is not needed any more.
+    pub(super) fn look(&self) {
+        self.calls.notify_one();
+    }
+
     fn end(&self, why: &Report) {
         lock(&self.exchange).end(why);
     }
@@ -211,7 +216,7 @@ async fn hear(database: &Database, mut ear: Ear, node: &Node, first: Vec<Command
         }
         if !lock(&listener.exchange).is_idle() {
             used_at = Instant::now();
-        } else if used_at.elapsed() >= LINGER {
+        } else if used_at.elapsed() >= LINGER || database.steps_aside(Instant::now()) {
             ear.farewell();
             return None;
         }

@@ -235,6 +235,12 @@ impl Cluster {
         self.sections().iter().flat_map(|section| section.databases()).collect()
     }
 
+    /// A statement that is on its way needs the servers' database `name` to be without sessions.
+    pub fn vacate(&self, name: &str, home: usize, now: Instant) {
+        let is_meant = |database: &Arc<Database>| database.server_name() == name;
+        self.databases().into_iter().filter(is_meant).for_each(|database| database.vacate(home, now));
+    }
+
     /// The Patronis of its servers, if they count.
     fn patroni(&self) -> Option<Arc<Patroni>> {
         self.patroni.load_full()

@@ -918,6 +918,9 @@ impl Relay {
         if events.unknown_name {
             self.pools.database.suspect_catalog(now);
         }
+        if let Some(name) = events.vacates.then(|| self.session.take_vacated()).flatten() {
+            self.pools.database.section.cluster.vacate(&name, self.seat.index, now);
+        }
         if let Some(granted) = self.lease.as_ref().filter(|_| events.read_only_primary) {
             self.pools.database.section.cluster.nodes()[granted.node].poke();
         }

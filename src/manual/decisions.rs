@@ -1,5 +1,11 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-23, a database that somebody would drop is left.** Test runners create and drop databases, and PostgreSQL refuses while
+//! a pool has idle connections there (55006). It waits five seconds for sessions to end, so nothing need be held or sent again: when
+//! the statement passes, what no client uses is closed. By the name in its text, not for all databases without clients:
+//! where each tenant has a database, making one more must not cost the others their connections. Who is logged in keeps the
+//! database, or DROP DATABASE would do what it does not on a direct connection.
+//!
 //! **2026-11-22, both must have spoken before one is a rival.** Who comes with the timeline of a primary that has died may be
 //! another that was promoted beside it, and lacks what was written since; or the same data, started at another address, from
 //! a disk that both hosts can mount or a machine that was moved. Nothing that a server says tells them apart: the place where
