@@ -339,6 +339,8 @@ impl Relay {
                 Poll::Ready(Want::Lease(route)) if self.lease_at_once(route) => {}
                 Poll::Ready(Want::Return) => self.give_back(clock.now()),
                 Poll::Ready(want) => return Poll::Ready(Next::Want(want)),
+                // There was more than it was told at once.
+                Poll::Pending if self.has_tidings() => {}
                 Poll::Pending => break,
             }
         }
@@ -576,6 +578,8 @@ impl Relay {
         if let Some(shown) = self.session.shown() {
             before.see_off(shown).await.map_err(Denied::Report)?;
         }
+        // Those of the pools that it leaves.
+        self.count_pins(Pins::default());
         self.pools = before.heir(&database);
         self.notes = self.seat.notes(&database);
         self.pools.enter();
@@ -732,7 +736,7 @@ impl Relay {
         if !self.session.is_between_requests() || !self.session.can_be_told() {
             return None;
         }
-        self.pass_on_letters();
+        self.pass_on_letters(MAX_UNREAD);
         self.subscription.as_ref()?.end().map(|why| Farewell::Fatal(Box::new(why)))
     }
 
@@ -742,14 +746,25 @@ impl Relay {
             subscription.catch_up().await;
         }
         self.session.on_told();
-        self.pass_on_letters();
+        // All: who stops listening would not hear the rest any more.
+        self.pass_on_letters(usize::MAX);
         self.fresh = true;
     }
 
-    fn pass_on_letters(&mut self) {
+    /// Whether [`deliver`](Self::deliver) would tell the client something.
+    fn has_tidings(&self) -> bool {
+        let Some(subscription) = &self.subscription else { return false };
+        self.to_client.len() <= MAX_UNREAD
+            && self.session.is_between_requests()
+            && self.session.can_be_told()
+            && subscription.has_tidings()
+    }
+
+    /// What it has heard, as long as no more than `unread` bytes wait for it to read.
+    fn pass_on_letters(&mut self, unread: usize) {
         let Some(subscription) = &self.subscription else { return };
         let channels = self.session.channels();
-        while self.to_client.len() <= MAX_UNREAD
+        while self.to_client.len() <= unread
             && let Some(notification) = subscription.take()
         {
             // What was under way when the client stopped listening is not for it any more.
