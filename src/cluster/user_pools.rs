@@ -251,9 +251,8 @@ impl UserPools {
         if choice.role == Role::Replica && !stays {
             self.database.section.turn.fetch_add(1, Ordering::Relaxed);
         }
-        let lineage = self.database.section.cluster.lineage();
-        let timeline = lineage.as_ref().and_then(|lineage| NonZeroU32::new(lineage.timeline));
-        Granted { lease, role: choice.role, why: choice.why, node: choice.node, timeline }
+        let Choice { node, role, why, timeline, .. } = choice;
+        Granted { lease, role, why, node, timeline }
     }
 
     /// What a server reports to a login with these settings: what `server_version` and the like are, and what it makes of
@@ -308,7 +307,8 @@ impl UserPools {
             let search = Search::new(route, &self.database.rules(), Instant::now());
             let unknown = |node: &usize| nodes[*node].standing() == Standing::Unknown;
             for node in (0..nodes.len()).filter(unknown) {
-                let choice = Choice { node, role: Role::Replica, why: Why::Configured, since: None };
+                let choice =
+                    Choice { timeline: self.timeline(), ..Choice::of(node, Role::Replica, Why::Configured) };
                 match self.lease_from(choice, home, &search, None).await {
                     Ok(lease) => return Ok(self.granted(lease, choice, route)),
                     Err(LeaseError::Refused(report)) => return Err(report),
