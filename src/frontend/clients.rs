@@ -65,7 +65,7 @@ pub struct ClientCard {
     /// Protocol and cipher; empty without TLS.
     pub tls: Box<str>,
     /// The application_name of its startup packet.
-    pub application_name: Box<str>,
+    pub application_name: Arc<str>,
     order: AtomicU8,
     waker: Mutex<Option<Waker>>,
     activity: Mutex<Activity>,
@@ -325,7 +325,7 @@ pub struct Newcomer {
     /// Protocol and cipher; empty without TLS.
     pub tls: Box<str>,
     /// The application_name of its startup packet.
-    pub application_name: Box<str>,
+    pub application_name: Arc<str>,
 }
 
 impl Activity {
