@@ -10,19 +10,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// The worker at which the pools are told: none.
 const NOWHERE: usize = usize::MAX;
 
 /// Looks the name of one server of `cluster` up again and again, until the task is dropped.
-pub async fn follow(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
+pub async fn follow(cluster: Arc<Cluster>, index: usize, mut rules: watch::Receiver<Arc<Monitor>>) {
     let node = cluster.nodes()[index].clone();
     let ServerAddress::Tcp { host, port } = &node.address else { return };
     if host.parse::<IpAddr>().is_ok() {
         return;
     }
     loop {
-        tokio::time::sleep(settings.resolve_interval).await;
+        let settings = rules.borrow_and_update().clone();
+        // Both branches are cancel safe.
+        tokio::select! {
+            Ok(()) = rules.changed() => continue,
+            () = tokio::time::sleep(settings.resolve_interval) => {}
+        }
         let asked = cluster.resolver().addresses(host, *port);
         // While the name service is silent or says nothing, what it said last holds.
         let Ok(Ok(addresses)) = tokio::time::timeout(settings.timeout, asked).await else { continue };

@@ -39,6 +39,8 @@ pub(super) struct Choice {
 #[derive(Debug)]
 pub(super) struct Search {
     pub route: Route,
+    /// Since when it goes on.
+    pub since: Instant,
     /// When a lease must be had.
     pub deadline: Instant,
     /// Until when a replica is waited for.
@@ -64,6 +66,7 @@ impl Search {
         let max_wait = rules.routing.max_wait;
         Search {
             route,
+            since: now,
             deadline,
             patience: (now + max_wait).min(deadline),
             max_wait,
@@ -75,6 +78,7 @@ impl Search {
 
     /// It was held for a server: the times for finding one run anew.
     pub fn renew(&mut self, rules: &config::Database, now: Instant) {
+        self.since = now;
         self.deadline = now + rules.pool.checkout_timeout;
         self.patience = (now + self.max_wait).min(self.deadline);
     }
@@ -132,6 +136,14 @@ impl UserPools {
                 let node = stays.or_else(|| self.balanced(|node| fresh(node).is_some()))?;
                 Some(Choice { node, role: Role::Replica, why, since: fresh(node) })
             }
+        }
+    }
+
+    /// The server that shall serve what is searched for, if what is known suffices.
+    pub(super) fn find_at_once(&self, search: &Search) -> Option<Choice> {
+        match !search.has_wandered && self.is_restless(search.route) {
+            true => None,
+            false => self.choose(search.route, search.not_before),
         }
     }
 
@@ -314,14 +326,22 @@ impl UserPools {
 
     fn balanced(&self, suits: impl Fn(usize) -> bool) -> Option<usize> {
         let section = &self.database.section;
+        let mut suitable = (0..self.pools().len()).filter(|&node| self.is_usable(node) && suits(node));
+        let first = suitable.next()?;
         let rules = section.rules.load();
-        let candidates: SmallVec<[Candidate; 8]> = (0..self.pools().len())
-            .filter(|&node| self.is_usable(node) && suits(node))
-            .map(|node| self.candidate(node, &rules.routing))
-            .collect();
-        // A draw need not surprise anybody here.
-        let turn = section.turn.load(Ordering::Relaxed);
-        balance::choose(&candidates, rules.routing.balance, turn, balance::mixed(turn as u64))
+        let candidate = |node| self.candidate(node, &rules.routing);
+        let choose = |candidates: &[Candidate]| {
+            // A draw need not surprise anybody here.
+            let turn = section.turn.load(Ordering::Relaxed);
+            balance::choose(candidates, rules.routing.balance, turn, balance::mixed(turn as u64))
+        };
+        match suitable.next() {
+            None => choose(&[candidate(first)]),
+            Some(second) => {
+                let all = [first, second].into_iter().chain(suitable).map(candidate);
+                choose(&all.collect::<SmallVec<[Candidate; 8]>>())
+            }
+        }
     }
 
     /// What a choice looks at. The clock is asked only where it matters.

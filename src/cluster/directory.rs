@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 /// The most names that the wildcard serves at once.
@@ -58,6 +59,7 @@ struct Open {
 struct Watch {
     cluster: Arc<Cluster>,
     reach: Reach,
+    settings: watch::Sender<Arc<Monitor>>,
     tasks: OnceLock<Vec<AbortHandle>>,
 }
 
@@ -132,7 +134,7 @@ impl Directory {
             let mut databases: Vec<_> = rules.iter().map(|rules| monitored_database(rules, config)).collect();
             databases.dedup();
             watch.cluster.log_in_as(users(first, config), databases);
-            watch.begin(&self.runtime, &config.monitor);
+            watch.look_after(&self.runtime, &config.monitor);
         }
         let moved = self.resettle(&mut inner);
         drop(inner);
@@ -154,7 +156,8 @@ impl Directory {
             let tls = connector(connectors, &rules.server_tls).clone();
             let cluster = Cluster::new(&rules.servers, tls, self.resolver.clone(), Instant::now());
             cluster.patroni.store(rules.patroni.clone().map(Arc::new));
-            let watch = Arc::new(Watch { cluster, reach, tasks: OnceLock::new() });
+            let settings = watch::Sender::new(Arc::new(config.monitor.clone()));
+            let watch = Arc::new(Watch { cluster, reach, settings, tasks: OnceLock::new() });
             inner.watches.push(Arc::downgrade(&watch));
             watch
         });
@@ -267,10 +270,17 @@ impl Directory {
 }
 
 impl Watch {
-    /// Has the servers looked after from now on, if they are not yet.
-    fn begin(&self, runtime: &Handle, settings: &Monitor) {
+    /// Has the servers looked after from now on, and in this way.
+    fn look_after(&self, runtime: &Handle, settings: &Monitor) {
+        self.settings.send_if_modified(|known| {
+            let is_other = **known != *settings;
+            if is_other {
+                *known = Arc::new(settings.clone());
+            }
+            is_other
+        });
         let tasks = |index| {
-            let (cluster, settings) = (|| self.cluster.clone(), || settings.clone());
+            let (cluster, settings) = (|| self.cluster.clone(), || self.settings.subscribe());
             [
                 runtime.spawn(monitor::watch(cluster(), index, settings())).abort_handle(),
                 runtime.spawn(oracle::answer(cluster(), index, settings())).abort_handle(),

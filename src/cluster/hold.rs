@@ -54,7 +54,7 @@ pub(super) struct Trial {
     asked: Instant,
     arrival: u64,
     /// What the server said that should have served it just now.
-    pub last: Option<Report>,
+    pub last: Option<Box<Report>>,
 }
 
 impl Trial {
@@ -127,7 +127,7 @@ impl UserPools {
         match tokio::time::timeout_at(until.into(), self.look_out(&place, route, trial, changes)).await {
             Ok(Ok(())) => Ok(place),
             Ok(Err(report)) => Err(report),
-            Err(_) => Err(self.unavailable(trial.last.as_ref())),
+            Err(_) => Err(self.unavailable(trial.last.as_deref())),
         }
     }
 
@@ -169,10 +169,15 @@ impl UserPools {
         cluster.primary().is_some() || (will_do && any_replica())
     }
 
+    /// Whether a request waits for a server rather than for a connection.
+    pub fn lacks_server(&self, route: &Route) -> bool {
+        !self.could_serve(*route) || self.database.switchover().is_some()
+    }
+
     /// Why a request that has waited for long is held, in one sentence; `None`: it waits for a connection.
-    pub fn hold_reason(&self, route: Route) -> Option<Report> {
+    pub fn hold_reason(&self, route: &Route) -> Option<Report> {
         let text = || format!("pglagoon is holding this request: {}", self.missing());
-        (!self.could_serve(route)).then(|| {
+        (!self.could_serve(*route)).then(|| {
             Report::new(ErrorSource::Pooler, SqlState::SUCCESSFUL_COMPLETION, text()).detail(self.standings())
         })
     }

@@ -14,6 +14,7 @@ use crate::routing::Lsn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// How often a server is asked while the cluster has no primary.
 const URGENT: Duration = Duration::from_millis(100);
@@ -52,7 +53,7 @@ const PLAIN_PROBE: &str = "SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_rep
      FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS recovery";
 
 /// Probes one server of `cluster` until the task is dropped.
-pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
+pub async fn watch(cluster: Arc<Cluster>, index: usize, mut rules: watch::Receiver<Arc<Monitor>>) {
     let node = cluster.nodes()[index].clone();
     let mut patroni = Patroni::default();
     let mut probe = Probe {
@@ -66,6 +67,7 @@ pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
         silent_since: None,
     };
     loop {
+        let settings = rules.borrow_and_update().clone();
         let asked = Instant::now();
         let finding = probe.ask(&cluster, &node, &settings).await;
         node.is_silent_until(probe.silent_since.map(|since| since + settings.dead_after));
@@ -87,7 +89,12 @@ pub async fn watch(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
         };
         // A poke is a hint that something has changed; asking ten times a second is enough for any number of them.
         let next = asked + URGENT.min(settings.interval);
-        let _ = tokio::time::timeout(pause, node.poke.notified()).await;
+        // All branches are cancel safe.
+        tokio::select! {
+            () = node.poke.notified() => {}
+            Ok(()) = rules.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
         tokio::time::sleep_until(next.into()).await;
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// The pause between two questions to a replica that makes progress, and to one that makes none.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
@@ -83,13 +83,14 @@ impl Oracle {
 }
 
 /// Answers what is asked of one server of `cluster`, until the task is dropped.
-pub async fn answer(cluster: Arc<Cluster>, index: usize, settings: Monitor) {
+pub async fn answer(cluster: Arc<Cluster>, index: usize, rules: watch::Receiver<Arc<Monitor>>) {
     let node = cluster.nodes()[index].clone();
     let oracle = &node.oracle;
     let mut line = Line { connection: None, moves: 0, attempt: 0, retry: Instant::now() };
     let mut next = Instant::now();
     let mut pause = PAUSES.0;
     loop {
+        let settings = rules.borrow().clone();
         let questions = std::mem::take(&mut *lock(&oracle.questions));
         for Question { sql, answer } in questions {
             let _ = answer.send(line.run(&cluster, &node, &settings, &sql).await);

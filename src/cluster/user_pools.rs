@@ -117,37 +117,40 @@ impl UserPools {
     /// # Errors
     /// 57P03 when no server came within `hold_timeout`; 53300 when `checkout_timeout` is over or too many wait; the server's
     /// own error when it refuses the login.
-    pub async fn lease(&self, route: Route, home: usize) -> Result<Granted, Report> {
+    pub async fn lease(&self, route: &Route, home: usize, now: Instant) -> Result<Granted, Report> {
         let rules = self.database.rules();
-        let now = Instant::now();
-        let mut search = Search::new(route, &rules, now);
+        let mut search = Search::new(*route, &rules, now);
         let mut trial = self.line.arrive(now);
         let mut changes = self.database.section.cluster.watch();
         let mut place = None;
-        if !self.line.is_empty() && self.choose(route, None).is_none_or(|choice| self.must_line_up(choice)) {
-            place = Some(Box::pin(self.hold(route, &trial, &mut changes)).await?);
+        if !self.line.is_empty() && self.choose(*route, None).is_none_or(|choice| self.must_line_up(choice)) {
+            place = Some(Box::pin(self.hold(*route, &trial, &mut changes)).await?);
         }
         loop {
             changes.mark_unchanged();
             if self.database.switched().await {
                 let now = Instant::now();
-                search = Search::new(route, &rules, now);
+                search = Search::new(*route, &rules, now);
                 trial.renew(now);
             }
             if self.is_closed() {
                 return Err(closed());
             }
-            if self.choose(search.route, None).is_none() {
-                // To find out may take its time: nobody shall have to wait for that.
-                place = None;
-            }
-            let found = Box::pin(self.find(&mut search)).await;
-            self.count(&mut search, home);
+            let found = match self.find_at_once(&search) {
+                Some(choice) => Some(choice),
+                None => {
+                    // To find out may take its time: nobody shall have to wait for that.
+                    place = None;
+                    let found = Box::pin(self.find(&mut search)).await;
+                    self.count(&mut search, home);
+                    found?
+                }
+            };
             trial.last = None;
-            if let Some(choice) = found? {
-                match self.lease_from(choice, home, search.deadline, place.take()).await {
+            if let Some(choice) = found {
+                match self.lease_from(choice, home, &search, place.take()).await {
                     Ok(lease) => match self.trusted(lease, choice) {
-                        Some(lease) => return Ok(self.granted(lease, choice, route)),
+                        Some(lease) => return Ok(self.granted(lease, choice, *route)),
                         // The connection is there the next time; this time the client stays.
                         None if search.has_strayed(choice) => continue,
                         None => {
@@ -166,7 +169,7 @@ impl UserPools {
                         continue;
                     }
                     Err(LeaseError::Refused(report) | LeaseError::Unreachable(report)) => {
-                        trial.last = Some(report);
+                        trial.last = Some(Box::new(report));
                     }
                 }
             }
@@ -205,7 +208,7 @@ impl UserPools {
         &self,
         choice: Choice,
         home: usize,
-        deadline: Instant,
+        search: &Search,
         mut place: Option<Place<'_>>,
     ) -> Result<Lease, LeaseError> {
         let pool = &self.pools[choice.node];
@@ -213,7 +216,7 @@ impl UserPools {
             let lease = match pool.try_lease(Asker { home, drawer: None }) {
                 Some(lease) => lease,
                 None => {
-                    let answer = pool.queue(home, Instant::now(), deadline)?;
+                    let answer = pool.queue(home, search.since, search.deadline)?;
                     drop(place.take());
                     let mut lease = answer.await.unwrap_or(Err(LeaseError::Closed))?.take();
                     if !lease.make_usable(home) {
@@ -303,12 +306,13 @@ impl UserPools {
         let section = &self.database.section;
         let is_usable = |node| matches!(section.standing(node), Standing::Primary | Standing::Replica);
         if !(0..nodes.len()).any(is_usable) {
-            let deadline = Instant::now() + self.database.rules().pool.checkout_timeout;
+            let route = Route::any_replica(Why::Configured);
+            let search = Search::new(route, &self.database.rules(), Instant::now());
             let unknown = |node: &usize| nodes[*node].standing() == Standing::Unknown;
             for node in (0..nodes.len()).filter(unknown) {
                 let choice = Choice { node, role: Role::Replica, why: Why::Configured, since: None };
-                match self.lease_from(choice, home, deadline, None).await {
-                    Ok(lease) => return Ok(self.granted(lease, choice, Route::any_replica(choice.why))),
+                match self.lease_from(choice, home, &search, None).await {
+                    Ok(lease) => return Ok(self.granted(lease, choice, route)),
                     Err(LeaseError::Refused(report)) => return Err(report),
                     Err(_) => {}
                 }
@@ -317,7 +321,7 @@ impl UserPools {
         let has_primary = nodes.iter().any(|node| node.standing() == Standing::Primary);
         let why = Why::Configured;
         let route = if has_primary { Route::primary(why) } else { Route::any_replica(why) };
-        self.lease(route, home).await
+        self.lease(&route, home, Instant::now()).await
     }
 
     /// What the user's reads may return, if not what the database says.

@@ -276,7 +276,10 @@
 //! worker that leases it (two `epoll_ctl`).
 //!
 //! **2026-11-22, no timer per query.** Waits in the pool's queue, idleness and age are ended by one sweep ten times a second;
-//! a client has a timer only if a time limit is configured for it.
+//! a client has a timer only if a time limit is configured for it, or if no server is there for it (it is told so after three
+//! seconds). That last one used to be armed for every wait in a pool's queue; without it, with the server chosen twice
+//! instead of three times, and with a wait's state small enough for the allocator's quick bins, instructions per simple query
+//! went from 15,590 to 13,910 (32 clients, pool of 20, one replica) and from 19,780 to 17,330 (500 clients).
 //!
 //! **2026-11-22, a pin is checked by the server, a setting is asked for.** Which statement ends a temporary table, a lock or a
 //! cursor cannot be read from texts; whether it is there is one query between two transactions. It is asked after whatever

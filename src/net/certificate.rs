@@ -1,9 +1,12 @@
-//! The common name of an X.509 certificate.
+//! The common name of an X.509 certificate, and its hash for channel binding.
 //!
-//! rustls verifies certificates but does not say whom they name, and one attribute does not pay for an X.509 library:
-//! the way to it is nine elements long. Every length is checked; anything unexpected is "no name".
+//! rustls verifies certificates but does not say whom they name, nor how they are signed, and two attributes do not pay for
+//! an X.509 library: the way to them is nine elements long, and three. Every length is checked; anything unexpected is
+//! "none".
 //!
-//! Source: RFC 5280, section 4.1 (`Certificate`, `TBSCertificate`, `Name`).
+//! Sources: RFC 5280, section 4.1 (`Certificate`, `TBSCertificate`, `Name`); RFC 5929, section 4.1 (`tls-server-end-point`).
+
+use sha2::{Digest, Sha256, Sha384, Sha512};
 
 /// The first common name of the certificate's subject, as PostgreSQL takes it for `cert` authentication.
 ///
@@ -20,6 +23,25 @@ pub(super) fn common_name(certificate: &[u8]) -> Option<&str> {
         }
     }
     None
+}
+
+/// What a server's certificate is in channel binding: hashed as its signature is, by SHA-256 where that is MD5 or SHA-1.
+///
+/// `None`: its signature's algorithm does not tell (Ed25519, RSASSA-PSS).
+pub(super) fn end_point(certificate: &[u8]) -> Option<Box<[u8]>> {
+    let mut fields = Elements(Elements(certificate).expect(SEQUENCE)?);
+    let _to_be_signed = fields.expect(SEQUENCE)?;
+    let algorithm = Elements(fields.expect(SEQUENCE)?).expect(OBJECT_IDENTIFIER)?;
+    let hash = match algorithm.split_last()? {
+        (MD5_WITH_RSA | SHA1_WITH_RSA | SHA256_WITH_RSA, RSA) | (ECDSA_WITH_SHA1, ECDSA) => {
+            Sha256::digest(certificate).to_vec()
+        }
+        (ECDSA_WITH_SHA256, ECDSA_SHA2) => Sha256::digest(certificate).to_vec(),
+        (SHA384_WITH_RSA, RSA) | (ECDSA_WITH_SHA384, ECDSA_SHA2) => Sha384::digest(certificate).to_vec(),
+        (SHA512_WITH_RSA, RSA) | (ECDSA_WITH_SHA512, ECDSA_SHA2) => Sha512::digest(certificate).to_vec(),
+        _ => return None,
+    };
+    Some(hash.into())
 }
 
 /// The content of TBSCertificate's `subject`.
@@ -82,10 +104,30 @@ const EXPLICIT_0: u8 = 0xa0;
 /// 2.5.4.3, id-at-commonName.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 
+/// 1.2.840.113549.1.1, pkcs-1; the next number is one of these.
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+const MD5_WITH_RSA: &u8 = &4;
+const SHA1_WITH_RSA: &u8 = &5;
+const SHA256_WITH_RSA: &u8 = &11;
+const SHA384_WITH_RSA: &u8 = &12;
+const SHA512_WITH_RSA: &u8 = &13;
+
+/// 1.2.840.10045.4, signatures of ansi-X9-62.
+const ECDSA: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
+const ECDSA_WITH_SHA1: &u8 = &1;
+
+/// 1.2.840.10045.4.3, ecdsa-with-SHA2.
+const ECDSA_SHA2: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
+const ECDSA_WITH_SHA256: &u8 = &2;
+const ECDSA_WITH_SHA384: &u8 = &3;
+const ECDSA_WITH_SHA512: &u8 = &4;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+    use rcgen::{
+        CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    };
 
     fn certificate(names: &[(DnType, &str)]) -> Vec<u8> {
         let mut params = CertificateParams::new(vec!["other.example".to_owned()]).unwrap();
@@ -113,15 +155,27 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_hashed_as_it_is_signed() {
+        let der = certificate(&[]);
+        assert_eq!(end_point(&der).as_deref(), Some(&*Sha256::digest(&der)));
+        let signed = |key: &KeyPair| CertificateParams::default().self_signed(key).unwrap().der().to_vec();
+        let der = signed(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
+        assert_eq!(end_point(&der).as_deref(), Some(&*Sha384::digest(&der)));
+        let der = signed(&KeyPair::generate_for(&PKCS_ED25519).unwrap());
+        assert_eq!(end_point(&der), None);
+    }
+
+    #[test]
     fn no_cut_of_a_certificate_has_a_wrong_name() {
         let der = certificate(&[(DnType::CommonName, "app")]);
         for end in 0..der.len() {
             assert_eq!(common_name(&der[..end]), None);
+            assert_eq!(end_point(&der[..end]), None);
         }
         for at in 0..der.len() {
             let mut broken = der.clone();
             broken[at] ^= 0xff;
-            let _ = common_name(&broken);
+            let _ = (common_name(&broken), end_point(&broken));
         }
     }
 }

@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ enum Layer {
 struct Encrypted {
     stream: TlsStream<Socket>,
     peer_name: Option<Box<str>>,
+    end_point: Option<Arc<[u8]>>,
 }
 
 /// Who is at the other end of a TCP connection.
@@ -119,8 +121,12 @@ impl Stream {
         Stream(Layer::Plain(Socket::Unix(socket)))
     }
 
-    pub(super) fn tls(stream: TlsStream<Socket>, peer_name: Option<Box<str>>) -> Self {
-        Stream(Layer::Tls(Box::new(Encrypted { stream, peer_name })))
+    pub(super) fn tls(
+        stream: TlsStream<Socket>,
+        peer_name: Option<Box<str>>,
+        end_point: Option<Arc<[u8]>>,
+    ) -> Self {
+        Stream(Layer::Tls(Box::new(Encrypted { stream, peer_name, end_point })))
     }
 
     /// The socket alone, to be handed to another process; refused if there is TLS.
@@ -349,6 +355,15 @@ impl Stream {
         match &self.0 {
             Layer::Plain(_) => None,
             Layer::Tls(tls) => tls.peer_name.as_deref(),
+        }
+    }
+
+    /// What channel binding binds to: the server's certificate, hashed as `tls-server-end-point` says. `None` without TLS,
+    /// or if its signature does not tell by what.
+    pub fn end_point(&self) -> Option<&Arc<[u8]>> {
+        match &self.0 {
+            Layer::Plain(_) => None,
+            Layer::Tls(tls) => tls.end_point.as_ref(),
         }
     }
 

@@ -26,7 +26,7 @@ use rustls::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Stream;
-use super::certificate::common_name;
+use super::certificate::{common_name, end_point};
 use crate::config::{ClientTls, ServerTls, TlsMode};
 
 /// The protocol's name in ALPN; since PostgreSQL 17 both sides offer it, and TLS without an SSLRequest requires it.
@@ -69,6 +69,8 @@ pub struct Acceptor {
     config: Arc<ServerConfig>,
     /// Tells which client certificates are good, if any were asked for.
     authorities: Option<Arc<dyn ClientCertVerifier>>,
+    /// The certificate, for channel binding.
+    end_point: Option<Arc<[u8]>>,
 }
 
 impl Acceptor {
@@ -100,13 +102,15 @@ impl Acceptor {
             }
             (Some(strict), _) => builder.with_client_cert_verifier(Arc::new(Lenient(strict.clone()))),
         };
+        let chain = certificates(cert_file)?;
+        let end_point = chain.first().and_then(|certificate| end_point(certificate)).map(Arc::from);
         let mut config = builder
-            .with_single_cert(certificates(cert_file)?, key(key_file)?)
+            .with_single_cert(chain, key(key_file)?)
             .map_err(|error| file_error(cert_file, pair_error(&error, key_file)))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Some(Acceptor { config: Arc::new(config), authorities }))
+        Ok(Some(Acceptor { config: Arc::new(config), authorities, end_point }))
     }
 
     /// The handshake after an SSLRequest was answered with `S`. Nothing may have been read beyond that request.
@@ -149,7 +153,7 @@ impl Acceptor {
             ));
         }
         let peer_name = self.verified_name(stream.get_ref().1.peer_certificates());
-        Ok(Stream::tls(stream.into(), peer_name))
+        Ok(Stream::tls(stream.into(), peer_name, self.end_point.clone()))
     }
 
     fn verified_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<Box<str>> {
@@ -215,7 +219,9 @@ impl Connector {
             .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not a host name that TLS can ask for"))?;
         let socket = stream.into_socket()?;
         let stream = Box::pin(TlsConnector::from(config).connect(name, socket)).await?;
-        Ok(Stream::tls(stream.into(), None))
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let end_point = certificate.and_then(|certificate| end_point(certificate)).map(Arc::from);
+        Ok(Stream::tls(stream.into(), None, end_point))
     }
 }
 

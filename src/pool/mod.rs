@@ -226,7 +226,7 @@ impl Pool {
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Result<Handed, LeaseError>>, LeaseError> {
         let (sender, receiver) = oneshot::channel();
-        let handed = {
+        let (handed, begun) = {
             let mut core = self.lock();
             let refusal = match core.is_closed() {
                 true => LeaseError::Closed,
@@ -235,10 +235,10 @@ impl Pool {
             core.wait(Queued(sender), now, deadline).map_err(|_| refusal)?;
             let handed = core.hand_out();
             self.note_load(&core);
-            handed
+            (handed, core.begin_logins(Instant::now()))
         };
         self.hand_all(handed);
-        self.begin_logins(home);
+        self.spawn_logins(begun, home);
         Ok(receiver)
     }
 
@@ -387,6 +387,10 @@ impl Pool {
             let mut core = self.lock();
             core.begin_logins(Instant::now())
         };
+        self.spawn_logins(begun, home);
+    }
+
+    fn spawn_logins(self: &Arc<Self>, begun: usize, home: usize) {
         for _ in 0..begun {
             tokio::spawn(self.clone().log_in(home));
         }

@@ -113,6 +113,9 @@ impl Pace {
 /// The node to use, if there is any. `turn` is a count of choices made so far: it breaks ties and takes turns. `draw` is a
 /// random number.
 pub fn choose(candidates: &[Candidate], policy: Balance, turn: usize, draw: u64) -> Option<usize> {
+    if let [only] = candidates {
+        return (policy != Balance::Weighted || only.weight > 0).then_some(only.node);
+    }
     let all: Few<'_> = candidates.iter().collect();
     let admitted = sieved(all, |candidate| candidate.is_admitted(draw));
     let wanted = sieved(admitted, |candidate| candidate.rank == Rank::Preferred);

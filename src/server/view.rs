@@ -364,8 +364,8 @@ fn config_rows(config: &Config) -> Vec<ConfigRow> {
         row("auth.method", format!("{:?}", config.auth.method), "ScramSha256", true),
         row("admin.users", list(&config.admin.users), "", true),
         row("admin.stats_users", list(&config.admin.stats_users), "", true),
-        row("monitor.interval", duration_text(config.monitor.interval), "1s", false),
-        row("monitor.timeout", duration_text(config.monitor.timeout), "2s", false),
+        row("monitor.interval", duration_text(config.monitor.interval), "1s", true),
+        row("monitor.timeout", duration_text(config.monitor.timeout), "2s", true),
         row("drain_timeout", duration_text(config.drain_timeout), "30s", true),
     ];
     if let Some(rules) = any {

@@ -192,6 +192,21 @@ async fn a_reload_keeps_who_looks_after_servers_that_are_still_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_changes_how_often_servers_are_asked() {
+    let mut stand = Stand::new(|setup| setup.set("monitor", "interval", quote("1h")));
+    let health = async |stand: &Stand| {
+        let server = stand.playground.nodes()[1].address();
+        let nodes = table(&stand.lagoon.console().await, "SHOW NODES").await;
+        let mut node = nodes.into_iter().find(|node| node["server"] == server).expect("it is listed");
+        node.remove("health").unwrap()
+    };
+    stand.playground.node_mut(1).stop(Stop::Immediate).unwrap();
+    assert_eq!(health(&stand).await, "healthy", "nobody has asked it");
+    reload(&mut stand, |setup| setup.set("monitor", "interval", quote("100ms"))).await;
+    eventually_async("it is asked", async || health(&stand).await == "down").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_dropped_keeps_no_other_section_from_being_served() {
     let options = options(&crate::harness::installations()[0]);
     let mut stand = Stand::unwarmed(options, |setup| {

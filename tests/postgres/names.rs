@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pglagoon::auth::ServerCredential;
 use pglagoon::backend::command;
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// The port of the server that serves a request, by its own account.
 async fn served_by(pools: &UserPools, route: Route) -> Option<String> {
-    let mut granted = tokio::time::timeout(LIMIT, pools.lease(route, 0)).await.ok()?.ok()?;
+    let mut granted = tokio::time::timeout(LIMIT, pools.lease(&route, 0, Instant::now())).await.ok()?.ok()?;
     let rows = command::run(granted.lease.backend(), "SHOW port", LIMIT).await.ok()?;
     granted.lease.give_back();
     rows.into_iter().flatten().next().flatten()
