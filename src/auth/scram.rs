@@ -12,13 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq;
 
-use super::secret::{self, hmac, sha256};
+use super::secret::{self, Signer, hmac, sha256};
 use super::{ScramKeys, ServerCredential};
 use crate::config::{ScramVerifier, Secret, User};
 
@@ -90,10 +91,16 @@ impl Seed {
     }
 }
 
-/// What the server side checks one user's proof against.
+/// What the server side checks one user's proof against, and all of an exchange that is the same each time.
 pub struct Keys {
     verifier: ScramVerifier,
     origin: Origin,
+    /// By the stored key.
+    client: Signer,
+    /// By the server's.
+    server: Signer,
+    /// The salt and the iterations as they stand in a server-first-message, behind its nonce.
+    parameters: String,
 }
 
 /// Where a verifier comes from, which says what a successful login is worth.
@@ -111,12 +118,22 @@ impl Keys {
     /// The keys of a user, known or not. Takes PBKDF2's time for a plain password: do it once per user ([`KeyRing`]).
     pub fn derive(user: &str, secret: Option<&Secret>, seed: &Seed) -> Keys {
         match secret {
-            Some(Secret::Scram(verifier)) => Keys { verifier: verifier.clone(), origin: Origin::Stored },
-            Some(Secret::Plain(password)) if !password.is_empty() => Keys {
-                verifier: secret::verifier(password, &seed.salt(user), secret::ITERATIONS),
-                origin: Origin::Derived,
-            },
+            Some(Secret::Scram(verifier)) => Keys::new(verifier.clone(), Origin::Stored),
+            Some(Secret::Plain(password)) if !password.is_empty() => {
+                let verifier = secret::verifier(password, &seed.salt(user), secret::ITERATIONS);
+                Keys::new(verifier, Origin::Derived)
+            }
             Some(Secret::Plain(_) | Secret::Md5(_)) | None => Keys::mock(user, seed),
+        }
+    }
+
+    fn new(verifier: ScramVerifier, origin: Origin) -> Keys {
+        Keys {
+            client: Signer::new(&verifier.stored_key),
+            server: Signer::new(&verifier.server_key),
+            parameters: format!(",s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations),
+            verifier,
+            origin,
         }
     }
 
@@ -127,7 +144,7 @@ impl Keys {
             stored_key: hmac(&seed.0, b"no key"),
             server_key: hmac(&seed.0, b"no key either"),
         };
-        Keys { verifier, origin: Origin::Mock }
+        Keys::new(verifier, Origin::Mock)
     }
 }
 
@@ -173,7 +190,13 @@ pub struct ScramServer {
 enum ServerState {
     Start,
     AwaitFirst,
-    AwaitFinal { client_first_bare: String, server_first: String, nonce: String, channel_binding: String },
+    AwaitFinal {
+        /// The beginning of AuthMessage: client-first-message-bare, a comma and server-first-message.
+        said: String,
+        /// Where both sides' nonce stands in it.
+        nonce: Range<usize>,
+        channel_binding: &'static str,
+    },
     Over,
 }
 
@@ -215,12 +238,9 @@ impl ScramServer {
                 }
             },
             ServerState::AwaitFirst => self.client_first(text(body)?),
-            ServerState::AwaitFinal { client_first_bare, server_first, nonce, channel_binding } => {
-                let last = ClientFinal::parse(text(body)?, &nonce, &channel_binding)?;
-                self.client_final(
-                    &format!("{client_first_bare},{server_first},{}", last.without_proof),
-                    last.proof,
-                )
+            ServerState::AwaitFinal { said, nonce, channel_binding } => {
+                let last = ClientFinal::parse(text(body)?, &said[nonce], channel_binding)?;
+                self.client_final(&said, last)
             }
             ServerState::Over => Err(ScramError::Malformed("the exchange is over")),
         }
@@ -228,26 +248,26 @@ impl ScramServer {
 
     fn client_first(&mut self, message: &str) -> Result<ServerStep, ScramError> {
         let first = ClientFirst::parse(message)?;
-        let verifier = &self.keys.verifier;
-        let nonce = format!("{}{}", first.nonce, self.nonce);
-        let server_first = format!("r={nonce},s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations);
+        let said = [first.bare, ",r=", first.nonce, &self.nonce, &self.keys.parameters].concat();
+        let nonce_at = first.bare.len() + ",r=".len();
+        let server_first = said.as_bytes()[first.bare.len() + 1..].to_vec();
         self.state = ServerState::AwaitFinal {
-            client_first_bare: first.bare.to_owned(),
-            server_first: server_first.clone(),
-            nonce,
-            channel_binding: BASE64.encode(first.gs2_header),
+            said,
+            nonce: nonce_at..nonce_at + first.nonce.len() + self.nonce.len(),
+            channel_binding: first.channel_binding,
         };
-        Ok(ServerStep::Continue(server_first.into_bytes()))
+        Ok(ServerStep::Continue(server_first))
     }
 
-    fn client_final(&self, auth_message: &str, proof: [u8; 32]) -> Result<ServerStep, ScramError> {
+    fn client_final(&self, said: &str, last: ClientFinal<'_>) -> Result<ServerStep, ScramError> {
         let verifier = &self.keys.verifier;
-        let client_key = xor(proof, hmac(&verifier.stored_key, auth_message.as_bytes()));
+        let auth_message = [said, ",", last.without_proof];
+        let client_key = xor(last.proof, self.keys.client.sign(&auth_message));
         let proven: bool = sha256(&client_key).ct_eq(&verifier.stored_key).into();
         if !proven || self.keys.origin == Origin::Mock {
             return Err(ScramError::WrongProof);
         }
-        let signature = hmac(&verifier.server_key, auth_message.as_bytes());
+        let signature = self.keys.server.sign(&auth_message);
         let keys = (self.keys.origin == Origin::Stored).then(|| ScramKeys {
             client_key,
             server_key: verifier.server_key,
@@ -399,7 +419,8 @@ fn initial_response(body: &[u8]) -> Result<Option<&[u8]>, ScramError> {
 
 /// client-first-message = gs2-header client-first-message-bare
 struct ClientFirst<'a> {
-    gs2_header: &'a str,
+    /// The gs2-header in base64, as client-final-message repeats it.
+    channel_binding: &'static str,
     bare: &'a str,
     nonce: &'a str,
 }
@@ -407,13 +428,14 @@ struct ClientFirst<'a> {
 impl<'a> ClientFirst<'a> {
     fn parse(message: &'a str) -> Result<ClientFirst<'a>, ScramError> {
         let (binding, rest) = message.split_once(',').ok_or(ScramError::Malformed("no gs2 header"))?;
-        match binding {
-            "n" | "y" => (),
+        let channel_binding = match binding {
+            "n" => "biws",
+            "y" => "eSws",
             _ if binding.starts_with("p=") => {
                 return Err(ScramError::Unsupported("channel binding was not offered"));
             }
             _ => return Err(ScramError::Malformed("unknown channel binding flag")),
-        }
+        };
         let (authzid, bare) = rest.split_once(',').ok_or(ScramError::Malformed("no gs2 header"))?;
         if !authzid.is_empty() {
             return Err(ScramError::Unsupported("an authorization identity"));
@@ -425,7 +447,7 @@ impl<'a> ClientFirst<'a> {
         attributes.next('n')?;
         let nonce = nonce(attributes.next('r')?)?;
         attributes.skip_extensions()?;
-        Ok(ClientFirst { gs2_header: &message[..message.len() - bare.len()], bare, nonce })
+        Ok(ClientFirst { channel_binding, bare, nonce })
     }
 }
 

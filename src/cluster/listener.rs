@@ -137,6 +137,11 @@ impl Subscription {
         self.mailbox.take()
     }
 
+    /// Whether there is anything to tell: a notification, or that no more will come.
+    pub fn has_tidings(&self) -> bool {
+        self.mailbox.has_tidings()
+    }
+
     /// Why none will come any more, once all are taken.
     pub fn end(&self) -> Option<Report> {
         self.mailbox.end()

@@ -316,7 +316,7 @@ impl Cluster {
             observation: Observation::Primary { timeline }, position: Some(insert), ..
         }) = finding
         {
-            self.sampled(asked, insert, timeline, now);
+            self.sampled(node, asked, insert, timeline, now);
         }
         self.note(node, finding, verdict, (asked, now));
         self.judge(self.lineage.load_full().as_deref(), now);
@@ -443,7 +443,7 @@ impl Cluster {
     /// A server has said how far it is.
     fn read(&self, node: &Node, reading: Reading) {
         if let (Role::Primary, Some(timeline)) = (reading.role, reading.timeline) {
-            self.sampled(reading.asked, reading.position, timeline, Instant::now());
+            self.sampled(node, reading.asked, reading.position, timeline, Instant::now());
         }
         let expected = match node.standing() {
             Standing::Primary => Some(Role::Primary),
@@ -457,9 +457,12 @@ impl Cluster {
         self.readings.send_replace(());
     }
 
-    /// Only the primary's own positions count.
-    fn sampled(&self, asked: Instant, insert: Lsn, timeline: u32, now: Instant) {
-        if self.lineage.load().as_ref().is_some_and(|lineage| lineage.timeline == timeline) {
+    /// Only the primary's own positions count: one that is fenced may stand on the same timeline.
+    fn sampled(&self, node: &Node, asked: Instant, insert: Lsn, timeline: u32, now: Instant) {
+        let is_primary = |lineage: &Lineage| {
+            lineage.timeline == timeline && std::ptr::eq(&*self.nodes[lineage.node], node)
+        };
+        if self.lineage.load().as_deref().is_some_and(is_primary) {
             lock(&self.clock).sample(asked, insert, now);
         }
     }

@@ -25,7 +25,7 @@ fn house() -> House {
     House { users, ring }
 }
 
-fn begin(house: &House, method: AuthMethod, name: &str) -> Result<(Login, Ask), Refusal> {
+fn begin<'a>(house: &'a House, method: AuthMethod, name: &'a str) -> Result<(Login<'a>, Ask), Refusal> {
     let entropy = Entropy { md5_salt: [1, 2, 3, 4], nonce: [5; 18] };
     let user = house.users.get(name);
     Login::begin(method, TlsMode::Disable, name, user, Certificate::None, &house.ring, entropy)
