@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use super::rules::{self, Certificate, Challenge};
+use super::rules::{self, Challenge, Channel};
 use super::scram::{KeyRing, ScramError, ScramServer, ServerStep};
 use super::{ServerCredential, md5, secret};
 use crate::config::{AuthMethod, Secret, TlsMode, User};
@@ -31,8 +31,8 @@ pub enum Ask {
     ClearText,
     /// AuthenticationMD5Password with this salt.
     Md5([u8; 4]),
-    /// AuthenticationSASL with [`super::scram::MECHANISM`].
-    Sasl,
+    /// AuthenticationSASL with these mechanisms, each ending in a zero byte.
+    Sasl(&'static [u8]),
 }
 
 /// What follows a client's `p` message.
@@ -62,7 +62,7 @@ pub enum Refusal {
     UnknownUser,
     /// No certificate, or one of somebody else: 28000.
     Certificate,
-    /// The client broke the protocol: 08P01.
+    /// The client broke the protocol: 08P01; or somebody stands between it and us: 28000.
     Protocol(ScramError),
 }
 
@@ -82,6 +82,7 @@ impl Refusal {
         match self {
             Refusal::Password => "28P01",
             Refusal::UnknownUser | Refusal::Certificate => "28000",
+            Refusal::Protocol(ScramError::ChannelBinding(_)) => "28000",
             Refusal::Protocol(_) => "08P01",
         }
     }
@@ -126,11 +127,11 @@ impl<'a> Login<'a> {
         tls: TlsMode,
         name: &'a str,
         user: Option<&'a User>,
-        certificate: Certificate<'_>,
+        channel: Channel<'_>,
         ring: &KeyRing,
         entropy: Entropy,
     ) -> Result<(Login<'a>, Ask), Refusal> {
-        if !rules::certificate_fits(method, tls, name, certificate) {
+        if !rules::certificate_fits(method, tls, name, channel.certificate) {
             return Err(Refusal::Certificate);
         }
         let secret = user.and_then(|user| user.secret.as_ref());
@@ -143,7 +144,11 @@ impl<'a> Login<'a> {
             }
             Challenge::ClearText => (State::ClearText, Ask::ClearText),
             Challenge::Md5 => (State::Md5(entropy.md5_salt), Ask::Md5(entropy.md5_salt)),
-            Challenge::Scram => (State::Scram(ScramServer::new(ring.keys(name), &entropy.nonce)), Ask::Sasl),
+            Challenge::Scram => {
+                let exchange = ScramServer::new(ring.keys(name), &entropy.nonce, channel.end_point.cloned());
+                let mechanisms = exchange.mechanisms();
+                (State::Scram(exchange), Ask::Sasl(mechanisms))
+            }
         };
         Ok((Login { user: name, secret, state }, ask))
     }

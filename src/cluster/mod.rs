@@ -460,7 +460,8 @@ impl Cluster {
     /// Only the primary's own positions count: one that is fenced may stand on the same timeline.
     fn sampled(&self, node: &Node, asked: Instant, insert: Lsn, timeline: u32, now: Instant) {
         let is_primary = |lineage: &Lineage| {
-            lineage.timeline == timeline && std::ptr::eq(&*self.nodes[lineage.node], node)
+            let known = self.nodes.get(lineage.node);
+            lineage.timeline == timeline && known.is_some_and(|known| std::ptr::eq(&**known, node))
         };
         if self.lineage.load().as_deref().is_some_and(is_primary) {
             lock(&self.clock).sample(asked, insert, now);

@@ -19,7 +19,7 @@ use super::relay::Relay;
 use super::replication::Replicating;
 use super::{Access, Frontend, Worker};
 use crate::admin::{self, Rights, console};
-use crate::auth::{Admitted, Ask, Certificate, Entropy, Login, Refusal, Reply, scram};
+use crate::auth::{Admitted, Ask, Certificate, Channel, Entropy, Login, Refusal, Reply};
 use crate::cluster::{Admission, Database, Greeting, Replication, UserPools};
 use crate::config::{Config, Scope, TlsMode};
 use crate::error::{ErrorSource, Report};
@@ -361,13 +361,17 @@ fn begin<'a>(
     access: &'a Access,
 ) -> Result<Begun<'a>, HandshakeError> {
     let config = &access.config;
-    let certificate = line.stream().peer_name().map_or(Certificate::None, Certificate::Verified);
+    let stream = line.stream();
+    let channel = Channel {
+        certificate: stream.peer_name().map_or(Certificate::None, Certificate::Verified),
+        end_point: stream.end_point(),
+    };
     let begun = Login::begin(
         config.auth.method,
         config.listen.tls.mode,
         user,
         config.users.get(user),
-        certificate,
+        channel,
         &access.keys,
         entropy,
     );
@@ -389,9 +393,7 @@ async fn converse(
         Ask::Nothing(admitted) => return Ok(admitted),
         Ask::ClearText => backend::write_authentication(&mut out, 3, &[]),
         Ask::Md5(salt) => backend::write_authentication(&mut out, 5, &salt),
-        Ask::Sasl => {
-            backend::write_authentication(&mut out, 10, &[scram::MECHANISM.as_bytes(), b"\0\0"].concat())
-        }
+        Ask::Sasl(mechanisms) => backend::write_authentication(&mut out, 10, mechanisms),
     }
     loop {
         line.stream().write_all(&out).await?;
