@@ -1203,9 +1203,13 @@ impl Session {
         world: &World<'_>,
         edits: &mut Edits,
     ) {
-        let effects = self.effects_of(statement, text, world.catalog);
+        let effects = self.effects_of(statement, &text, world.catalog);
         if !effects.is_none() {
             self.leaves(effects, statement, edits);
+        }
+        if effects.any(Effects::VACATES) {
+            edits.vacated = effect::vacated(text()).map(String::into_boxed_str);
+            edits.events.vacates |= edits.vacated.is_some();
         }
         self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.
