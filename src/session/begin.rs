@@ -257,7 +257,7 @@ impl Session {
             }
             FrontendTag::PARSE => {
                 let Some(parse) = Parse::new(body) else { return self.refuse_in_failed(span, edits) };
-                let named = world.prepare(&parse);
+                let named = world.prepare(&parse, self.settings.analysis());
                 self.statements.get_or_insert_default().insert(parse.name, named);
                 backend::write_bare(&mut edits.reply, BackendTag::PARSE_COMPLETE);
             }

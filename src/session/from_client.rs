@@ -3,6 +3,7 @@
 use super::own::End;
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
+use crate::prepared::Analysis;
 use crate::sql::body;
 use crate::sql::effect::TransactionMode;
 
@@ -253,7 +254,9 @@ impl Session {
         self.head = match span.tag() {
             _ if self.head.is_some() => return,
             FrontendTag::QUERY => frontend::query(body).map(|text| Head::Query(world.classify(text))),
-            FrontendTag::PARSE => Parse::new(body).map(|parse| Head::Parse(world.prepare(&parse))),
+            FrontendTag::PARSE => {
+                Parse::new(body).map(|parse| Head::Parse(world.prepare(&parse, self.settings.analysis())))
+            }
             _ => return,
         };
     }
@@ -440,7 +443,7 @@ impl Session {
             return Some((parse.name, self.routable(&world.classify(parse.text))));
         }
         if self.head.is_none() {
-            self.head = Some(Head::Parse(world.prepare(&Parse::new(body)?)));
+            self.head = Some(Head::Parse(world.prepare(&Parse::new(body)?, self.settings.analysis())));
         }
         let name = Parse::name(body)?;
         self.head.as_ref().map(|head| (name, self.routable(head.statement())))
@@ -455,10 +458,11 @@ impl Session {
     pub(super) fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
         let stamp = world.stamp();
         let renews = self.is_renewing();
+        let settings = self.settings.analysis();
         let named = self.statements.as_mut()?.find_mut(name)?;
         if renews {
             let Prepared { text, types, .. } = &*named.prepared;
-            named.prepared = world.registry.intern(text, types, world.generation);
+            named.prepared = world.registry.intern(text, types, world.generation, settings);
         }
         if named.version != stamp {
             named.statement = world.classify(&named.prepared.text);
@@ -757,6 +761,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.client_parses += 1;
+        let named = self.set_apart(named, world);
         let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         let renamed = Renamed { name: parse.name.into(), before };
@@ -825,11 +830,18 @@ impl Session {
         (self.transaction.is_open() || self.may_be_in_block) && self.replies.ready_owed() > 0
     }
 
-    /// What the Parse at the head of the input prepares: as it was routed, unless the catalog has changed since.
+    /// What the Parse at the head of the input prepares: as it was routed, unless the catalog or the settings have changed
+    /// since.
     pub(super) fn parsed(&mut self, parse: &Parse<'_>, world: &mut World<'_>) -> Named {
+        let settings = self.settings.analysis();
         match self.head.take() {
-            Some(Head::Parse(named)) if named.version == world.stamp() => named,
-            _ => world.prepare(parse),
+            Some(Head::Parse(named))
+                if named.version == world.stamp()
+                    && named.prepared.analysis == Analysis::Shared(settings) =>
+            {
+                named
+            }
+            _ => world.prepare(parse, settings),
         }
     }
 
@@ -862,7 +874,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.binds += 1;
-        let named = self.find(bind.statement, world).cloned();
+        let named = self.find_for(bind.statement, held, world);
         let is_own = self.mode == PoolMode::Session;
         let is_named = !bind.statement.is_empty();
         let is_kept = !is_named && self.replies.has_kept();
@@ -939,7 +951,7 @@ impl Session {
         if name.is_empty() && self.replies.has_unnamed_of_earlier_batch() {
             return Flow::Stop(Want::Input);
         }
-        let named = self.find(name, world).cloned();
+        let named = self.find_for(name, held, world);
         match &named {
             Some(named) if name.is_empty() => self.ensure_unnamed(&named.prepared, held, edits),
             Some(named) => self.ensure(&named.prepared, held, edits),
@@ -1158,9 +1170,12 @@ impl Session {
         world: &World<'_>,
         edits: &mut Edits,
     ) {
-        let effects = self.effects_of(statement, text, world.catalog);
+        let effects = self.effects_of(statement, &text, world.catalog);
         if !effects.is_none() {
             self.leaves(effects, statement, edits);
+            if analysis::changes_reading(effects, text) {
+                self.reading = Reading::Apart;
+            }
         }
         self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.

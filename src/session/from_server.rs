@@ -82,7 +82,7 @@ impl Session {
         if *named.prepared.types == *types {
             return;
         }
-        named.prepared = registry.intern(&named.prepared.text, types, named.prepared.generation);
+        named.prepared = registry.with_types(&named.prepared, types);
         if name.is_empty() && held.state.statements.unnamed() == Some(*id) {
             held.state.statements.set_unnamed(Some(named.prepared.id));
         }
@@ -147,6 +147,7 @@ impl Session {
             if self.replies.is_empty() {
                 self.leave_at_last(held, now);
             }
+            self.may_read_as_others();
             if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
                 self.asked = None;
                 self.transaction.ready(TransactionStatus::Idle);
@@ -172,6 +173,7 @@ impl Session {
             edits.events.transaction_time = Some(now.saturating_duration_since(began));
         }
         if status == TransactionStatus::Idle {
+            self.may_read_as_others();
             self.kept_pins = self.pins;
             edits.events.ddl |= std::mem::take(&mut self.ddl);
             self.wrote &= !self.replies.is_empty();
