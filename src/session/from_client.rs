@@ -202,6 +202,7 @@ impl Session {
         }
         if let Some(deferred) = self.deferred.take() {
             self.begin_deferred(deferred, held, edits);
+            self.stays_with_portal(span, bytes);
         }
         if self.is_asking_isolation() {
             self.routed = true;
@@ -389,7 +390,7 @@ impl Session {
     pub(super) fn wish(&self) -> Option<Hint> {
         let is_plain =
             self.deferred.as_ref().is_some_and(|deferred| deferred.mode != TransactionMode::ReadOnly);
-        let may_write = is_plain || self.promotable.is_some();
+        let may_write = is_plain || self.promotable.as_ref().is_some_and(|block| block.may_write());
         self.own.wish().filter(|wish| *wish == Hint::Primary || !may_write)
     }
 

@@ -2,6 +2,7 @@
 
 use super::own::End;
 use super::*;
+use crate::sql::effect::Isolation;
 
 impl Session {
     pub(super) fn server_message(
@@ -217,7 +218,8 @@ impl Session {
             }
             (Some(Then::Asked(Question::Settings(_))), _) => self.pin(Effects::HIDDEN_SETTINGS),
             (Some(Then::Asked(Question::Isolation)), Some(answer)) => {
-                held.state.is_read_committed = Some(answer.first() == Some(&Some("read committed".into())));
+                let level = answer.first().and_then(Option::as_deref);
+                held.state.isolation = level.and_then(Isolation::of);
             }
             _ => {}
         }
