@@ -1,5 +1,21 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-23, a database that somebody would drop is left.** Test runners create and drop databases, and PostgreSQL refuses while
+//! a pool has idle connections there (55006). It waits five seconds for sessions to end, so nothing need be held or sent again: when
+//! the statement passes, what no client uses is closed. By the name in its text, not for all databases without clients:
+//! where each tenant has a database, making one more must not cost the others their connections. Who is logged in keeps the
+//! database, or DROP DATABASE would do what it does not on a direct connection.
+//!
+//! **2026-11-22, a startup packet is worked out once.** Programs open all their connections with the same packet. Each worker
+//! keeps some hundreds of packets with what they ask for; as that is a function of the packet's bytes alone, nothing ever makes
+//! it invalid. With that, a login whose future fits the chunks that the allocator has at hand, buffers from the shelf, a
+//! goodbye without boxes and no timer of the runtime's, a connection with one query over trust takes 32,100 instructions in user
+//! space where it took 46,100 (callgrind, at the same number of turns), and over SCRAM 48,500 where it took 70,400, and a fourth
+//! less hashing: the keys are taken in once. Of what is left a third is the query, and a quarter tokio's, with two
+//! allocations aligned to 128 bytes. In six paired rounds on a busy machine a connection took 1.03 times PgBouncer's CPU over
+//! trust, where it took 1.40, and 1.16 times over SCRAM, where it took 1.39. The price: a worker has no timer of its own any more, and is told once a second to look
+//! for logins that take too long. So `login_timeout` is kept to a second.
+//!
 //! **2026-11-22, both must have spoken before one is a rival.** Who comes with the timeline of a primary that has died may be
 //! another that was promoted beside it, and lacks what was written since; or the same data, started at another address, from
 //! a disk that both hosts can mount or a machine that was moved. Nothing that a server says tells them apart: the place where

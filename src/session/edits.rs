@@ -84,6 +84,8 @@ pub struct Events {
     pub sequence_state: bool,
     /// What was taken for the primary refused to write: it may be none any more.
     pub read_only_primary: bool,
+    /// A statement on its way to the server needs a database without sessions.
+    pub vacates: bool,
     /// Statements that a server has run.
     pub ran: Ran,
 }
@@ -102,10 +104,11 @@ impl Events {
             unknown_name,
             sequence_state,
             read_only_primary,
+            vacates,
             ran,
         } = self;
         let counted = answered | client_parses | server_parses | binds | ran.which;
-        let noticed = ddl | unknown_name | sequence_state | read_only_primary;
+        let noticed = ddl | unknown_name | sequence_state | read_only_primary | vacates;
         counted == 0 && !noticed && query_time.is_none() && transaction_time.is_none()
     }
 }

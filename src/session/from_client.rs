@@ -1174,9 +1174,13 @@ impl Session {
         let effects = self.effects_of(statement, &text, world.catalog);
         if !effects.is_none() {
             self.leaves(effects, statement, edits);
-            if analysis::changes_reading(effects, text) {
+            if analysis::changes_reading(effects, &text) {
                 self.reading = Reading::Apart;
             }
+        }
+        if effects.any(Effects::VACATES) {
+            self.vacated = effect::vacated(text()).map(String::into_boxed_str);
+            edits.events.vacates |= self.vacated.is_some();
         }
         self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.

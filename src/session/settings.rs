@@ -61,8 +61,11 @@ impl PartialEq for Settings {
 impl Settings {
     /// The settings of a startup packet, by lower-cased name.
     pub fn from_startup(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
-        let values = pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), Value::Text(value)));
-        Self::new(values.collect())
+        let lower_cased = |(mut name, value): (String, String)| {
+            name.make_ascii_lowercase();
+            (name, Value::Text(value))
+        };
+        Self::new(pairs.into_iter().map(lower_cased).collect())
     }
 
     fn new(values: BTreeMap<String, Value>) -> Self {
@@ -280,12 +283,14 @@ fn shares_analysis(name: &str, value: &Value) -> bool {
 }
 
 fn keeps_proofs(name: &str, value: &Value) -> bool {
-    let word = word(value);
     match name {
-        "standard_conforming_strings" => matches!(word.as_str(), "on" | "true" | "yes" | "1"),
-        "client_encoding" => !UNSAFE_ENCODINGS.iter().any(|unsafe_one| word.contains(unsafe_one)),
+        "standard_conforming_strings" => matches!(word(value).as_str(), "on" | "true" | "yes" | "1"),
+        "client_encoding" => {
+            let encoding = word(value);
+            !UNSAFE_ENCODINGS.iter().any(|unsafe_one| encoding.contains(unsafe_one))
+        }
         // A hot standby refuses SERIALIZABLE; under REPEATABLE READ and below a single statement reads alike.
-        "default_transaction_isolation" | "transaction_isolation" => !word.contains("serializable"),
+        "default_transaction_isolation" | "transaction_isolation" => !word(value).contains("serializable"),
         _ => true,
     }
 }

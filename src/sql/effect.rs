@@ -282,6 +282,16 @@ pub fn unlistened(text: &[u8]) -> Vec<Listening> {
     all.filter(|change| !matches!(change, Listening::Listen(_))).collect()
 }
 
+/// The database that no session may use while `text` runs, if it is exactly one DROP DATABASE, CREATE DATABASE (its template),
+/// or ALTER DATABASE that renames or moves it.
+pub fn vacated(text: &[u8]) -> Option<String> {
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let mut statements =
+        tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty());
+    let only = statements.next().filter(|_| statements.next().is_none())?;
+    Reader { text, tokens: only }.vacated()
+}
+
 /// What the DO blocks of a text leave behind, by what stands in them and what `catalog` says of what they call.
 pub fn block(text: &[u8], catalog: &dyn Catalog) -> Effects {
     let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
@@ -377,6 +387,37 @@ impl Reader<'_> {
             "unlisten" => Some(Listening::Unlisten(channel)),
             _ => None,
         }
+    }
+
+    fn vacated(&mut self) -> Option<String> {
+        let verb = self.folded();
+        self.take()?;
+        self.word("database")?;
+        if self.folded() == "if" {
+            self.skip(2)?;
+        }
+        let name = words::name(self.take()?, self.text)?;
+        match verb.as_str() {
+            "drop" => Some(name),
+            "alter" => (self.has("rename") || self.has("tablespace")).then_some(name),
+            "create" => self.template(),
+            _ => None,
+        }
+    }
+
+    /// What a new database is copied from.
+    fn template(&self) -> Option<String> {
+        let Some(at) = (0..self.tokens.len()).find(|&at| self.folded_at(at) == "template") else {
+            return Some("template1".to_owned());
+        };
+        let is_equals = |token: &&Token| token.kind == Kind::Operator && token.bytes(self.text) == b"=";
+        let mut rest = self.tokens[at + 1..].iter();
+        let template = rest.find(|token| !is_equals(token))?;
+        words::name(*template, self.text)
+    }
+
+    fn has(&self, word: &str) -> bool {
+        (0..self.tokens.len()).any(|at| self.folded_at(at) == word)
     }
 
     /// Whether what was SET before or is SET after may not stay.
@@ -747,6 +788,28 @@ mod tests {
         assert_eq!(unlistened(routine), [Listening::UnlistenAll]);
         assert_eq!(unlistened(b"UNLISTEN a; LISTEN b"), [Listening::Unlisten("a".to_owned())]);
         assert_eq!(unlistened(b"SELECT 'UNLISTEN *'"), []);
+    }
+
+    #[test]
+    fn a_database_that_must_be_without_sessions_is_read_from_the_text() {
+        for (text, expected) in [
+            ("DROP DATABASE one", Some("one")),
+            ("/* test */ drop database if exists \"Two words\" WITH (FORCE);", Some("Two words")),
+            ("DROP DATABASE One", Some("one")),
+            ("CREATE DATABASE copy", Some("template1")),
+            ("CREATE DATABASE copy OWNER app TEMPLATE = \"Golden\" ENCODING 'UTF8'", Some("Golden")),
+            ("CREATE DATABASE copy WITH TEMPLATE golden", Some("golden")),
+            ("ALTER DATABASE one RENAME TO two", Some("one")),
+            ("ALTER DATABASE one SET TABLESPACE fast", Some("one")),
+            ("ALTER DATABASE one SET work_mem TO '8MB'", None),
+            ("ALTER DATABASE one OWNER TO app", None),
+            ("DROP TABLE database", None),
+            ("DROP DATABASE", None),
+            ("CREATE DATABASE copy TEMPLATE", None),
+            ("DROP DATABASE one; SELECT 1", None),
+        ] {
+            assert_eq!(vacated(text.as_bytes()).as_deref(), expected, "{text}");
+        }
     }
 
     #[test]
