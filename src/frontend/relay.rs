@@ -934,7 +934,7 @@ impl Relay {
         if events.unknown_name {
             self.pools.database.suspect_catalog(now);
         }
-        if let Some(name) = events.vacates.then(|| self.session.take_vacated()).flatten() {
+        if let Some(name) = events.vacates.then(|| self.seat.desk().edits.vacated.take()).flatten() {
             self.pools.database.section.cluster.vacate(&name, self.seat.index, now);
         }
         if let Some(granted) = self.lease.as_ref().filter(|_| events.read_only_primary) {

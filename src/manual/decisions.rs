@@ -1,5 +1,10 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-23, channel binding for clients, not towards servers.** A connection string that requires it must work, and every libpq
+//! prefers it where it is offered, so a login that goes through somebody else's TLS is refused. Towards servers it would
+//! refuse what works today: a server behind a proxy that has TLS of its own on both sides. Whether a server is the right one is for
+//! `verify-full` to say.
+//!
 //! **2026-11-23, a database that somebody would drop is left.** Test runners create and drop databases, and PostgreSQL refuses while
 //! a pool has idle connections there (55006). It waits five seconds for sessions to end, so nothing need be held or sent again: when
 //! the statement passes, what no client uses is closed. By the name in its text, not for all databases without clients:

@@ -18,6 +18,8 @@ pub struct Edits {
     pub reply: Vec<u8>,
     /// What happened, for those who count.
     pub events: Events,
+    /// The database of [`Events::vacates`].
+    pub vacated: Option<Box<str>>,
     /// Memory for requests that are kept.
     pub(super) spares: Spares,
     /// Memory for what is outstanding.

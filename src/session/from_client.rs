@@ -1179,8 +1179,8 @@ impl Session {
             }
         }
         if effects.any(Effects::VACATES) {
-            self.vacated = effect::vacated(text()).map(String::into_boxed_str);
-            edits.events.vacates |= self.vacated.is_some();
+            edits.vacated = effect::vacated(text()).map(String::into_boxed_str);
+            edits.events.vacates |= edits.vacated.is_some();
         }
         self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.

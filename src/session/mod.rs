@@ -424,8 +424,6 @@ pub struct Session {
     wrote: bool,
     /// DDL ran in this transaction.
     ddl: bool,
-    /// The database that a statement on its way to the server needs without sessions.
-    vacated: Option<Box<str>>,
     /// A statement named something that the catalog snapshot does not know.
     unknown_name: bool,
     /// A transaction block may have been begun by what was sent since the server was last idle: what follows must not
@@ -484,7 +482,6 @@ impl Session {
             routed: false,
             wrote: false,
             ddl: false,
-            vacated: None,
             unknown_name: false,
             may_be_in_block: false,
             asked: None,
@@ -759,11 +756,6 @@ impl Session {
     /// Why the client keeps its server.
     pub fn pins(&self) -> Pins {
         self.pins
-    }
-
-    /// The database that a statement on its way to the server needs without sessions; answered once.
-    pub fn take_vacated(&mut self) -> Option<Box<str>> {
-        self.vacated.take()
     }
 
     /// What the client saw on a replica, if that is what it saw last.
