@@ -87,12 +87,7 @@ fn names_setting(effects: Effects, text: &[u8]) -> bool {
 
 impl Session {
     fn reading(&self) -> Reading {
-        let hides = Pins::of(Effects::TEMPORARY.with(Effects::HIDDEN_SETTINGS));
-        if self.reading == Reading::Common && self.pins.without(hides) == self.pins {
-            Reading::Common
-        } else {
-            Reading::Apart
-        }
+        if self.pins.change_meanings() { Reading::Apart } else { self.reading }
     }
 
     /// Nothing of a transaction's holds any longer, unless the server has yet to be asked what does.
@@ -102,48 +97,68 @@ impl Session {
         }
     }
 
-    /// What a Parse prepares, as the client's own if a server may make something else of it than for others.
-    pub(super) fn set_apart(&self, mut named: Named, world: &mut World<'_>) -> Named {
-        if self.reading() == Reading::Apart || named.prepared.names_instant {
+    /// Makes what a Parse prepares the client's own if a server may make something else of it than for others.
+    pub(super) fn set_apart(&self, prepared: &mut Arc<Prepared>, world: &mut World<'_>) {
+        if prepared.names_instant || self.reading() == Reading::Apart {
             // DDL counts when its transaction is over.
             let generation = world.generation + u64::from(self.ddl);
-            named.prepared = world.registry.apart(&named.prepared, Analysis::Own, world.client, generation);
+            *prepared = world.registry.apart(prepared, Analysis::Own, world.client, generation);
         }
-        named
     }
 
     /// The statement of this name for the server that is held. What is not there will be analysed there by what holds now.
     pub(super) fn find_for(&mut self, name: &[u8], held: &Held<'_>, world: &mut World<'_>) -> Option<Named> {
-        let mut named = self.find(name, world)?.clone();
-        let settings = self.settings.analysis();
         let reading = self.reading();
-        let Prepared { analysis, names_instant, .. } = *named.prepared;
-        let is_common = analysis == Analysis::Shared(settings) && reading == Reading::Common;
-        let is_kept = name.is_empty() && self.replies.has_kept();
-        if (is_common && !names_instant) || is_kept || self.mode == PoolMode::Session {
+        let settings = self.settings.analysis();
+        let named = self.find(name, world)?;
+        let analysis = named.prepared.analysis;
+        let is_common =
+            reading == Reading::Common && matches!(analysis, Analysis::Shared(id) if id == settings);
+        if is_common && !named.prepared.names_instant {
+            return Some(named.clone());
+        }
+        let (named, stands_in) = (named.clone(), name.is_empty() && self.replies.has_kept());
+        if stands_in || self.mode == PoolMode::Session {
             return Some(named);
         }
-        let is_there = held.state.statements.holds(named.prepared.id, name);
+        Some(self.analysed_anew(name, named, held, world))
+    }
+
+    /// The same for a statement that others may not share, or that was analysed under other settings.
+    #[cold]
+    fn analysed_anew(
+        &mut self,
+        name: &[u8],
+        mut named: Named,
+        held: &Held<'_>,
+        world: &mut World<'_>,
+    ) -> Named {
+        let reading = self.reading();
+        let Prepared { id, analysis, names_instant, generation, .. } = *named.prepared;
+        let is_there = held.state.statements.holds(id, name);
         let stays = match analysis {
             Analysis::Shared(_) => is_there && !names_instant,
             Analysis::Own => is_there || (names_instant && reading == Reading::Common),
             Analysis::Passing => is_there && reading == Reading::Apart,
         };
-        if !stays {
-            let Prepared { text, types, generation, .. } = &*named.prepared;
-            let mut apart =
-                |analysis| world.registry.apart(&named.prepared, analysis, world.client, *generation);
-            let prepared = match reading {
-                Reading::Apart => apart(Analysis::Passing),
-                Reading::Common if names_instant => apart(Analysis::Own),
-                Reading::Common => world.registry.intern(text, types, *generation, settings),
-            };
-            named.prepared = prepared;
-            if let Some(known) = self.statements.as_mut().and_then(|statements| statements.find_mut(name)) {
-                known.prepared = named.prepared.clone();
-            }
+        if stays {
+            return named;
         }
-        Some(named)
+        let own = match reading {
+            Reading::Apart => Some(Analysis::Passing),
+            Reading::Common => names_instant.then_some(Analysis::Own),
+        };
+        named.prepared = match own {
+            Some(analysis) => world.registry.apart(&named.prepared, analysis, world.client, generation),
+            None => {
+                let Prepared { text, types, .. } = &*named.prepared;
+                world.registry.intern(text, types, generation, self.settings.analysis())
+            }
+        };
+        if let Some(known) = self.statements.as_mut().and_then(|statements| statements.find_mut(name)) {
+            known.prepared = named.prepared.clone();
+        }
+        named
     }
 }
 

@@ -741,7 +741,7 @@ impl Session {
         let Some(parse) = Parse::new(span.body(bytes)) else {
             return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
         };
-        let named = self.parsed(&parse, world);
+        let mut named = self.parsed(&parse, world);
         if self.mode == PoolMode::Session && !parse.name.is_empty() {
             edits.events.client_parses += 1;
             // The connection is the client's own: names stay as they are, and the server says whether they are good. The unnamed
@@ -762,7 +762,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.client_parses += 1;
-        let named = self.set_apart(named, world);
+        self.set_apart(&mut named.prepared, world);
         let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         let renamed = Renamed { name: parse.name.into(), before };
