@@ -144,6 +144,18 @@
 //! before DDL, or one that was out of use for sixteen times as many uses as it holds: with more texts in turn than there is
 //! room for, the least recently used would always be the next to be needed.
 //!
+//! **2026-11-23, statements are shared by those who read texts alike.** Text and types do not say what a statement is: a server
+//! reads strings and finds types once, under the settings and names of that moment. Shared by text and types alone,
+//! `timestamptz '2026-06-01 00:00'` was the same instant in every time zone, and a table's column had the type that it has in
+//! another tenant's schema. So the settings that have a part in the analysis are in the id, as a digest that is computed when
+//! they change: none of them set is a digest of 0, and a Parse costs what it did. Clients of one driver and one time zone
+//! still share. What a text names an instant by, or what is prepared after DDL, SET LOCAL and the like in the same transaction, is
+//! its client's own under a name that nobody else finds. To share only texts without such strings, whatever the settings, would
+//! share more, but would not help where names decide. A statement keeps the analysis of its Parse on the connection where
+//! that was done, as on a direct one; on another connection it is analysed by what holds there then, which a direct
+//! connection does not do. A schema for each transaction (SET LOCAL `search_path`) has texts parsed once more on each connection
+//! that does not have them yet.
+//!
 //! **2026-11-22, a server that hangs is given up in two steps.** When it counts as down, only what can run again unseen leaves
 //! it; errors come when `dead_after` is over. One step would either make every stall of some seconds an outage for those who are
 //! in a transaction, or keep reads waiting that another replica could have answered.

@@ -3,6 +3,7 @@
 use super::own::End;
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
+use crate::prepared::Analysis;
 use crate::sql::body;
 use crate::sql::effect::TransactionMode;
 
@@ -201,6 +202,7 @@ impl Session {
         }
         if let Some(deferred) = self.deferred.take() {
             self.begin_deferred(deferred, held, edits);
+            self.stays_with_portal(span, bytes);
         }
         if self.is_asking_isolation() {
             self.routed = true;
@@ -253,7 +255,9 @@ impl Session {
         self.head = match span.tag() {
             _ if self.head.is_some() => return,
             FrontendTag::QUERY => frontend::query(body).map(|text| Head::Query(world.classify(text))),
-            FrontendTag::PARSE => Parse::new(body).map(|parse| Head::Parse(world.prepare(&parse))),
+            FrontendTag::PARSE => {
+                Parse::new(body).map(|parse| Head::Parse(world.prepare(&parse, self.settings.analysis())))
+            }
             _ => return,
         };
     }
@@ -386,7 +390,7 @@ impl Session {
     pub(super) fn wish(&self) -> Option<Hint> {
         let is_plain =
             self.deferred.as_ref().is_some_and(|deferred| deferred.mode != TransactionMode::ReadOnly);
-        let may_write = is_plain || self.promotable.is_some();
+        let may_write = is_plain || self.promotable.as_ref().is_some_and(|block| block.may_write());
         self.own.wish().filter(|wish| *wish == Hint::Primary || !may_write)
     }
 
@@ -440,7 +444,7 @@ impl Session {
             return Some((parse.name, self.routable(&world.classify(parse.text))));
         }
         if self.head.is_none() {
-            self.head = Some(Head::Parse(world.prepare(&Parse::new(body)?)));
+            self.head = Some(Head::Parse(world.prepare(&Parse::new(body)?, self.settings.analysis())));
         }
         let name = Parse::name(body)?;
         self.head.as_ref().map(|head| (name, self.routable(head.statement())))
@@ -455,10 +459,11 @@ impl Session {
     pub(super) fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
         let stamp = world.stamp();
         let renews = self.is_renewing();
+        let settings = self.settings.analysis();
         let named = self.statements.as_mut()?.find_mut(name)?;
         if renews {
             let Prepared { text, types, .. } = &*named.prepared;
-            named.prepared = world.registry.intern(text, types, world.generation);
+            named.prepared = world.registry.intern(text, types, world.generation, settings);
         }
         if named.version != stamp {
             named.statement = world.classify(&named.prepared.text);
@@ -781,7 +786,7 @@ impl Session {
         let Some(parse) = Parse::new(span.body(bytes)) else {
             return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
         };
-        let named = self.parsed(&parse, world);
+        let mut named = self.parsed(&parse, world);
         if self.mode == PoolMode::Session && !parse.name.is_empty() {
             edits.events.client_parses += 1;
             // The connection is the client's own: names stay as they are, and the server says whether they are good. The unnamed
@@ -802,6 +807,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.client_parses += 1;
+        self.set_apart(&mut named.prepared, world);
         let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         let renamed = Renamed { name: parse.name.into(), before };
@@ -870,11 +876,18 @@ impl Session {
         (self.transaction.is_open() || self.may_be_in_block) && self.replies.ready_owed() > 0
     }
 
-    /// What the Parse at the head of the input prepares: as it was routed, unless the catalog has changed since.
+    /// What the Parse at the head of the input prepares: as it was routed, unless the catalog or the settings have changed
+    /// since.
     pub(super) fn parsed(&mut self, parse: &Parse<'_>, world: &mut World<'_>) -> Named {
+        let settings = self.settings.analysis();
         match self.head.take() {
-            Some(Head::Parse(named)) if named.version == world.stamp() => named,
-            _ => world.prepare(parse),
+            Some(Head::Parse(named))
+                if named.version == world.stamp()
+                    && named.prepared.analysis == Analysis::Shared(settings) =>
+            {
+                named
+            }
+            _ => world.prepare(parse, settings),
         }
     }
 
@@ -907,7 +920,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.binds += 1;
-        let named = self.find(bind.statement, world).cloned();
+        let named = self.find_for(bind.statement, held, world);
         let is_own = self.mode == PoolMode::Session;
         let is_named = !bind.statement.is_empty();
         let is_kept = !is_named && self.replies.has_kept();
@@ -984,7 +997,7 @@ impl Session {
         if name.is_empty() && self.replies.has_unnamed_of_earlier_batch() {
             return Flow::Stop(Want::Input);
         }
-        let named = self.find(name, world).cloned();
+        let named = self.find_for(name, held, world);
         match &named {
             Some(named) if name.is_empty() => self.ensure_unnamed(&named.prepared, held, edits),
             Some(named) => self.ensure(&named.prepared, held, edits),
@@ -1206,6 +1219,9 @@ impl Session {
         let effects = self.effects_of(statement, &text, world.catalog);
         if !effects.is_none() {
             self.leaves(effects, statement, edits);
+            if analysis::changes_reading(effects, &text) {
+                self.reading = Reading::Apart;
+            }
         }
         if effects.any(Effects::VACATES) {
             edits.vacated = effect::vacated(text()).map(String::into_boxed_str);

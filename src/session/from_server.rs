@@ -2,6 +2,7 @@
 
 use super::own::End;
 use super::*;
+use crate::sql::effect::Isolation;
 
 impl Session {
     pub(super) fn server_message(
@@ -82,7 +83,7 @@ impl Session {
         if *named.prepared.types == *types {
             return;
         }
-        named.prepared = registry.intern(&named.prepared.text, types, named.prepared.generation);
+        named.prepared = registry.with_types(&named.prepared, types);
         if name.is_empty() && held.state.statements.unnamed() == Some(*id) {
             held.state.statements.set_unnamed(Some(named.prepared.id));
         }
@@ -146,6 +147,7 @@ impl Session {
             if self.replies.is_empty() {
                 self.leave_at_last(held, now);
             }
+            self.may_read_as_others();
             if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
                 self.asked = None;
                 self.transaction.ready(TransactionStatus::Idle);
@@ -171,6 +173,7 @@ impl Session {
             edits.events.transaction_time = Some(now.saturating_duration_since(began));
         }
         if status == TransactionStatus::Idle {
+            self.may_read_as_others();
             self.kept_pins = self.pins;
             edits.events.ddl |= std::mem::take(&mut self.ddl);
             self.wrote &= !self.replies.is_empty();
@@ -214,7 +217,8 @@ impl Session {
             }
             (Some(Then::Asked(Question::Settings(_))), _) => self.pin(Effects::HIDDEN_SETTINGS),
             (Some(Then::Asked(Question::Isolation)), Some(answer)) => {
-                held.state.is_read_committed = Some(answer.first() == Some(&Some("read committed".into())));
+                let level = answer.first().and_then(Option::as_deref);
+                held.state.isolation = level.and_then(Isolation::of);
             }
             _ => {}
         }

@@ -111,7 +111,8 @@ impl Session {
             session.history.lost_track(now);
         }
         for Statement { name, text, types } in statements {
-            let prepared = registry.intern(&text.bytes(), &types.bytes(), generation);
+            let prepared =
+                registry.intern(&text.bytes(), &types.bytes(), generation, session.settings.analysis());
             let named = Named { prepared, statement: unclassified(), version: u64::MAX };
             session.statements.get_or_insert_default().insert(&name.bytes(), named);
         }
@@ -156,7 +157,7 @@ mod tests {
         let change = SettingChange::Set { name: "work_mem".into(), value: "'1MB'".into() };
         session.settings = base.after(&change, &base).unwrap();
         for (name, text) in [(&b"s\xff1"[..], &b"SELECT '\xe4'"[..]), (b"", b"SELECT 2")] {
-            let prepared = registry.intern(text, b"\0\x01\0\0\0\x17", 0);
+            let prepared = registry.intern(text, b"\0\x01\0\0\0\x17", 0, 0);
             let named = Named { prepared, statement: unclassified(), version: 0 };
             session.statements.get_or_insert_default().insert(name, named);
         }

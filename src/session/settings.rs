@@ -4,6 +4,7 @@
 //! batch of SQL, sent ahead of the client's first message. A connection whose last client set something goes back to
 //! neutral in the same batch.
 
+use super::analysis;
 use crate::routing::Commits;
 use crate::sql::effect::{OF_TRANSACTION, SettingChange};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ struct Inner {
     proofs_hold: bool,
     /// Whether a text may be run as others had it analysed.
     shares_analysis: bool,
+    /// See [`Settings::analysis`].
+    analysis: u128,
     commits: Commits,
     /// A server has taken the values: see [`Settings::prove`].
     proven: AtomicBool,
@@ -77,6 +80,7 @@ impl Settings {
         let commits = commits(values.get("synchronous_commit"));
         Settings(Some(Arc::new(Inner {
             hash: hasher.finish(),
+            analysis: analysis::digest(values.iter()),
             values,
             proofs_hold,
             shares_analysis,
@@ -116,6 +120,11 @@ impl Settings {
     /// settings has a part in what its names and signs mean.
     pub fn share_analysis(&self) -> bool {
         self.0.as_ref().is_none_or(|inner| inner.shares_analysis)
+    }
+
+    /// A digest of what has a part in the analysis of texts; 0 if all of that is as after a login.
+    pub fn analysis(&self) -> u128 {
+        self.0.as_ref().map_or(0, |inner| inner.analysis)
     }
 
     /// Whether commits wait for their WAL, as far as these settings say.

@@ -74,11 +74,36 @@ pub enum TransactionMode {
     ReadOnly,
 }
 
+/// How much of what others do a transaction sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each statement sees what is committed when it begins.
+    ReadCommitted,
+    /// All of them see what was committed when the first began.
+    RepeatableRead,
+    /// The same, and PostgreSQL looks after what depends on it, which a hot standby cannot.
+    Serializable,
+}
+
+impl Isolation {
+    /// As `SHOW transaction_isolation` says it.
+    pub fn of(value: &str) -> Option<Isolation> {
+        match value {
+            "read committed" | "read uncommitted" => Some(Isolation::ReadCommitted),
+            "repeatable read" => Some(Isolation::RepeatableRead),
+            "serializable" => Some(Isolation::Serializable),
+            _ => None,
+        }
+    }
+}
+
 /// One BEGIN or START TRANSACTION.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begin {
     /// What it says.
     pub mode: TransactionMode,
+    /// The level that it names.
+    pub isolation: Option<Isolation>,
     /// The tag of its CommandComplete.
     pub tag: &'static str,
 }
@@ -93,17 +118,23 @@ pub fn begin(text: &[u8]) -> Option<Begin> {
         _ => return None,
     };
     let (mut is_read_only, mut is_serializable, mut has_snapshot) = (None, false, false);
+    let mut isolation = None;
     while !rest.is_empty() {
         let length = match *rest {
             ["isolation", "level", "serializable", ..] => {
                 (is_serializable, has_snapshot) = (true, true);
+                isolation = Some(Isolation::Serializable);
                 3
             }
             ["isolation", "level", "repeatable", "read", ..] => {
                 has_snapshot = true;
+                isolation = Some(Isolation::RepeatableRead);
                 4
             }
-            ["isolation", "level", "read", "committed" | "uncommitted", ..] => 4,
+            ["isolation", "level", "read", "committed" | "uncommitted", ..] => {
+                isolation = Some(Isolation::ReadCommitted);
+                4
+            }
             ["read", "only", ..] if is_read_only.is_none() => {
                 is_read_only = Some(true);
                 2
@@ -127,7 +158,7 @@ pub fn begin(text: &[u8]) -> Option<Begin> {
         None if !has_snapshot => TransactionMode::Plain,
         _ => TransactionMode::Whole,
     };
-    Some(Begin { mode, tag })
+    Some(Begin { mode, isolation, tag })
 }
 
 /// Whether `text` is exactly one SET LOCAL of an ordinary setting, which says neither who runs what follows nor how the

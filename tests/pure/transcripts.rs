@@ -1523,7 +1523,7 @@ fn transaction_that_only_reads_runs_on_a_replica_as_a_whole() {
         a> Query begin read only
           a< CommandComplete BEGIN | ReadyForQuery T
         a> Query select 1
-          r1> Query begin read only | Query select 1
+          r1> Query begin read only | Query SHOW transaction_isolation | Query select 1
           a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Query select 2 | Query commit
           r1> Query select 2 | Query commit
