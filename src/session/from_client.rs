@@ -160,7 +160,13 @@ impl Session {
             }
             self.routed = true;
         }
-        if matches!(self.restoring, Restoring::Held(_) | Restoring::Failed(_)) {
+        let is_held = match self.restoring {
+            Restoring::Held(_) | Restoring::Failed(_) => true,
+            // The answer is not over yet: what is to be done next is not for now, and nothing else is.
+            Restoring::Refused => !self.replies.is_empty(),
+            Restoring::No | Restoring::Sent => false,
+        };
+        if is_held {
             return Flow::Stop(Want::Input);
         }
         // After a RESET the server's settings are not the client's, and are put right when nothing is outstanding.
