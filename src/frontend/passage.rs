@@ -158,7 +158,10 @@ fn admit(
     if frontend.clients.find(passport.pid).is_some() {
         return Err(ended("Its number has been given to another client.".into()));
     }
-    let database = handshake::served(frontend.directory.find(&passport.database), &passport.database)?;
+    // DISABLE is for new clients, and this is none.
+    let database = frontend.directory.find(&passport.database).ok_or_else(|| {
+        ended(format!("Database \"{}\" is not configured any more.", passport.database))
+    })?;
     let pools = database.user(&passport.user, &passport.credential);
     pools.set_level(user.consistency);
     if passport.uses_sequences {

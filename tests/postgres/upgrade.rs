@@ -11,6 +11,7 @@ use tokio_postgres::NoTls;
 
 use crate::harness::{Lagoon, Stand, eventually, eventually_async, quote, rows, sqlstate, table, value};
 use crate::reload::Crowd;
+use pglagoon::cli::playground::{DATABASE, USER};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -120,9 +121,11 @@ async fn a_process_that_dies_while_it_takes_over_leaves_the_old_one_its_clients(
 async fn what_an_operator_has_said_holds_and_who_waits_goes_along() {
     let mut stand = Stand::new(|setup| setup.set("pool", "checkout_timeout", quote("30s")));
     let (waiting, console) = (stand.client().await, stand.lagoon.console().await);
+    let early = stand.client().await;
     let replica = stand.playground.nodes()[2].address();
     rows(&console, &format!("DETACH {replica}")).await;
     rows(&console, "PAUSE app").await;
+    rows(&console, "DISABLE app").await;
     let asked = tokio::spawn(async move { value(&waiting, "SELECT count(*) FROM notes").await });
     let waits = async |console: &tokio_postgres::Client| {
         table(console, "SHOW CLIENTS").await.iter().any(|row| row["state"] == "waiting")
@@ -138,6 +141,9 @@ async fn what_an_operator_has_said_holds_and_who_waits_goes_along() {
     assert!(!asked.is_finished());
     rows(&console, "RESUME app").await;
     assert_eq!(asked.await.unwrap(), "0");
+    assert_eq!(value(&early, "SELECT count(*) FROM notes").await, "0", "who was there before may stay");
+    let late = stand.lagoon.connect(&stand.lagoon.url(USER, DATABASE)).await.map(drop);
+    assert_eq!(sqlstate(late).0, "57P03", "new clients are refused");
     drop(console);
     assert!(stand.lagoon.end_successor());
 }
