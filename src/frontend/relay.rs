@@ -50,7 +50,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long a farewell may take to reach the client.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sees a client through to its end. What is moved about while a client comes in is not kept in its task, nor is its box.
 pub fn run(client: Box<Authenticated>, worker: Rc<Worker>) -> impl Future<Output = ()> {
