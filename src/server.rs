@@ -343,24 +343,15 @@ type Before = (Predecessor, mpsc::UnboundedReceiver<ClientKey>);
 
 /// Takes on the clients of the process before, and asks it about those that are still there.
 async fn arrive(before: Option<Before>, workers: &Workers) {
-    let Some((predecessor, mut cancelled)) = before else { return std::future::pending().await };
-    let mut count = 0;
-    let coming = async {
-        while let Some(passenger) = predecessor.client().await {
+    if let Some((predecessor, cancelled)) = before {
+        let mut count = 0;
+        let board = |passenger| {
             count += 1;
             workers.inboxes().hand_over(Accepted::Passenger(passenger));
-        }
-    };
-    let asking = async {
-        while let Some(key) = cancelled.recv().await {
-            predecessor.cancel(&key).await;
-        }
-    };
-    tokio::select! {
-        () = coming => {}
-        () = asking => {}
+        };
+        predecessor.hear_out(cancelled, board).await;
+        tracing::info!(clients = count, "the process before has ended");
     }
-    tracing::info!(clients = count, "the process before has ended");
     std::future::pending().await
 }
 

@@ -28,6 +28,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// The form of what is said here. Raised whenever it changes: processes of different forms do not succeed each other.
 const FORM: u32 = 1;
@@ -252,11 +253,34 @@ impl Predecessor {
         }
     }
 
+    /// Takes clients on until the process before ends or breaks off, and passes on cancel requests meanwhile. Then the
+    /// connection is closed, so that the other side notices, and no cancel request is kept for it any more.
+    pub(super) async fn hear_out(
+        self,
+        mut cancelled: mpsc::UnboundedReceiver<ClientKey>,
+        mut board: impl FnMut(Passenger),
+    ) {
+        let coming = async {
+            while let Some(passenger) = self.client().await {
+                board(passenger);
+            }
+        };
+        let asking = async {
+            while let Some(key) = cancelled.recv().await {
+                self.cancel(&key).await;
+            }
+        };
+        tokio::select! {
+            () = coming => {}
+            () = asking => {}
+        }
+    }
+
     /// The next client; `None` when the process before has ended.
     ///
     /// # Cancel safety
     /// None: a client may be lost.
-    pub(super) async fn client(&self) -> Option<Passenger> {
+    async fn client(&self) -> Option<Passenger> {
         loop {
             match receive(&self.courier).await {
                 Ok(Some((Word::Client(passport), sockets))) => match sockets.into_iter().next() {
@@ -274,7 +298,7 @@ impl Predecessor {
     }
 
     /// Passes on a cancel request.
-    pub(super) async fn cancel(&self, key: &ClientKey) {
+    async fn cancel(&self, key: &ClientKey) {
         let word = Word::Cancel { pid: key.pid, secret: Text::of(key.secret()) };
         // Gone: then so is its client.
         let _ = send(&self.courier, &word, &[]).await;
@@ -309,4 +333,30 @@ fn spawn(file: &Path, theirs: UnixStream) -> io::Result<Child> {
         .env_remove("WATCHDOG_PID")
         .env_remove("LISTEN_FDNAMES")
         .spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Courier, Courier) {
+        let (one, other) = UnixStream::pair().unwrap();
+        (Courier::new(one).unwrap(), Courier::new(other).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_process_before_that_ends_or_talks_nonsense_is_done_with() {
+        for nonsense in [None, Some(b"nonsense")] {
+            let (old, new) = pair();
+            let (cancels, cancelled) = mpsc::unbounded_channel();
+            let hearing = Predecessor { courier: new }.hear_out(cancelled, |_| panic!("nobody has come"));
+            let ending = async {
+                let Some(nonsense) = nonsense else { return drop(old) };
+                old.send(nonsense, &[]).await.unwrap();
+                assert!(old.receive().await.unwrap().is_none(), "the other side has noticed");
+            };
+            tokio::join!(hearing, ending);
+            assert!(cancels.is_closed(), "nothing is kept");
+        }
+    }
 }
