@@ -1,5 +1,10 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-23, a new process that lives is not doubled.** If nobody can be handed over any more, the old process could accept
+//! again: then two poolers, each with pools of its own, would share the clients for good, and half of them would see the old
+//! configuration. It could end the new one, and with it the connections of all who have gone over. So it does neither: the new
+//! process keeps whom it has, and the old one drains. Only if the new one has ended does the old one serve on.
+//!
 //! **2026-11-22, both must have spoken before one is a rival.** Who comes with the timeline of a primary that has died may be
 //! another that was promoted beside it, and lacks what was written since; or the same data, started at another address, from
 //! a disk that both hosts can mount or a machine that was moved. Nothing that a server says tells them apart: the place where
