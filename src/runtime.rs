@@ -14,17 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::Instant;
 use tokio::runtime::{Builder, Handle, LocalOptions, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 
 /// A worker's stack, in bytes: enough to ask sqlparser about a text of some two hundred tokens without making one for it. What
 /// has never been used of it takes no memory.
 const STACK: usize = 8 * 1024 * 1024;
-
-/// How often a worker looks at its clock even if nothing is to be done: more often than the shortest time limit of a login.
-const TICK: Duration = Duration::from_secs(1);
 
 /// The threads that serve clients.
 pub struct Workers {
@@ -41,6 +38,8 @@ struct Inbox {
     sender: mpsc::UnboundedSender<Accepted>,
     /// Connections that the worker has, or is about to have.
     load: Arc<AtomicUsize>,
+    /// Some of its logins may have taken too long.
+    overdue: Arc<Notify>,
 }
 
 impl Inboxes {
@@ -66,9 +65,10 @@ impl Workers {
         let (mut inboxes, mut runtimes, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..count {
             let (sender, arrivals) = mpsc::unbounded_channel();
-            let load = Arc::new(AtomicUsize::new(0));
+            let (load, overdue) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
             let (starting, started) = sync_channel(1);
-            let (frontend, counted) = (frontend.clone(), load.clone());
+            let (frontend, inbox) = (frontend.clone(), Inbox { sender, load, overdue });
+            let (load, overdue) = (inbox.load.clone(), inbox.overdue.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
             // Such a runtime never leaves its thread: its tasks share what they share without locks.
             let build = || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
@@ -78,13 +78,13 @@ impl Workers {
                     let _ = starting.send(Ok(runtime.handle().clone()));
                     let worker =
                         Worker::new(index, key, outbox(frontend.access.load().config.listen.io_uring));
-                    runtime.block_on(work(arrivals, frontend, worker, counted));
+                    runtime.block_on(work(arrivals, frontend, worker, load, &overdue));
                     // Tasks that are still there end where they stand.
                     runtime.shutdown_background();
                 }
             })?);
             runtimes.push(started.recv().map_err(io::Error::other)??);
-            inboxes.push(Inbox { sender, load });
+            inboxes.push(inbox);
         }
         Ok(Workers { inboxes: Inboxes(inboxes.into()), runtimes, threads })
     }
@@ -102,6 +102,12 @@ impl Workers {
     /// Connections that the workers have, or are about to have.
     pub fn connections(&self) -> usize {
         self.inboxes.0.iter().map(|inbox| inbox.load.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Has the workers end logins that have taken too long. To be called now and then: a worker has no timer of its own, so
+    /// that it need not look at one in each of its turns.
+    pub fn end_logins(&self) {
+        self.inboxes.0.iter().for_each(|inbox| inbox.overdue.notify_one());
     }
 
     /// Ends every worker and whatever it still does, and waits for the threads.
@@ -144,17 +150,17 @@ async fn work(
     frontend: Arc<Frontend>,
     worker: Rc<Worker>,
     load: Arc<AtomicUsize>,
+    overdue: &Notify,
 ) {
     spawn_local({
         let (worker, frontend) = (worker.clone(), frontend.clone());
         let wake = move |client| frontend.clients.wake(client);
         async move { poll_fn(|cx| worker.outbox.poll_deliver(cx, &wake)).await }
     });
-    // The time limit of a login would else be the earliest timer, of which tokio tells its own reactor by a write and a
-    // wake-up.
-    let ticking = async {
+    let ending = async {
         loop {
-            tokio::time::sleep(TICK).await;
+            overdue.notified().await;
+            worker.end_logins(Instant::now());
         }
     };
     let serving = async {
@@ -164,7 +170,7 @@ async fn work(
         }
     };
     tokio::select! {
-        () = ticking => {}
+        () = ending => {}
         () = serving => {}
     }
 }

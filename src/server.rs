@@ -45,7 +45,7 @@ use view::View;
 /// How often pools are looked through for waits that are over.
 const SWEEP: Duration = Duration::from_millis(100);
 
-/// Each time after so many also for connections that are idle for too long, or too old.
+/// Each time after so many also for connections that are idle for too long, or too old, and for logins that take too long.
 const WHOLE_SWEEP: usize = 10;
 
 /// How often the drain looks whether everybody has left.
@@ -290,7 +290,7 @@ async fn run(
         () = accepting.ended() => End::Stopped,
         () = endpoints => End::Stopped,
         () = arriving => End::Stopped,
-        () = sweep(shared) => End::Stopped,
+        () = sweep(shared, workers) => End::Stopped,
         () = shared.systemd.live() => End::Stopped,
     }
 }
@@ -545,7 +545,7 @@ async fn stop(shared: &Shared, shutdown: Shutdown, signals: &mut Signals) {
     }
 }
 
-async fn sweep(shared: &Shared) {
+async fn sweep(shared: &Shared, workers: &Workers) {
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     for count in 0.. {
@@ -553,6 +553,9 @@ async fn sweep(shared: &Shared) {
         let care = if count % WHOLE_SWEEP == 0 { Care::Whole } else { Care::Waits };
         shared.frontend.directory.sweep(care, Instant::now());
         shared.look_after_those_who_wait();
+        if care == Care::Whole {
+            workers.end_logins();
+        }
         shared.frontend.console.sample(Instant::now());
     }
 }

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use super::rules::{self, Certificate, Challenge};
+use super::rules::{self, Challenge, Channel};
 use super::scram::{KeyRing, ScramError, ScramServer, ServerStep};
 use super::{ServerCredential, md5, secret};
 use crate::config::{AuthMethod, Secret, TlsMode, User};
@@ -31,8 +31,8 @@ pub enum Ask {
     ClearText,
     /// AuthenticationMD5Password with this salt.
     Md5([u8; 4]),
-    /// AuthenticationSASL with [`super::scram::MECHANISM`].
-    Sasl,
+    /// AuthenticationSASL with these mechanisms, each ending in a zero byte.
+    Sasl(&'static [u8]),
 }
 
 /// What follows a client's `p` message.
@@ -62,7 +62,7 @@ pub enum Refusal {
     UnknownUser,
     /// No certificate, or one of somebody else: 28000.
     Certificate,
-    /// The client broke the protocol: 08P01.
+    /// The client broke the protocol: 08P01; or somebody stands between it and us: 28000.
     Protocol(ScramError),
 }
 
@@ -82,6 +82,7 @@ impl Refusal {
         match self {
             Refusal::Password => "28P01",
             Refusal::UnknownUser | Refusal::Certificate => "28000",
+            Refusal::Protocol(ScramError::ChannelBinding(_)) => "28000",
             Refusal::Protocol(_) => "08P01",
         }
     }
@@ -101,9 +102,9 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// A login under way: it waits for the client's next `p` message.
-pub struct Login {
-    user: String,
-    secret: Option<Secret>,
+pub struct Login<'a> {
+    user: &'a str,
+    secret: Option<&'a Secret>,
     state: State,
 }
 
@@ -114,7 +115,7 @@ enum State {
     Over,
 }
 
-impl Login {
+impl<'a> Login<'a> {
     /// A client says that it is `name`, which is `user` if it is configured.
     ///
     /// May take PBKDF2's time (see [`KeyRing::must_derive`]).
@@ -124,28 +125,32 @@ impl Login {
     pub fn begin(
         method: AuthMethod,
         tls: TlsMode,
-        name: &str,
-        user: Option<&User>,
-        certificate: Certificate<'_>,
+        name: &'a str,
+        user: Option<&'a User>,
+        channel: Channel<'_>,
         ring: &KeyRing,
         entropy: Entropy,
-    ) -> Result<(Login, Ask), Refusal> {
-        if !rules::certificate_fits(method, tls, name, certificate) {
+    ) -> Result<(Login<'a>, Ask), Refusal> {
+        if !rules::certificate_fits(method, tls, name, channel.certificate) {
             return Err(Refusal::Certificate);
         }
-        let secret = user.and_then(|user| user.secret.clone());
+        let secret = user.and_then(|user| user.secret.as_ref());
         let (state, ask) = match rules::challenge(method, user) {
             Challenge::None | Challenge::CertificateOnly if user.is_none() => {
                 return Err(Refusal::UnknownUser);
             }
             Challenge::None | Challenge::CertificateOnly => {
-                (State::Over, Ask::Nothing(admitted(ServerCredential::of(secret.as_ref()))))
+                (State::Over, Ask::Nothing(admitted(ServerCredential::of(secret))))
             }
             Challenge::ClearText => (State::ClearText, Ask::ClearText),
             Challenge::Md5 => (State::Md5(entropy.md5_salt), Ask::Md5(entropy.md5_salt)),
-            Challenge::Scram => (State::Scram(ScramServer::new(ring.keys(name), &entropy.nonce)), Ask::Sasl),
+            Challenge::Scram => {
+                let exchange = ScramServer::new(ring.keys(name), &entropy.nonce, channel.end_point.cloned());
+                let mechanisms = exchange.mechanisms();
+                (State::Scram(exchange), Ask::Sasl(mechanisms))
+            }
         };
-        Ok((Login { user: name.to_owned(), secret, state }, ask))
+        Ok((Login { user: name, secret, state }, ask))
     }
 
     /// The body of the client's next `p` message.
@@ -162,8 +167,8 @@ impl Login {
     }
 
     fn clear_text(&self, password: &str) -> Result<Reply, Refusal> {
-        match &self.secret {
-            Some(secret) if secret::matches(secret, &self.user, password) => {
+        match self.secret {
+            Some(secret) if secret::matches(secret, self.user, password) => {
                 Ok(Reply::Admitted(admitted(ServerCredential::Plain(password.to_owned()))))
             }
             _ => Err(Refusal::Password),
@@ -171,8 +176,8 @@ impl Login {
     }
 
     fn md5(&self, salt: [u8; 4], response: &[u8]) -> Result<Reply, Refusal> {
-        match &self.secret {
-            Some(secret) if md5::matches(secret, &self.user, salt, response) => {
+        match self.secret {
+            Some(secret) if md5::matches(secret, self.user, salt, response) => {
                 Ok(Reply::Admitted(admitted(ServerCredential::of(Some(secret)))))
             }
             _ => Err(Refusal::Password),
@@ -187,7 +192,7 @@ impl Login {
             }
             ServerStep::Proven { message, keys } => {
                 let credential =
-                    keys.map_or_else(|| ServerCredential::of(self.secret.as_ref()), ServerCredential::Scram);
+                    keys.map_or_else(|| ServerCredential::of(self.secret), ServerCredential::Scram);
                 Ok(Reply::Admitted(Admitted { sasl_final: Some(message), credential }))
             }
         }

@@ -4,6 +4,7 @@
 //! that nobody has is asked what its method asks first, so that the challenge does not say whether it exists.
 
 use crate::config::{AuthMethod, Secret, TlsMode, User};
+use std::sync::Arc;
 
 /// What is asked of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,15 @@ pub enum Challenge {
     Scram,
     /// Nothing more than the TLS certificate that was already shown.
     CertificateOnly,
+}
+
+/// What TLS says of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Channel<'a> {
+    /// Of the client.
+    pub certificate: Certificate<'a>,
+    /// What channel binding can bind to.
+    pub end_point: Option<&'a Arc<[u8]>>,
 }
 
 /// What TLS said of the client.

@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256, both sides, without channel binding.
+//! SCRAM-SHA-256, both sides; towards clients with channel binding (SCRAM-SHA-256-PLUS) where there is something to bind to.
 //!
 //! ```text
 //! ScramServer: Start --client-first--> AwaitFinal --client-final--> over
@@ -7,23 +7,28 @@
 //! ```
 //! Anything else, in any state, is an error, and after an error the exchange is over.
 //!
-//! Sources: RFC 5802, RFC 7677, <https://www.postgresql.org/docs/current/sasl-authentication.html>, and PostgreSQL's
+//! Sources: RFC 5802, RFC 5929, RFC 7677, <https://www.postgresql.org/docs/current/sasl-authentication.html>, and PostgreSQL's
 //! `auth-scram.c` for what it accepts. The user name inside the exchange is ignored, as PostgreSQL does.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq;
 
-use super::secret::{self, hmac, sha256};
+use super::secret::{self, Signer, hmac, sha256};
 use super::{ScramKeys, ServerCredential};
 use crate::config::{ScramVerifier, Secret, User};
 
-/// The only mechanism that is spoken here.
+/// The mechanism that is always spoken here.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// The same with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 /// The longest message of an exchange, in bytes. A real one has under 300; user names may make it longer.
 pub const MAX_MESSAGE: usize = 2048;
@@ -44,6 +49,8 @@ pub enum ScramError {
     Malformed(&'static str),
     /// The other side asks for something that is not spoken here; says what.
     Unsupported(&'static str),
+    /// Client and server do not see the same TLS connection; in PostgreSQL's words.
+    ChannelBinding(&'static str),
     /// The proof is wrong: no such user, or another password.
     WrongProof,
     /// The server could not prove that it knows the user's verifier.
@@ -59,6 +66,7 @@ impl fmt::Display for ScramError {
         match self {
             ScramError::Malformed(what) => write!(f, "malformed SCRAM message: {what}"),
             ScramError::Unsupported(what) => write!(f, "unsupported SCRAM request: {what}"),
+            ScramError::ChannelBinding(what) => f.write_str(what),
             ScramError::WrongProof => f.write_str("the SCRAM proof is wrong"),
             ScramError::ServerNotProven => {
                 f.write_str("the server did not prove that it knows the user's verifier")
@@ -90,10 +98,16 @@ impl Seed {
     }
 }
 
-/// What the server side checks one user's proof against.
+/// What the server side checks one user's proof against, and all of an exchange that is the same each time.
 pub struct Keys {
     verifier: ScramVerifier,
     origin: Origin,
+    /// By the stored key.
+    client: Signer,
+    /// By the server's.
+    server: Signer,
+    /// The salt and the iterations as they stand in a server-first-message, behind its nonce.
+    parameters: String,
 }
 
 /// Where a verifier comes from, which says what a successful login is worth.
@@ -111,12 +125,22 @@ impl Keys {
     /// The keys of a user, known or not. Takes PBKDF2's time for a plain password: do it once per user ([`KeyRing`]).
     pub fn derive(user: &str, secret: Option<&Secret>, seed: &Seed) -> Keys {
         match secret {
-            Some(Secret::Scram(verifier)) => Keys { verifier: verifier.clone(), origin: Origin::Stored },
-            Some(Secret::Plain(password)) if !password.is_empty() => Keys {
-                verifier: secret::verifier(password, &seed.salt(user), secret::ITERATIONS),
-                origin: Origin::Derived,
-            },
+            Some(Secret::Scram(verifier)) => Keys::new(verifier.clone(), Origin::Stored),
+            Some(Secret::Plain(password)) if !password.is_empty() => {
+                let verifier = secret::verifier(password, &seed.salt(user), secret::ITERATIONS);
+                Keys::new(verifier, Origin::Derived)
+            }
             Some(Secret::Plain(_) | Secret::Md5(_)) | None => Keys::mock(user, seed),
+        }
+    }
+
+    fn new(verifier: ScramVerifier, origin: Origin) -> Keys {
+        Keys {
+            client: Signer::new(&verifier.stored_key),
+            server: Signer::new(&verifier.server_key),
+            parameters: format!(",s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations),
+            verifier,
+            origin,
         }
     }
 
@@ -127,7 +151,7 @@ impl Keys {
             stored_key: hmac(&seed.0, b"no key"),
             server_key: hmac(&seed.0, b"no key either"),
         };
-        Keys { verifier, origin: Origin::Mock }
+        Keys::new(verifier, Origin::Mock)
     }
 }
 
@@ -167,14 +191,60 @@ impl KeyRing {
 pub struct ScramServer {
     keys: Arc<Keys>,
     nonce: String,
+    /// What channel binding binds to, if it is offered.
+    end_point: Option<Arc<[u8]>>,
     state: ServerState,
 }
 
 enum ServerState {
     Start,
-    AwaitFirst,
-    AwaitFinal { client_first_bare: String, server_first: String, nonce: String, channel_binding: String },
+    AwaitFirst(Mechanism),
+    AwaitFinal {
+        /// The beginning of AuthMessage: client-first-message-bare, a comma and server-first-message.
+        said: String,
+        /// Where both sides' nonce stands in it.
+        nonce: Range<usize>,
+        binding: Binding,
+    },
     Over,
+}
+
+/// What the client has chosen.
+#[derive(Clone, Copy)]
+enum Mechanism {
+    Plain,
+    Plus,
+}
+
+/// What the client says of channel binding, first in its first message.
+enum Binding {
+    /// It can do none.
+    Unknown,
+    /// It can, and was offered none.
+    Unoffered,
+    /// It sees a server with this certificate.
+    EndPoint(Arc<[u8]>),
+}
+
+/// The gs2-header of a client that binds.
+const END_POINT: &str = "p=tls-server-end-point,,";
+
+impl Binding {
+    /// What its last message must say: the gs2-header and what is bound to, in base64.
+    fn repeated(&self) -> Cow<'static, str> {
+        match self {
+            Binding::Unknown => "biws".into(),
+            Binding::Unoffered => "eSws".into(),
+            Binding::EndPoint(end_point) => BASE64.encode([END_POINT.as_bytes(), end_point].concat()).into(),
+        }
+    }
+
+    fn mismatch(&self) -> ScramError {
+        match self {
+            Binding::EndPoint(_) => ScramError::ChannelBinding("SCRAM channel binding check failed"),
+            _ => ScramError::Malformed("the channel binding differs from the first message's"),
+        }
+    }
 }
 
 /// What the server's side says next.
@@ -192,9 +262,17 @@ pub enum ServerStep {
 }
 
 impl ScramServer {
-    /// A new exchange. `nonce` is random, at least 18 bytes before base64.
-    pub fn new(keys: Arc<Keys>, nonce: &[u8]) -> ScramServer {
-        ScramServer { keys, nonce: BASE64.encode(nonce), state: ServerState::Start }
+    /// A new exchange. `nonce` is random, at least 18 bytes before base64; `end_point` is what a client may bind to.
+    pub fn new(keys: Arc<Keys>, nonce: &[u8], end_point: Option<Arc<[u8]>>) -> ScramServer {
+        ScramServer { keys, nonce: BASE64.encode(nonce), end_point, state: ServerState::Start }
+    }
+
+    /// The mechanisms to offer, each ending in a zero byte, and the list in one.
+    pub fn mechanisms(&self) -> &'static [u8] {
+        match self.end_point {
+            Some(_) => b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0",
+            None => b"SCRAM-SHA-256\0\0",
+        }
     }
 
     /// The body of the next `p` message: a SASLInitialResponse, then SASLResponses.
@@ -208,46 +286,72 @@ impl ScramServer {
         }
         match std::mem::replace(&mut self.state, ServerState::Over) {
             ServerState::Start => match initial_response(body)? {
-                Some(data) => self.client_first(text(data)?),
-                None => {
-                    self.state = ServerState::AwaitFirst;
+                (Mechanism::Plus, _) if self.end_point.is_none() => {
+                    Err(ScramError::Unsupported("channel binding was not offered"))
+                }
+                (mechanism, Some(data)) => self.client_first(mechanism, text(data)?),
+                (mechanism, None) => {
+                    self.state = ServerState::AwaitFirst(mechanism);
                     Ok(ServerStep::Continue(Vec::new()))
                 }
             },
-            ServerState::AwaitFirst => self.client_first(text(body)?),
-            ServerState::AwaitFinal { client_first_bare, server_first, nonce, channel_binding } => {
-                let last = ClientFinal::parse(text(body)?, &nonce, &channel_binding)?;
-                self.client_final(
-                    &format!("{client_first_bare},{server_first},{}", last.without_proof),
-                    last.proof,
-                )
+            ServerState::AwaitFirst(mechanism) => self.client_first(mechanism, text(body)?),
+            ServerState::AwaitFinal { said, nonce, binding } => {
+                let last = ClientFinal::parse(text(body)?, &said[nonce], &binding)?;
+                self.client_final(&said, last)
             }
             ServerState::Over => Err(ScramError::Malformed("the exchange is over")),
         }
     }
 
-    fn client_first(&mut self, message: &str) -> Result<ServerStep, ScramError> {
+    fn client_first(&mut self, mechanism: Mechanism, message: &str) -> Result<ServerStep, ScramError> {
         let first = ClientFirst::parse(message)?;
-        let verifier = &self.keys.verifier;
-        let nonce = format!("{}{}", first.nonce, self.nonce);
-        let server_first = format!("r={nonce},s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations);
+        let binding = self.binding(mechanism, first.binding)?;
+        let said = [first.bare, ",r=", first.nonce, &self.nonce, &self.keys.parameters].concat();
+        let nonce_at = first.bare.len() + ",r=".len();
+        let server_first = said.as_bytes()[first.bare.len() + 1..].to_vec();
         self.state = ServerState::AwaitFinal {
-            client_first_bare: first.bare.to_owned(),
-            server_first: server_first.clone(),
-            nonce,
-            channel_binding: BASE64.encode(first.gs2_header),
+            said,
+            nonce: nonce_at..nonce_at + first.nonce.len() + self.nonce.len(),
+            binding,
         };
-        Ok(ServerStep::Continue(server_first.into_bytes()))
+        Ok(ServerStep::Continue(server_first))
     }
 
-    fn client_final(&self, auth_message: &str, proof: [u8; 32]) -> Result<ServerStep, ScramError> {
+    /// A client that could bind, and was told by somebody that we cannot, is told otherwise.
+    fn binding(&self, mechanism: Mechanism, flag: &str) -> Result<Binding, ScramError> {
+        let is_bound = flag.starts_with("p=");
+        match (mechanism, flag, &self.end_point) {
+            (Mechanism::Plus, "p=tls-server-end-point", Some(end_point)) => {
+                Ok(Binding::EndPoint(end_point.clone()))
+            }
+            (Mechanism::Plus, _, _) if is_bound => {
+                Err(ScramError::Unsupported("its type of channel binding"))
+            }
+            (Mechanism::Plus, "n" | "y", _) => {
+                Err(ScramError::Malformed("SCRAM-SHA-256-PLUS without channel binding"))
+            }
+            (Mechanism::Plain, _, _) if is_bound => {
+                Err(ScramError::Malformed("SCRAM-SHA-256 with channel binding"))
+            }
+            (Mechanism::Plain, "n", _) => Ok(Binding::Unknown),
+            (Mechanism::Plain, "y", None) => Ok(Binding::Unoffered),
+            (Mechanism::Plain, "y", Some(_)) => {
+                Err(ScramError::ChannelBinding("SCRAM channel binding negotiation error"))
+            }
+            _ => Err(ScramError::Malformed("unknown channel binding flag")),
+        }
+    }
+
+    fn client_final(&self, said: &str, last: ClientFinal<'_>) -> Result<ServerStep, ScramError> {
         let verifier = &self.keys.verifier;
-        let client_key = xor(proof, hmac(&verifier.stored_key, auth_message.as_bytes()));
+        let auth_message = [said, ",", last.without_proof];
+        let client_key = xor(last.proof, self.keys.client.sign(&auth_message));
         let proven: bool = sha256(&client_key).ct_eq(&verifier.stored_key).into();
         if !proven || self.keys.origin == Origin::Mock {
             return Err(ScramError::WrongProof);
         }
-        let signature = hmac(&verifier.server_key, auth_message.as_bytes());
+        let signature = self.keys.server.sign(&auth_message);
         let keys = (self.keys.origin == Origin::Stored).then(|| ScramKeys {
             client_key,
             server_key: verifier.server_key,
@@ -380,26 +484,26 @@ pub fn offered(mechanisms: &[u8]) -> bool {
 }
 
 /// SASLInitialResponse: mechanism, zero byte, length as Int32 (-1: no data), data.
-fn initial_response(body: &[u8]) -> Result<Option<&[u8]>, ScramError> {
+fn initial_response(body: &[u8]) -> Result<(Mechanism, Option<&[u8]>), ScramError> {
     let end = body.iter().position(|&byte| byte == 0).ok_or(ScramError::Malformed("no mechanism"))?;
     let (mechanism, rest) = (&body[..end], &body[end + 1..]);
-    if mechanism == b"SCRAM-SHA-256-PLUS" {
-        return Err(ScramError::Unsupported("channel binding was not offered"));
-    }
-    if mechanism != MECHANISM.as_bytes() {
-        return Err(ScramError::Unsupported("a mechanism that was not offered"));
-    }
+    let mechanism = match mechanism {
+        name if name == MECHANISM_PLUS.as_bytes() => Mechanism::Plus,
+        name if name == MECHANISM.as_bytes() => Mechanism::Plain,
+        _ => return Err(ScramError::Unsupported("a mechanism that was not offered")),
+    };
     let (length, data) = rest.split_first_chunk::<4>().ok_or(ScramError::Malformed("no length"))?;
     match i32::from_be_bytes(*length) {
-        -1 if data.is_empty() => Ok(None),
-        length if usize::try_from(length) == Ok(data.len()) => Ok(Some(data)),
+        -1 if data.is_empty() => Ok((mechanism, None)),
+        length if usize::try_from(length) == Ok(data.len()) => Ok((mechanism, Some(data))),
         _ => Err(ScramError::Malformed("the length does not fit the message")),
     }
 }
 
 /// client-first-message = gs2-header client-first-message-bare
 struct ClientFirst<'a> {
-    gs2_header: &'a str,
+    /// `n`, `y`, or `p=` and a type of channel binding.
+    binding: &'a str,
     bare: &'a str,
     nonce: &'a str,
 }
@@ -407,13 +511,6 @@ struct ClientFirst<'a> {
 impl<'a> ClientFirst<'a> {
     fn parse(message: &'a str) -> Result<ClientFirst<'a>, ScramError> {
         let (binding, rest) = message.split_once(',').ok_or(ScramError::Malformed("no gs2 header"))?;
-        match binding {
-            "n" | "y" => (),
-            _ if binding.starts_with("p=") => {
-                return Err(ScramError::Unsupported("channel binding was not offered"));
-            }
-            _ => return Err(ScramError::Malformed("unknown channel binding flag")),
-        }
         let (authzid, bare) = rest.split_once(',').ok_or(ScramError::Malformed("no gs2 header"))?;
         if !authzid.is_empty() {
             return Err(ScramError::Unsupported("an authorization identity"));
@@ -425,7 +522,7 @@ impl<'a> ClientFirst<'a> {
         attributes.next('n')?;
         let nonce = nonce(attributes.next('r')?)?;
         attributes.skip_extensions()?;
-        Ok(ClientFirst { gs2_header: &message[..message.len() - bare.len()], bare, nonce })
+        Ok(ClientFirst { binding, bare, nonce })
     }
 }
 
@@ -436,11 +533,11 @@ struct ClientFinal<'a> {
 }
 
 impl<'a> ClientFinal<'a> {
-    fn parse(message: &'a str, nonce: &str, channel_binding: &str) -> Result<ClientFinal<'a>, ScramError> {
+    fn parse(message: &'a str, nonce: &str, binding: &Binding) -> Result<ClientFinal<'a>, ScramError> {
         let (without_proof, proof) = message.rsplit_once(",p=").ok_or(ScramError::Malformed("no proof"))?;
         let mut attributes = Attributes::of(without_proof);
-        if attributes.next('c')? != channel_binding {
-            return Err(ScramError::Malformed("the channel binding differs from the first message's"));
+        if attributes.next('c')? != binding.repeated() {
+            return Err(binding.mismatch());
         }
         if attributes.next('r')? != nonce {
             return Err(ScramError::Malformed("the nonce does not match"));

@@ -12,6 +12,7 @@ use crate::routing::balance::{self, Candidate, Rank};
 use crate::routing::{Lineage, Lsn, Need, Role, Route, Shown, Token, Why};
 use crate::wire::SqlState;
 use smallvec::SmallVec;
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,18 @@ pub(super) struct Choice {
     pub node: usize,
     pub role: Role,
     pub why: Why,
+    /// On which timeline the primary wrote before it was looked for.
+    pub timeline: Option<NonZeroU32>,
     /// What was found holds for connections that were there at this instant: a server that was started anew since may
     /// have gone back. `None`: it holds for any.
     pub since: Option<Instant>,
+}
+
+impl Choice {
+    /// Of which nothing more is known.
+    pub fn of(node: usize, role: Role, why: Why) -> Choice {
+        Choice { node, role, why, timeline: None, since: None }
+    }
 }
 
 /// The search for a server.
@@ -114,6 +124,17 @@ impl Search {
 impl UserPools {
     /// The server that shall serve `route`, if what is known suffices.
     pub(super) fn choose(&self, route: Route, not_before: Option<Instant>) -> Option<Choice> {
+        // Who sees a new primary sees no server as a replica any more that is not of its line; the other way round he might.
+        let timeline = self.timeline();
+        self.suitable(route, not_before).map(|choice| Choice { timeline, ..choice })
+    }
+
+    pub(super) fn timeline(&self) -> Option<NonZeroU32> {
+        let lineage = self.database.section.cluster.lineage();
+        lineage.as_ref().and_then(|lineage| NonZeroU32::new(lineage.timeline))
+    }
+
+    fn suitable(&self, route: Route, not_before: Option<Instant>) -> Option<Choice> {
         let cluster = &self.database.section.cluster;
         match route {
             Route::Primary { shown: Some(shown), .. } if cluster.is_behind(shown) => None,
@@ -125,7 +146,7 @@ impl UserPools {
                 let Shown { node, until } = shown?;
                 let node = usize::from(node);
                 let stays = self.is_usable(node) && cluster.nodes()[node].is_traced();
-                stays.then_some(Choice { node, role: Role::Replica, why, since: Some(until) })
+                stays.then_some(Choice { since: Some(until), ..Choice::of(node, Role::Replica, why) })
             }
             Route::Replica { need: Need::Since(since), shown, why } => {
                 let target = cluster.target(since)?;
@@ -134,7 +155,7 @@ impl UserPools {
                     self.is_usable(node) && cluster.nodes()[node].is_traced() && fresh(node).is_some()
                 });
                 let node = stays.or_else(|| self.balanced(|node| fresh(node).is_some()))?;
-                Some(Choice { node, role: Role::Replica, why, since: fresh(node) })
+                Some(Choice { since: fresh(node), ..Choice::of(node, Role::Replica, why) })
             }
         }
     }
@@ -316,12 +337,12 @@ impl UserPools {
 
     fn primary(&self, why: Why) -> Option<Choice> {
         let node = self.database.section.cluster.primary()?;
-        Some(Choice { node, role: Role::Primary, why, since: None })
+        Some(Choice::of(node, Role::Primary, why))
     }
 
     fn any_replica(&self, why: Why) -> Option<Choice> {
         let node = self.balanced(|_| true)?;
-        Some(Choice { node, role: Role::Replica, why, since: None })
+        Some(Choice::of(node, Role::Replica, why))
     }
 
     fn balanced(&self, suits: impl Fn(usize) -> bool) -> Option<usize> {

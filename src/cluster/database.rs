@@ -43,6 +43,9 @@ const CATALOG_SETTLE: Duration = Duration::from_millis(50);
 /// How often names that it does not know have it read again.
 const SUSPICION: Duration = Duration::from_secs(5);
 
+/// How long PostgreSQL waits for the sessions of a database that shall have none (`CountOtherDBBackends`).
+const VACATING: Duration = Duration::from_secs(5);
+
 /// How soon it is tried again after it could not be read; doubled with each failure.
 const CATALOG_RETRY: Duration = Duration::from_secs(1);
 
@@ -70,6 +73,8 @@ pub struct Database {
     generation: AtomicU64,
     refresh: Notify,
     suspected: Mutex<Option<Instant>>,
+    /// Until then somebody waits for it to have no session.
+    vacating: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
     /// What runs by the way when something is written asks what its session drew from sequences.
     asks_sequences: AtomicBool,
@@ -171,6 +176,7 @@ impl Database {
             generation: AtomicU64::new(0),
             refresh: Notify::new(),
             suspected: Mutex::default(),
+            vacating: Mutex::default(),
             users: Mutex::default(),
             asks_sequences: AtomicBool::new(false),
             held: AtomicUsize::new(0),
@@ -287,6 +293,25 @@ impl Database {
             *suspected = Some(now);
             self.refresh.notify_one();
         }
+    }
+
+    /// The server waits for it to have no session: its idle connections are none to whoever would drop it.
+    pub(super) fn vacate(&self, home: usize, now: Instant) {
+        *lock(&self.vacating) = Some(now + VACATING);
+        self.step_aside(home, now);
+    }
+
+    /// Closes what no client uses while the server waits for that. A client that is logged in keeps the database, as on a
+    /// direct connection, whether it has a server connection or not.
+    pub(super) fn step_aside(&self, home: usize, now: Instant) {
+        if self.steps_aside(now) {
+            self.reconnect(home);
+            self.listener.look();
+        }
+    }
+
+    pub(super) fn steps_aside(&self, now: Instant) -> bool {
+        lock(&self.vacating).is_some_and(|until| now < until) && self.clients.load(Ordering::Relaxed) == 0
     }
 
     /// Holds every client that wants a server connection.

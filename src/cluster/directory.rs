@@ -262,6 +262,9 @@ impl Directory {
             Care::Whole => database.users(),
             Care::Waits => database.urgent(),
         };
+        if care == Care::Whole {
+            self.databases().iter().for_each(|database| database.step_aside(NOWHERE, now));
+        }
         let swept: Vec<_> =
             lock(&self.inner).databases.values().flat_map(|served| of(&served.database)).collect();
         swept.iter().for_each(|pools| pools.sweep(NOWHERE, now));

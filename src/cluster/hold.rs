@@ -169,9 +169,9 @@ impl UserPools {
         cluster.primary().is_some() || (will_do && any_replica())
     }
 
-    /// Whether a request waits for a server rather than for a connection.
+    /// Whether a request may wait for a server rather than for a connection.
     pub fn lacks_server(&self, route: &Route) -> bool {
-        !self.could_serve(*route) || self.database.switchover().is_some()
+        !self.line.is_empty() || !self.could_serve(*route) || self.database.switchover().is_some()
     }
 
     /// Why a request that has waited for long is held, in one sentence; `None`: it waits for a connection.

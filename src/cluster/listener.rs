@@ -73,6 +73,11 @@ impl Listener {
         self.delivered.load(Ordering::Relaxed)
     }
 
+    /// Has the connection closed if it is not needed any more.
+    pub(super) fn look(&self) {
+        self.calls.notify_one();
+    }
+
     fn end(&self, why: &Report) {
         lock(&self.exchange).end(why);
     }
@@ -130,6 +135,11 @@ impl Subscription {
     /// The oldest notification, as a whole message.
     pub fn take(&self) -> Option<Arc<[u8]>> {
         self.mailbox.take()
+    }
+
+    /// Whether there is anything to tell: a notification, or that no more will come.
+    pub fn has_tidings(&self) -> bool {
+        self.mailbox.has_tidings()
     }
 
     /// Why none will come any more, once all are taken.
@@ -211,7 +221,7 @@ async fn hear(database: &Database, mut ear: Ear, node: &Node, first: Vec<Command
         }
         if !lock(&listener.exchange).is_idle() {
             used_at = Instant::now();
-        } else if used_at.elapsed() >= LINGER {
+        } else if used_at.elapsed() >= LINGER || database.steps_aside(Instant::now()) {
             ear.farewell();
             return None;
         }

@@ -235,6 +235,12 @@ impl Cluster {
         self.sections().iter().flat_map(|section| section.databases()).collect()
     }
 
+    /// A statement that is on its way needs the servers' database `name` to be without sessions.
+    pub fn vacate(&self, name: &str, home: usize, now: Instant) {
+        let is_meant = |database: &Arc<Database>| database.server_name() == name;
+        self.databases().into_iter().filter(is_meant).for_each(|database| database.vacate(home, now));
+    }
+
     /// The Patronis of its servers, if they count.
     fn patroni(&self) -> Option<Arc<Patroni>> {
         self.patroni.load_full()
@@ -310,7 +316,7 @@ impl Cluster {
             observation: Observation::Primary { timeline }, position: Some(insert), ..
         }) = finding
         {
-            self.sampled(asked, insert, timeline, now);
+            self.sampled(node, asked, insert, timeline, now);
         }
         self.note(node, finding, verdict, (asked, now));
         self.judge(self.lineage.load_full().as_deref(), now);
@@ -437,7 +443,7 @@ impl Cluster {
     /// A server has said how far it is.
     fn read(&self, node: &Node, reading: Reading) {
         if let (Role::Primary, Some(timeline)) = (reading.role, reading.timeline) {
-            self.sampled(reading.asked, reading.position, timeline, Instant::now());
+            self.sampled(node, reading.asked, reading.position, timeline, Instant::now());
         }
         let expected = match node.standing() {
             Standing::Primary => Some(Role::Primary),
@@ -451,9 +457,13 @@ impl Cluster {
         self.readings.send_replace(());
     }
 
-    /// Only the primary's own positions count.
-    fn sampled(&self, asked: Instant, insert: Lsn, timeline: u32, now: Instant) {
-        if self.lineage.load().as_ref().is_some_and(|lineage| lineage.timeline == timeline) {
+    /// Only the primary's own positions count: one that is fenced may stand on the same timeline.
+    fn sampled(&self, node: &Node, asked: Instant, insert: Lsn, timeline: u32, now: Instant) {
+        let is_primary = |lineage: &Lineage| {
+            let known = self.nodes.get(lineage.node);
+            lineage.timeline == timeline && known.is_some_and(|known| std::ptr::eq(&**known, node))
+        };
+        if self.lineage.load().as_deref().is_some_and(is_primary) {
             lock(&self.clock).sample(asked, insert, now);
         }
     }

@@ -321,9 +321,32 @@ fn finding(row: &[Option<String>]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ServerAddress;
+    use crate::net::{Resolver, tls::Connector};
 
     fn row(values: [Option<&str>; 5]) -> Vec<Option<String>> {
         values.map(|value| value.map(str::to_owned)).into()
+    }
+
+    #[test]
+    fn only_the_primary_s_positions_say_what_was_acknowledged() {
+        let now = Instant::now();
+        let servers = [1, 2].map(|port| ServerAddress::Tcp { host: "127.0.0.1".into(), port });
+        let cluster = Cluster::new(&servers, Connector::disabled(), Resolver::system(), now);
+        let says = |place: usize, position: u64, asked: Instant| {
+            let observation = Observation::Primary { timeline: 1 };
+            let found =
+                Finding { position: Some(Lsn(position)), system: Some(7), ..Finding::of(observation) };
+            cluster.observed(&cluster.nodes()[place], Some(found), None, asked, asked);
+        };
+        let second = Duration::from_secs(1);
+        says(0, 1000, now);
+        assert_eq!(cluster.nodes()[0].standing(), Standing::Primary);
+        says(0, 1100, now + second);
+        // Another one that takes itself for the primary, on the same timeline.
+        says(1, 50, now + second * 2);
+        assert_eq!(cluster.target(now + second), Some(Lsn(1100)));
+        assert_eq!(cluster.target(now + second * 2), None);
     }
 
     #[test]

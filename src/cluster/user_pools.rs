@@ -17,7 +17,7 @@ use crate::routing::{Need, Role, Route, Why};
 use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
 use crate::wire::backend::write_parameter_status;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -44,7 +44,7 @@ pub struct UserPools {
     pub pinned: Pinned,
     /// Server connections of clients that replicate.
     pub replication: AtomicUsize,
-    greetings: Mutex<HashMap<u64, (Settings, Arc<Greeting>)>>,
+    greetings: Mutex<BTreeMap<u64, (Settings, Arc<Greeting>)>>,
     credential: Mutex<ServerCredential>,
     /// What the user's reads may return, as the configuration had it at the last login: a place in [`Consistency::ALL`].
     level: AtomicU8,
@@ -251,9 +251,15 @@ impl UserPools {
         if choice.role == Role::Replica && !stays {
             self.database.section.turn.fetch_add(1, Ordering::Relaxed);
         }
-        let lineage = self.database.section.cluster.lineage();
-        let timeline = lineage.as_ref().and_then(|lineage| NonZeroU32::new(lineage.timeline));
-        Granted { lease, role: choice.role, why: choice.why, node: choice.node, timeline }
+        let Choice { node, role, why, timeline, .. } = choice;
+        Granted { lease, role, why, node, timeline }
+    }
+
+    /// The [`greeting`](Self::greeting) of these settings, if a login has asked for it before.
+    pub fn known_greeting(&self, settings: &Settings) -> Option<(Settings, Arc<Greeting>)> {
+        let greetings = lock(&self.greetings);
+        let (known, greeting) = greetings.get(&settings.hash()).filter(|(known, _)| known == settings)?;
+        Some((known.clone(), greeting.clone()))
     }
 
     /// What a server reports to a login with these settings: what `server_version` and the like are, and what it makes of
@@ -266,11 +272,6 @@ impl UserPools {
         settings: Settings,
         home: usize,
     ) -> Result<(Settings, Arc<Greeting>), Report> {
-        if let Some((known, greeting)) = lock(&self.greetings).get(&settings.hash())
-            && *known == settings
-        {
-            return Ok((known.clone(), greeting.clone()));
-        }
         let mut granted = self.lease_for_greeting(home).await?;
         match put_on(granted.lease.backend(), &settings).await {
             Ok(()) => {}
@@ -308,7 +309,8 @@ impl UserPools {
             let search = Search::new(route, &self.database.rules(), Instant::now());
             let unknown = |node: &usize| nodes[*node].standing() == Standing::Unknown;
             for node in (0..nodes.len()).filter(unknown) {
-                let choice = Choice { node, role: Role::Replica, why: Why::Configured, since: None };
+                let choice =
+                    Choice { timeline: self.timeline(), ..Choice::of(node, Role::Replica, Why::Configured) };
                 match self.lease_from(choice, home, &search, None).await {
                     Ok(lease) => return Ok(self.granted(lease, choice, route)),
                     Err(LeaseError::Refused(report)) => return Err(report),
@@ -384,7 +386,6 @@ impl UserPools {
 
     /// A client has logged in: its credential may be better than what there was.
     pub(super) fn learn(&self, credential: &ServerCredential) {
-        let rules = self.database.rules();
         {
             let mut known = lock(&self.credential);
             if *known == *credential || matches!(credential, ServerCredential::Nothing) {
@@ -392,6 +393,7 @@ impl UserPools {
             }
             *known = credential.clone();
         }
+        let rules = self.database.rules();
         for (index, pool) in self.pools.iter().enumerate() {
             pool.retarget(target(&self.database, &rules, index, &self.user, credential));
         }
@@ -502,7 +504,17 @@ impl UserPools {
 /// The server's own: then nothing has changed. Any other: the connection must be dropped.
 pub(super) async fn put_on(backend: &mut Backend, settings: &Settings) -> Result<(), CommandError> {
     let Some(sql) = settings.restore_from(&backend.state.settings) else { return Ok(()) };
-    Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await?;
+    match Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await {
+        Err(CommandError::Server(_)) if !backend.state.settings.is_neutral() => {
+            // It may be for what another client left there.
+            Box::pin(command::run_all(backend, "DISCARD ALL", SETTINGS_TIMEOUT)).await?;
+            backend.state.discarded();
+            if let Some(sql) = settings.restore_as_role() {
+                Box::pin(command::run_all(backend, &sql, SETTINGS_TIMEOUT)).await?;
+            }
+        }
+        done => drop(done?),
+    }
     backend.state.settings = settings.clone();
     settings.prove();
     Ok(())

@@ -7,6 +7,7 @@ use crate::net::Endpoint;
 use crate::wire::ClientKey;
 use crate::wire::startup::Replication;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -15,13 +16,34 @@ use tokio::sync::mpsc;
 
 /// The clients of the process.
 pub struct Clients {
-    cards: Mutex<HashMap<i32, Arc<ClientCard>>>,
+    cards: Mutex<Cards>,
     ids: AtomicU64,
     connected: AtomicUsize,
     /// Where clients go that are handed over.
     gangway: Mutex<Option<Gangway>>,
     /// The process before, which may have the client of a cancel request still.
     predecessor: Mutex<Option<mpsc::UnboundedSender<ClientKey>>>,
+}
+
+type Cards = HashMap<i32, Arc<ClientCard>, BuildHasherDefault<ByNumber>>;
+
+/// Scatters the numbers of clients. They are given here, one after the other: nobody can choose some that meet.
+#[derive(Default)]
+struct ByNumber(u64);
+
+impl Hasher for ByNumber {
+    fn write_i32(&mut self, number: i32) {
+        // Knuth's multiplier: 2^64 by the golden ratio.
+        self.0 = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What is known of one client.
@@ -43,7 +65,7 @@ pub struct ClientCard {
     /// Protocol and cipher; empty without TLS.
     pub tls: Box<str>,
     /// The application_name of its startup packet.
-    pub application_name: Box<str>,
+    pub application_name: Arc<str>,
     order: AtomicU8,
     waker: Mutex<Option<Waker>>,
     activity: Mutex<Activity>,
@@ -228,7 +250,7 @@ impl Clients {
         }
     }
 
-    fn cards(&self) -> MutexGuard<'_, HashMap<i32, Arc<ClientCard>>> {
+    fn cards(&self) -> MutexGuard<'_, Cards> {
         lock(&self.cards)
     }
 }
@@ -302,7 +324,7 @@ pub struct Newcomer {
     /// Protocol and cipher; empty without TLS.
     pub tls: Box<str>,
     /// The application_name of its startup packet.
-    pub application_name: Box<str>,
+    pub application_name: Arc<str>,
 }
 
 impl Activity {

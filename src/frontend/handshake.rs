@@ -13,20 +13,27 @@
 
 use super::cancel::Canceller;
 use super::clients::{ClientCard, Newcomer, Registration};
+use super::opening::Opening;
+use super::outlet;
+use super::relay::Relay;
 use super::replication::Replicating;
 use super::{Access, Frontend, Worker};
 use crate::admin::{self, Rights, console};
-use crate::auth::{Admitted, Ask, Certificate, Entropy, Login, Reply, scram};
-use crate::cluster::{Admission, Database, Replication, UserPools};
+use crate::auth::{Admitted, Ask, Certificate, Channel, Entropy, Login, Refusal, Reply};
+use crate::cluster::{Admission, Database, Greeting, Replication, UserPools};
 use crate::config::{Config, Scope, TlsMode};
 use crate::error::{ErrorSource, Report};
-use crate::net::{Stream, tls};
-use crate::session::{Own, Session, Settings, own, settings};
+use crate::net::{Buffer, Stream, tls};
+use crate::session::{Session, Settings};
 use crate::wire::backend::{self, Severity, TransactionStatus};
+use crate::wire::scan::HEADER;
 use crate::wire::startup::{self, Parameters, StartupPacket, Version};
 use crate::wire::{ClientKey, FrontendTag, Scanner, SqlState, Step};
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// The longest message that a client may send during its login, in bytes.
@@ -44,10 +51,8 @@ pub enum Arrived {
     Console(Box<Visitor>),
     /// Somebody who replicates.
     Replication(Box<Replicating>),
-    /// A client.
-    Client(Box<Authenticated>),
-    /// Nobody any more.
-    Nobody,
+    /// A client, and what serves it. What is moved about while it comes in is not kept in its task, nor is its box.
+    Client(Box<Relay>),
 }
 
 /// A client that has logged in and been told so: the only thing that the relay accepts.
@@ -55,7 +60,7 @@ pub struct Authenticated {
     /// Its connection.
     pub stream: Stream,
     /// What it sent beyond its login.
-    pub early: Vec<u8>,
+    pub early: Buffer,
     /// Where its server connections come from.
     pub pools: Arc<UserPools>,
     /// Its conversation.
@@ -71,7 +76,7 @@ pub struct Visitor {
     /// The connection.
     pub stream: Stream,
     /// What was sent beyond the login.
-    pub early: Vec<u8>,
+    pub early: Buffer,
     /// The user.
     pub user: Arc<str>,
     /// What it may do.
@@ -120,40 +125,104 @@ impl From<Report> for HandshakeError {
 pub async fn handshake(
     stream: Stream,
     frontend: &Arc<Frontend>,
-    worker: &Worker,
+    access: &Arc<Access>,
+    worker: &Rc<Worker>,
 ) -> Result<Arrived, HandshakeError> {
-    let access = frontend.access.load_full();
-    let mut line = Line { stream: Some(stream), input: Vec::new() };
-    let parameters = match line.startup(&access).await {
-        Ok(StartupPacket::Startup(parameters)) => parameters,
-        Ok(StartupPacket::Cancel(key)) => {
-            let stream = line.stream.take().expect("nobody has taken it yet");
-            return Ok(Arrived::Cancel(Box::new(Canceller { stream, key })));
-        }
-        Ok(_) => return Ok(Arrived::Nobody),
-        Err(error) => return Err(line.refuse(error).await),
-    };
-    match log_in(&mut line, &parameters, frontend, &access, worker).await {
+    let mut line = Line { stream: Some(stream), input: Buffer::empty(), worker };
+    match arrive(&mut line, frontend, access).await {
         Ok(arrived) => Ok(arrived),
-        Err(error) => Err(line.refuse(error).await),
+        Err(error) => Err(Box::pin(line.refuse(error)).await),
     }
 }
 
-async fn log_in(
-    line: &mut Line,
-    parameters: &Parameters,
+async fn arrive(
+    line: &mut Line<'_>,
     frontend: &Arc<Frontend>,
     access: &Arc<Access>,
-    worker: &Worker,
 ) -> Result<Arrived, HandshakeError> {
-    let config = &access.config;
+    let opening = match line.first(access).await? {
+        First::Opening(opening) => opening,
+        First::Cancel(key) => {
+            let (stream, _) = line.hand_on();
+            return Ok(Arrived::Cancel(Box::new(Canceller { stream, key })));
+        }
+    };
+    log_in(line, &opening, frontend, access).await
+}
+
+async fn log_in(
+    line: &mut Line<'_>,
+    opening: &Opening,
+    frontend: &Arc<Frontend>,
+    access: &Arc<Access>,
+) -> Result<Arrived, HandshakeError> {
+    may_try(line, opening, frontend, &access.config)?;
+    let version = negotiate(line, &opening.parameters).await?;
+    if access.keys.must_derive(&opening.user) {
+        // PBKDF2 takes milliseconds, once per user: not on a thread on which others wait.
+        Box::pin(derive(&opening.user, access)).await;
+    }
+    let Chance { entropy, secret } = Chance::new()?;
+    let secret = Secret { bytes: secret, version };
+    let admitted = match begin(line, &opening.user, entropy, access)? {
+        Begun::Admitted(admitted) => admitted,
+        Begun::Asking(conversation) => conversation.await?,
+    };
+    if admin::DATABASE_NAMES.contains(&&*opening.database) {
+        return Box::pin(visit(line, opening, &secret, admitted, frontend, access)).await;
+    }
+    if let Some(mode) = opening.parameters.replication().map_err(|value| invalid_replication(&value))? {
+        return Box::pin(replicate(line, opening, &secret, admitted, mode, frontend)).await;
+    }
+    let (base, own) = opening.settings()?;
+    let (pools, base, greeting) = greet(line.worker, opening, base, &admitted, frontend, access).await?;
+    let mut out = Vec::with_capacity(greeting.len() + 256);
+    // Known before the client can use its cancel key.
+    let registration = register(line, opening, Names::of(&pools), &secret, frontend);
+    write_welcome(&mut out, &admitted, &registration, |out| out.extend_from_slice(&greeting));
+    drop((admitted, greeting));
+    line.stream().write_all(&out).await?;
+    pools.stats(line.worker.index).logins += 1;
+    let rules = pools.database.rules();
+    let own = own.in_scope(match rules.routing.scope {
+        Scope::Connection => None,
+        Scope::User => Some(format!("user {}", opening.user)),
+        Scope::ApplicationName => {
+            opening.parameters.value("application_name").map(|name| format!("application {name}"))
+        }
+        Scope::Database => Some("database".to_owned()),
+    });
+    let (stream, early) = line.hand_on();
+    let session = Session::new(rules.pool.mode, base, own);
+    let config = access.config.clone();
+    let client = Authenticated { stream, early, pools, session, registration, config };
+    Ok(Arrived::Client(Box::new(Relay::new(client, line.worker.clone()))))
+}
+
+/// The version to speak.
+async fn negotiate(line: &mut Line<'_>, parameters: &Parameters) -> io::Result<Version> {
+    let (version, unknown) = parameters.negotiate();
+    if version != parameters.version || !unknown.is_empty() {
+        let mut out = Vec::new();
+        backend::write_negotiate_version(&mut out, version, &unknown);
+        line.stream().write_all(&out).await?;
+    }
+    Ok(version)
+}
+
+/// Whether there is room for one more, who said who it is, and in the way that is asked for.
+fn may_try(
+    line: &Line<'_>,
+    opening: &Opening,
+    frontend: &Frontend,
+    config: &Config,
+) -> Result<(), HandshakeError> {
     if frontend.clients.connected() > config.listen.max_clients {
         let text =
             format!("sorry, too many clients already (listen.max_clients = {})", config.listen.max_clients);
         return Err(Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text).into());
     }
-    let user = parameters.value("user").unwrap_or_default();
-    if user.is_empty() {
+    if opening.user.is_empty() {
         let text = "no PostgreSQL user name specified in startup packet";
         let code = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
         return Err(Report::new(ErrorSource::Client, code, text).into());
@@ -164,106 +233,67 @@ async fn log_in(
         let code = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
         return Err(Report::new(ErrorSource::Client, code, "TLS is required (listen.tls)").into());
     }
-    let (version, unknown) = parameters.negotiate();
-    if version != parameters.version || !unknown.is_empty() {
-        let mut out = Vec::new();
-        backend::write_negotiate_version(&mut out, version, &unknown);
-        line.stream().write_all(&out).await?;
-    }
-    let Chance { entropy, secret } = Chance::new()?;
-    let admitted = authenticate(line, user, entropy, access).await?;
-    let database = parameters.value("database").filter(|name| !name.is_empty()).unwrap_or(user);
-    let mut newcomer = newcomer(line, user, database, version, parameters, &secret, frontend);
-    if admin::DATABASE_NAMES.contains(&database) {
-        return visit(line, newcomer, admitted, frontend, access).await;
-    }
-    if let Some(mode) = parameters.replication().map_err(|value| invalid_replication(&value))? {
-        return replicate(line, newcomer, admitted, parameters, mode, frontend, worker).await;
-    }
-    let (base, own) = startup_settings(parameters)?;
-    let level = config.users.get(user).and_then(|user| user.consistency);
-    let (pools, base, greeting) = loop {
+    Ok(())
+}
+
+/// The pools of who is admitted, and what a server reports to it.
+async fn greet(
+    worker: &Worker,
+    opening: &Opening,
+    base: Settings,
+    admitted: &Admitted,
+    frontend: &Frontend,
+    access: &Access,
+) -> Result<(Arc<UserPools>, Settings, Arc<Greeting>), Report> {
+    let Opening { user, database, .. } = opening;
+    let level = access.config.users.get(&**user).and_then(|user| user.consistency);
+    loop {
         let served = served(frontend.directory.find(database), database)?;
         let pools = served.user(user, &admitted.credential);
         pools.set_level(level);
+        if let Some((base, greeting)) = pools.known_greeting(&base) {
+            return Ok((pools, base, greeting));
+        }
         match Box::pin(pools.greeting(base.clone(), worker.index)).await {
-            Ok((base, greeting)) => break (pools, base, greeting),
+            Ok((base, greeting)) => return Ok((pools, base, greeting)),
             // A reload has put others into their place.
             Err(_) if pools.is_closed() => {}
             Err(report) => {
                 frontend.directory.forget(database);
-                return Err(report.into());
+                return Err(report);
             }
         }
-    };
-    let mut out = Vec::with_capacity(greeting.len() + 256);
-    write_admitted(&mut out, &admitted);
-    out.extend_from_slice(&greeting);
-    backend::write_key_data(&mut out, &newcomer.key);
-    backend::write_ready(&mut out, TransactionStatus::Idle);
-    // All clients of a pool share its names.
-    newcomer.user = pools.user.clone();
-    newcomer.database = pools.database.name.clone();
-    // Known before the client can use its cancel key.
-    let registration = Registration::new(ClientCard::new(newcomer), frontend);
-    line.stream().write_all(&out).await?;
-    pools.stats(worker.index).logins += 1;
-    let rules = pools.database.rules();
-    let own = own.in_scope(match rules.routing.scope {
-        Scope::Connection => None,
-        Scope::User => Some(format!("user {user}")),
-        Scope::ApplicationName => {
-            parameters.value("application_name").map(|name| format!("application {name}"))
-        }
-        Scope::Database => Some("database".to_owned()),
-    });
-    Ok(Arrived::Client(Box::new(Authenticated {
-        stream: line.stream.take().expect("taken only here and by a visit"),
-        early: std::mem::take(&mut line.input),
-        session: Session::new(rules.pool.mode, base, own),
-        pools,
-        registration,
-        config: config.clone(),
-    })))
+    }
 }
 
 /// Gives a client that replicates a server connection of its own.
 async fn replicate(
-    line: &mut Line,
-    mut newcomer: Newcomer,
+    line: &mut Line<'_>,
+    opening: &Opening,
+    secret: &Secret,
     admitted: Admitted,
-    parameters: &Parameters,
     mode: startup::Replication,
     frontend: &Arc<Frontend>,
-    worker: &Worker,
 ) -> Result<Arrived, HandshakeError> {
-    let database = &*newcomer.database;
+    let database = &*opening.database;
     let found = match mode {
         startup::Replication::Physical => frontend.directory.find_for_replication(database),
         startup::Replication::Logical => frontend.directory.find(database),
     };
-    let pools = served(found, database)?.user(&newcomer.user, &admitted.credential);
+    let pools = served(found, database)?.user(&opening.user, &admitted.credential);
     let is_own = |name: &str| matches!(name, "user" | "database") || name.starts_with("_pq_.");
-    let further = parameters.pairs.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+    let further = opening.parameters.pairs.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
     let replication = Replication::begin(&pools, further).await?;
     let mut out = Vec::with_capacity(512);
-    write_admitted(&mut out, &admitted);
     let greeting = &replication.backend.state.parameters;
-    greeting.iter().for_each(|(name, value)| backend::write_parameter_status(&mut out, name, value));
-    backend::write_key_data(&mut out, &newcomer.key);
-    backend::write_ready(&mut out, TransactionStatus::Idle);
-    newcomer.user = pools.user.clone();
-    newcomer.database = pools.database.name.clone();
-    let registration = Registration::new(ClientCard::new(newcomer), frontend);
+    let registration = register(line, opening, Names::of(&pools), secret, frontend);
+    write_welcome(&mut out, &admitted, &registration, |out| {
+        greeting.iter().for_each(|(name, value)| backend::write_parameter_status(out, name, value));
+    });
     line.stream().write_all(&out).await?;
-    pools.stats(worker.index).logins += 1;
-    Ok(Arrived::Replication(Box::new(Replicating {
-        stream: line.stream.take().expect("each arrival takes it once, at its end"),
-        early: std::mem::take(&mut line.input),
-        mode,
-        replication,
-        registration,
-    })))
+    pools.stats(line.worker.index).logins += 1;
+    let (stream, early) = line.hand_on();
+    Ok(Arrived::Replication(Box::new(Replicating { stream, early, mode, replication, registration })))
 }
 
 /// What was found under a database's name, if it may be used.
@@ -288,14 +318,15 @@ fn invalid_replication(value: &str) -> Report {
 }
 
 async fn visit(
-    line: &mut Line,
-    newcomer: Newcomer,
+    line: &mut Line<'_>,
+    opening: &Opening,
+    secret: &Secret,
     admitted: Admitted,
     frontend: &Arc<Frontend>,
     access: &Access,
 ) -> Result<Arrived, HandshakeError> {
     let rules = &access.config.admin;
-    let rights = match &newcomer.user {
+    let rights = match &opening.user {
         user if rules.users.iter().any(|name| **name == **user) => Rights::Admin,
         user if rules.stats_users.iter().any(|name| **name == **user) => Rights::Stats,
         user => {
@@ -304,64 +335,73 @@ async fn visit(
         }
     };
     let mut out = Vec::with_capacity(512);
-    write_admitted(&mut out, &admitted);
-    console::parameters()
-        .iter()
-        .for_each(|(name, value)| backend::write_parameter_status(&mut out, name, value));
-    backend::write_key_data(&mut out, &newcomer.key);
-    backend::write_ready(&mut out, TransactionStatus::Idle);
-    let user = newcomer.user.clone();
-    let registration = Registration::new(ClientCard::new(newcomer), frontend);
+    let names = Names { user: opening.user.clone(), database: opening.database.clone() };
+    let registration = register(line, opening, names, secret, frontend);
+    write_welcome(&mut out, &admitted, &registration, |out| {
+        let parameters = console::parameters();
+        parameters.iter().for_each(|(name, value)| backend::write_parameter_status(out, name, value));
+    });
     line.stream().write_all(&out).await?;
-    Ok(Arrived::Console(Box::new(Visitor {
-        stream: line.stream.take().expect("taken only here and by a client"),
-        early: std::mem::take(&mut line.input),
-        user,
-        rights,
-        registration,
-    })))
+    let (stream, early) = line.hand_on();
+    let user = opening.user.clone();
+    Ok(Arrived::Console(Box::new(Visitor { stream, early, user, rights, registration })))
 }
 
-async fn authenticate(
-    line: &mut Line,
-    user: &str,
+/// A login that has begun.
+enum Begun<'a> {
+    Admitted(Admitted),
+    /// The client is asked for something; large, and not for everybody.
+    Asking(Pin<Box<dyn Future<Output = Result<Admitted, HandshakeError>> + 'a>>),
+}
+
+fn begin<'a>(
+    line: &'a mut Line<'_>,
+    user: &'a str,
     entropy: Entropy,
-    access: &Arc<Access>,
-) -> Result<Admitted, HandshakeError> {
-    let refusal = |refusal: crate::auth::Refusal| {
-        let code = SqlState::new(refusal.sqlstate().as_bytes()).unwrap_or(SqlState::INVALID_PASSWORD);
-        HandshakeError::Refused(Report::new(ErrorSource::Client, code, refusal.message(user)))
-    };
+    access: &'a Access,
+) -> Result<Begun<'a>, HandshakeError> {
     let config = &access.config;
-    if access.keys.must_derive(user) {
-        // PBKDF2 takes milliseconds, once per user: not on a thread on which others wait.
-        derive(user, access).await;
-    }
-    let certificate = line.stream().peer_name().map(str::to_owned);
-    let certificate = certificate.as_deref().map_or(Certificate::None, Certificate::Verified);
-    let (mut login, ask) = Login::begin(
+    let stream = line.stream();
+    let channel = Channel {
+        certificate: stream.peer_name().map_or(Certificate::None, Certificate::Verified),
+        end_point: stream.end_point(),
+    };
+    let begun = Login::begin(
         config.auth.method,
         config.listen.tls.mode,
         user,
         config.users.get(user),
-        certificate,
+        channel,
         &access.keys,
         entropy,
-    )
-    .map_err(refusal)?;
-    let mut out = Vec::new();
+    );
+    Ok(match begun.map_err(|refusal| refused(refusal, user))? {
+        (_, Ask::Nothing(admitted)) => Begun::Admitted(admitted),
+        (login, ask) => Begun::Asking(Box::pin(converse(line, user, login, ask))),
+    })
+}
+
+/// Asks the client for what proves that it is `user`.
+async fn converse(
+    line: &mut Line<'_>,
+    user: &str,
+    mut login: Login<'_>,
+    ask: Ask,
+) -> Result<Admitted, HandshakeError> {
+    let mut out = Vec::with_capacity(128);
     match ask {
         Ask::Nothing(admitted) => return Ok(admitted),
         Ask::ClearText => backend::write_authentication(&mut out, 3, &[]),
         Ask::Md5(salt) => backend::write_authentication(&mut out, 5, &salt),
-        Ask::Sasl => {
-            backend::write_authentication(&mut out, 10, &[scram::MECHANISM.as_bytes(), b"\0\0"].concat())
-        }
+        Ask::Sasl(mechanisms) => backend::write_authentication(&mut out, 10, mechanisms),
     }
     loop {
         line.stream().write_all(&out).await?;
-        let message = line.password_message().await?;
-        match login.message(&message).map_err(refusal)? {
+        let length = line.password_message().await?;
+        let body = &line.input.filled()[HEADER..length];
+        let reply = login.message(body).map_err(|refusal| refused(refusal, user));
+        line.consume(length);
+        match reply? {
             Reply::Admitted(admitted) => return Ok(admitted),
             Reply::Continue(data) => {
                 out.clear();
@@ -371,66 +411,83 @@ async fn authenticate(
     }
 }
 
+fn refused(refusal: Refusal, user: &str) -> HandshakeError {
+    let code = SqlState::new(refusal.sqlstate().as_bytes()).unwrap_or(SqlState::INVALID_PASSWORD);
+    HandshakeError::Refused(Report::new(ErrorSource::Client, code, refusal.message(user)))
+}
+
 async fn derive(user: &str, access: &Arc<Access>) {
     let (user, access) = (user.to_owned(), access.clone());
     // A derivation that panics is made anew by whoever asks for the keys next.
     let _ = tokio::task::spawn_blocking(move || drop(access.keys.keys(&user))).await;
 }
 
-fn write_admitted(out: &mut Vec<u8>, admitted: &Admitted) {
+/// What a client hears that has logged in, up to its first ReadyForQuery.
+fn write_welcome(
+    out: &mut Vec<u8>,
+    admitted: &Admitted,
+    registration: &Registration,
+    write_greeting: impl FnOnce(&mut Vec<u8>),
+) {
     if let Some(data) = &admitted.sasl_final {
         backend::write_authentication(out, 12, data);
     }
     backend::write_authentication_ok(out);
+    write_greeting(out);
+    backend::write_key_data(out, &registration.card().key);
+    backend::write_ready(out, TransactionStatus::Idle);
 }
 
-fn newcomer(
-    line: &mut Line,
-    user: &str,
-    database: &str,
-    version: Version,
-    parameters: &Parameters,
-    secret: &[u8; SECRET_3_2],
-    frontend: &Frontend,
-) -> Newcomer {
-    let length = if version >= Version::V3_2 { SECRET_3_2 } else { SECRET_3_0 };
+/// The names under which a client is known.
+struct Names {
+    user: Arc<str>,
+    database: Arc<str>,
+}
+
+impl Names {
+    /// All clients of a pool share its own.
+    fn of(pools: &UserPools) -> Self {
+        Names { user: pools.user.clone(), database: pools.database.name.clone() }
+    }
+}
+
+/// Makes a client known, with a number and a key to cancel by.
+fn register(
+    line: &mut Line<'_>,
+    opening: &Opening,
+    names: Names,
+    secret: &Secret,
+    frontend: &Arc<Frontend>,
+) -> Registration {
     let id = frontend.clients.next_id();
     let stream = line.stream();
-    Newcomer {
+    let newcomer = Newcomer {
         id,
-        key: ClientKey::new(id as i32, &secret[..length]),
-        user: user.into(),
-        database: database.into(),
+        key: ClientKey::new(id as i32, secret.bytes()),
+        user: names.user,
+        database: names.database,
         peer: stream.peer(),
         local: stream.local(),
         tls: stream.tls_info().unwrap_or_default().into(),
-        application_name: parameters.value("application_name").unwrap_or_default().into(),
-    }
+        application_name: opening.application_name.clone(),
+    };
+    Registration::new(ClientCard::new(newcomer), frontend)
 }
 
-/// The settings that the client asks for in its startup packet, by name and in `options`: the servers', and our own. One
-/// that is in both is what it is by name, as on a server.
-fn startup_settings(parameters: &Parameters) -> Result<(Settings, Own), Report> {
-    let reserved = ["user", "database", "options", "replication"];
-    let named = parameters
-        .pairs
-        .iter()
-        .filter(|(name, _)| !reserved.contains(&name.as_str()) && !name.starts_with("_pq_."));
-    let options = parameters.value("options").unwrap_or_default();
-    let mut pairs = settings::startup_options(options).map_err(|word| {
-        let text = format!("invalid command-line argument in \"options\": {word}");
-        Report::new(ErrorSource::Client, SqlState::SYNTAX_ERROR, text)
-    })?;
-    pairs.extend(named.cloned());
-    if pairs.len() > settings::MAX_SETTINGS {
-        let text = format!("too many settings in the startup packet: {}", pairs.len());
-        return Err(Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text));
+/// What makes a cancel key hard to guess.
+struct Secret {
+    bytes: [u8; SECRET_3_2],
+    /// What the client speaks, which says how much of it there is room for.
+    version: Version,
+}
+
+impl Secret {
+    fn bytes(&self) -> &[u8] {
+        match self.version >= Version::V3_2 {
+            true => &self.bytes,
+            false => &self.bytes[..SECRET_3_0],
+        }
     }
-    pairs.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
-    let (own, pairs): (Vec<_>, Vec<_>) =
-        pairs.into_iter().partition(|(name, _)| name.starts_with(own::PREFIX));
-    let own = Own::from_startup(own.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
-    Ok((Settings::from_startup(pairs), own))
 }
 
 /// What a login takes of chance, in one system call.
@@ -452,16 +509,20 @@ impl Chance {
     }
 }
 
-/// How much is read of a login at once, in bytes: more than any usual packet.
-const CHUNK: usize = 1024;
-
 /// A connection during its login: `stream` is there until it is handed on.
-struct Line {
+struct Line<'a> {
     stream: Option<Stream>,
-    input: Vec<u8>,
+    input: Buffer,
+    worker: &'a Rc<Worker>,
 }
 
-impl Line {
+/// The first packet that is not about encryption.
+enum First {
+    Cancel(ClientKey),
+    Opening(Rc<Opening>),
+}
+
+impl Line<'_> {
     fn stream(&mut self) -> &mut Stream {
         self.stream.as_mut().expect("handed on only when the login is over")
     }
@@ -470,13 +531,30 @@ impl Line {
         self.stream.as_ref().is_some_and(Stream::is_tls)
     }
 
+    /// The connection, and what came on it beyond the login. To be called once, at the login's end.
+    fn hand_on(&mut self) -> (Stream, Buffer) {
+        let stream = self.stream.take().expect("nobody has taken it yet");
+        (stream, std::mem::take(&mut self.input))
+    }
+
     /// Reads the first packet that is not about encryption.
-    async fn startup(&mut self, access: &Access) -> Result<StartupPacket, HandshakeError> {
+    async fn first(&mut self, access: &Access) -> Result<First, HandshakeError> {
         self.direct_tls(access).await?;
         let (mut asked_ssl, mut asked_gss) = (self.is_tls(), false);
         loop {
-            let packet = self.packet().await?;
-            match packet {
+            let length = self.packet().await?;
+            let packet = &self.input.filled()[..length];
+            let openings = &self.worker.openings;
+            let parsed = match openings.known(packet) {
+                Some(opening) => StartupPacket::Startup(opening),
+                None => startup::parse(packet)
+                    .map_err(|error| Report::protocol(error.to_string()))?
+                    .map(|parameters| openings.note(packet, parameters)),
+            };
+            self.consume(length);
+            match parsed {
+                StartupPacket::Startup(opening) => return Ok(First::Opening(opening)),
+                StartupPacket::Cancel(key) => return Ok(First::Cancel(key)),
                 StartupPacket::SslRequest if !asked_ssl => {
                     asked_ssl = true;
                     self.answer_ssl(access).await?;
@@ -489,15 +567,14 @@ impl Line {
                 StartupPacket::SslRequest | StartupPacket::GssRequest => {
                     return Err(Report::protocol("encryption was asked for twice").into());
                 }
-                packet => return Ok(packet),
             }
         }
     }
 
     /// A client may begin with TLS without asking (PostgreSQL 17's `sslnegotiation=direct`).
     async fn direct_tls(&mut self, access: &Access) -> Result<(), HandshakeError> {
-        self.read_until(1).await?;
-        if self.input[0] != tls::CLIENT_HELLO {
+        self.read().await?;
+        if self.input.filled()[0] != tls::CLIENT_HELLO {
             return Ok(());
         }
         let Some(acceptor) = &access.acceptor else {
@@ -505,7 +582,7 @@ impl Line {
         };
         let stream = self.stream.take().expect("there during the login");
         let first = std::mem::take(&mut self.input);
-        self.stream = Some(Box::pin(acceptor.accept_direct(stream, &first)).await?);
+        self.stream = Some(Box::pin(acceptor.accept_direct(stream, first.filled())).await?);
         Ok(())
     }
 
@@ -530,26 +607,24 @@ impl Line {
         }
     }
 
-    async fn packet(&mut self) -> Result<StartupPacket, HandshakeError> {
+    /// Reads one packet; answers how long it is.
+    async fn packet(&mut self) -> Result<usize, HandshakeError> {
         loop {
-            let length =
-                startup::packet_length(&self.input).map_err(|error| Report::protocol(error.to_string()))?;
+            let length = startup::packet_length(self.input.filled())
+                .map_err(|error| Report::protocol(error.to_string()))?;
             match length {
-                Some(length) if self.input.len() >= length => {
-                    let packet = startup::parse(&self.input[..length]);
-                    self.input.drain(..length);
-                    return packet.map_err(|error| Report::protocol(error.to_string()).into());
-                }
+                Some(length) if self.input.len() >= length => return Ok(length),
                 _ => self.read().await?,
             }
         }
     }
 
-    /// The body of a `p` message.
-    async fn password_message(&mut self) -> Result<Vec<u8>, HandshakeError> {
+    /// Reads a `p` message; answers how long it is, with its header.
+    async fn password_message(&mut self) -> Result<usize, HandshakeError> {
         let scanner = Scanner::<FrontendTag>::default();
         loop {
-            match scanner.step(&self.input).map_err(|error| Report::protocol(error.to_string()))? {
+            let input = self.input.filled();
+            match scanner.step(input).map_err(|error| Report::protocol(error.to_string()))? {
                 Step::Message(span) if span.tag() == FrontendTag::TERMINATE => {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
@@ -560,31 +635,32 @@ impl Line {
                 Step::Message(span) if span.len() > MAX_LOGIN_MESSAGE => {
                     return Err(Report::protocol("password message is too long").into());
                 }
-                Step::Message(span) if span.is_whole() => {
-                    let body = span.body(&self.input).to_vec();
-                    self.input.drain(..span.len());
-                    return Ok(body);
+                Step::Message(span) if span.is_whole() => return Ok(span.len()),
+                Step::Message(span) => {
+                    self.input.reserve_whole(span.len());
+                    self.read().await?;
                 }
                 _ => self.read().await?,
             }
         }
     }
 
-    async fn read_until(&mut self, length: usize) -> io::Result<()> {
-        while self.input.len() < length {
-            self.read().await?;
-        }
-        Ok(())
+    /// A message of this length has been dealt with: what follows may take its time, and holds no buffer.
+    fn consume(&mut self, length: usize) {
+        self.input.consume(length);
+        self.input.give_back(&self.worker.shelf);
     }
 
+    /// Reads what there is. Who has sent nothing holds no buffer.
     async fn read(&mut self) -> io::Result<()> {
-        let Line { stream, input } = self;
+        let Line { stream, input, worker } = self;
         let stream = stream.as_mut().expect("handed on only when the login is over");
-        let start = input.len();
-        input.resize(start + CHUNK, 0);
-        let read = stream.read_some(&mut input[start..]).await;
-        input.truncate(start + *read.as_ref().unwrap_or(&0));
-        match read? {
+        let read = poll_fn(|cx| {
+            let read = outlet::fill(stream, input, &worker.shelf, &mut false, cx);
+            input.give_back(&worker.shelf);
+            read
+        });
+        match read.await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
         }

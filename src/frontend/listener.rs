@@ -1,16 +1,17 @@
 //! Accepting connections and handing them to workers.
 
 use super::passage::{self, Passenger};
-use super::{Frontend, Worker, cancel, handshake, relay, replication};
+use super::{Frontend, Worker, cancel, handshake, replication};
 use crate::admin::Rights;
 use crate::frontend::clients::Admission;
 use crate::net::Stream;
 use handshake::Arrived;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
@@ -116,11 +117,10 @@ pub fn serve(
     async move {
         let Some(arrived) = receiving.await else { return };
         match arrived {
-            Arrived::Nobody => {}
             Arrived::Cancel(canceller) => Box::pin(cancel::serve(*canceller, &frontend.clients)).await,
             Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
             Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
-            Arrived::Client(authenticated) => relay::run(authenticated, worker).await,
+            Arrived::Client(relay) => relay.live().await,
         }
         drop((admission, leaving));
     }
@@ -133,14 +133,17 @@ async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Rc<Worker>
         Accepted::StrayTcp(socket) => Stream::accepted(TcpStream::from_std(socket).ok()?).ok()?,
         Accepted::StrayUnix(socket) => Stream::unix(UnixStream::from_std(socket).ok()?),
         Accepted::Passenger(passenger) => {
-            return passage::board(passenger, &frontend, &worker).await.map(Arrived::Client);
+            let boarding = Box::pin(passage::board(passenger, &frontend, &worker));
+            return boarding.await.map(Arrived::Client);
         }
     };
-    let timeout = frontend.access.load().config.listen.login_timeout;
-    match tokio::time::timeout(timeout, handshake::handshake(stream, &frontend, &worker)).await {
-        Ok(Ok(arrived)) => return Some(arrived),
-        Ok(Err(error)) => tracing::debug!(%error, "a login ended"),
-        Err(_) => tracing::info!("a client did not log in in time"),
+    let access = frontend.access.load_full();
+    let end = Instant::now() + access.config.listen.login_timeout;
+    let login = pin!(handshake::handshake(stream, &frontend, &access, &worker));
+    match worker.limits.until(end, login).await {
+        Some(Ok(arrived)) => return Some(arrived),
+        Some(Err(error)) => tracing::debug!(%error, "a login ended"),
+        None => tracing::info!("a client did not log in in time"),
     }
     None
 }
@@ -148,7 +151,7 @@ async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Rc<Worker>
 async fn console(mut visitor: handshake::Visitor, frontend: &Frontend) {
     let rights: Rights = visitor.rights;
     let card = visitor.registration.card().clone();
-    let served = frontend.console.serve(&mut visitor.stream, &visitor.early, &visitor.user, rights);
+    let served = frontend.console.serve(&mut visitor.stream, visitor.early.filled(), &visitor.user, rights);
     tokio::select! {
         served = served => if let Err(error) = served {
             tracing::debug!(%error, "a console connection ended");
@@ -163,4 +166,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, F: Future>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_login_is_of_a_size_that_the_allocator_has_at_hand() {
+        // What a thread of glibc keeps for itself: beyond that, each login would have chunks split and merged.
+        let size = size_of_future(|(accepted, frontend, worker)| receive(accepted, frontend, worker));
+        assert!(size <= 1032, "{size}");
+    }
 }

@@ -7,7 +7,9 @@
 pub mod cancel;
 pub mod clients;
 pub mod handshake;
+mod limits;
 pub mod listener;
+mod opening;
 mod outlet;
 pub mod passage;
 pub mod relay;
@@ -22,10 +24,13 @@ use crate::prepared::Registry;
 use crate::session::Edits;
 use arc_swap::ArcSwap;
 use clients::Clients;
+use limits::Limits;
+use opening::Openings;
 use std::cell::{RefCell, RefMut};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 /// What every connection from a client needs. One per process.
 pub struct Frontend {
@@ -57,8 +62,12 @@ pub struct Worker {
     pub shelf: Shelf,
     /// What its tasks send in one turn.
     pub outbox: Outbox,
+    /// What its clients have asked for at their beginning.
+    openings: Openings,
+    /// How long its logins may take.
+    limits: Limits,
     desk: RefCell<Desk>,
-    notebook: RefCell<HashMap<*const Database, Page>>,
+    notebook: RefCell<BTreeMap<*const Database, Page>>,
 }
 
 /// What a worker has noted of one database.
@@ -90,9 +99,16 @@ impl Worker {
             index,
             shelf: Shelf::new(SPARE_BUFFERS),
             outbox,
+            openings: Openings::default(),
+            limits: Limits::default(),
             desk: RefCell::new(desk),
             notebook: RefCell::default(),
         })
+    }
+
+    /// Ends logins that have taken too long. To be called more often than the shortest limit that anybody would set.
+    pub fn end_logins(&self, now: Instant) {
+        self.limits.look(now);
     }
 
     /// The desk, for one call.

@@ -8,17 +8,19 @@
 
 use super::clients::{ClientCard, Newcomer, Registration};
 use super::handshake::{self, Authenticated};
+use super::relay::Relay;
 use super::{Frontend, Worker};
 use crate::auth::ServerCredential;
 use crate::error::{ErrorSource, Report};
 use crate::net::courier::MAX_LETTER;
-use crate::net::{Side, Stream};
+use crate::net::{Buffer, Side, Stream};
 use crate::session::luggage::Text;
 use crate::session::{Luggage, Session};
 use crate::wire::{ClientKey, SqlState};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
@@ -130,8 +132,8 @@ impl Passenger {
 pub async fn board(
     passenger: Passenger,
     frontend: &Arc<Frontend>,
-    worker: &Worker,
-) -> Option<Box<Authenticated>> {
+    worker: &Rc<Worker>,
+) -> Option<Box<Relay>> {
     let Passenger { socket, passport } = passenger;
     let mut stream = match Passenger::stream(socket, &passport) {
         Ok(stream) => stream,
@@ -142,7 +144,8 @@ pub async fn board(
     };
     match admit(*passport, &stream, frontend, worker) {
         Ok((registration, early, pools, session, config)) => {
-            Some(Box::new(Authenticated { stream, early, pools, session, registration, config }))
+            let client = Authenticated { stream, early, pools, session, registration, config };
+            Some(Box::new(Relay::new(client, worker.clone())))
         }
         Err(report) => {
             tracing::info!(%report, "a client that was handed over cannot go on");
@@ -152,7 +155,7 @@ pub async fn board(
     }
 }
 
-type Admitted = (Registration, Vec<u8>, Arc<crate::cluster::UserPools>, Session, Arc<crate::config::Config>);
+type Admitted = (Registration, Buffer, Arc<crate::cluster::UserPools>, Session, Arc<crate::config::Config>);
 
 fn admit(
     passport: Passport,
@@ -198,7 +201,9 @@ fn admit(
         tls: Box::default(),
         application_name: passport.application_name.into(),
     });
-    Ok((Registration::new(card, frontend), passport.early.bytes(), pools, session, config))
+    let mut early = Buffer::empty();
+    early.extend(&passport.early.bytes());
+    Ok((Registration::new(card, frontend), early, pools, session, config))
 }
 
 fn ended(detail: String) -> Report {

@@ -52,12 +52,8 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long a farewell may take to reach the client.
 pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sees a client through to its end. What is moved about while a client comes in is not kept in its task, nor is its box.
-pub fn run(client: Box<Authenticated>, worker: Rc<Worker>) -> impl Future<Output = ()> {
-    Box::new(Relay::new(*client, worker)).live()
-}
-
-struct Relay {
+/// A client and what serves it.
+pub struct Relay {
     /// The first to be dropped: before the streams are closed.
     seat: Seat,
     /// When what was sent last leaves, to either side.
@@ -170,10 +166,9 @@ enum Denied {
 }
 
 impl Relay {
-    fn new(client: Authenticated, worker: Rc<Worker>) -> Self {
+    /// For a client that has just come, at its worker.
+    pub fn new(client: Authenticated, worker: Rc<Worker>) -> Self {
         let Authenticated { stream, early, pools, session, registration, config } = client;
-        let mut from_client = Buffer::empty();
-        from_client.extend(&early);
         Relay {
             notes: worker.notes(&pools.database),
             seat: Seat::new(worker, registration.card().id),
@@ -182,12 +177,12 @@ impl Relay {
             session,
             lease: None,
             tenure: Tenure::New,
-            from_client,
+            fresh: !early.is_empty(),
+            from_client: early,
             to_server: Buffer::empty(),
             from_server: Buffer::empty(),
             to_client: Buffer::empty(),
             quiet: Quiet::default(),
-            fresh: !early.is_empty(),
             pins: Pins::default(),
             watch: Limits::new(&config, &pools),
             max_message: config.listen.max_message,
@@ -199,23 +194,26 @@ impl Relay {
         }
     }
 
-    async fn live(mut self: Box<Self>) {
+    /// Sees the client through to its end.
+    pub async fn live(mut self: Box<Self>) {
         self.pools.enter();
         let farewell = self.converse().await;
         self.pools.leave();
-        Box::pin(self.end(farewell)).await;
-    }
-
-    async fn end(mut self: Box<Self>, farewell: Farewell) {
         // The socket's error is the client's end, which this is.
         let _ = self.client_outlet().gather();
         match farewell {
-            Farewell::HandedOver => {
-                self.settle_up().await;
-                self.hand_over();
+            Farewell::HandedOver => Box::pin(self.move_on()).await,
+            farewell => {
+                if let Some(words) = self.part(farewell) {
+                    Box::pin(self.say_goodbye(words)).await;
+                }
             }
-            farewell => self.part(farewell).await,
         }
+    }
+
+    async fn move_on(mut self: Box<Self>) {
+        self.settle_up().await;
+        self.hand_over();
     }
 
     /// Nothing that the client has seen goes along but that it has seen something: so the primary shows it first.
@@ -256,7 +254,10 @@ impl Relay {
         })
         .await;
         loop {
-            let next = self.exchange().await;
+            let next = match self.exchange().await {
+                Next::Want(Want::Close(farewell)) => return farewell,
+                next => next,
+            };
             // What takes its time is rare, and large: only who waits for it carries it.
             if let Some(farewell) = Box::pin(self.see_to(next)).await {
                 return farewell;
@@ -339,6 +340,8 @@ impl Relay {
                 Poll::Ready(Want::Lease(route)) if self.lease_at_once(route) => {}
                 Poll::Ready(Want::Return) => self.give_back(clock.now()),
                 Poll::Ready(want) => return Poll::Ready(Next::Want(want)),
+                // There was more than it was told at once.
+                Poll::Pending if self.has_tidings() => {}
                 Poll::Pending => break,
             }
         }
@@ -576,6 +579,8 @@ impl Relay {
         if let Some(shown) = self.session.shown() {
             before.see_off(shown).await.map_err(Denied::Report)?;
         }
+        // Those of the pools that it leaves.
+        self.count_pins(Pins::default());
         self.pools = before.heir(&database);
         self.notes = self.seat.notes(&database);
         self.pools.enter();
@@ -732,7 +737,7 @@ impl Relay {
         if !self.session.is_between_requests() || !self.session.can_be_told() {
             return None;
         }
-        self.pass_on_letters();
+        self.pass_on_letters(MAX_UNREAD);
         self.subscription.as_ref()?.end().map(|why| Farewell::Fatal(Box::new(why)))
     }
 
@@ -742,14 +747,25 @@ impl Relay {
             subscription.catch_up().await;
         }
         self.session.on_told();
-        self.pass_on_letters();
+        // All: who stops listening would not hear the rest any more.
+        self.pass_on_letters(usize::MAX);
         self.fresh = true;
     }
 
-    fn pass_on_letters(&mut self) {
+    /// Whether [`deliver`](Self::deliver) would tell the client something.
+    fn has_tidings(&self) -> bool {
+        let Some(subscription) = &self.subscription else { return false };
+        self.to_client.len() <= MAX_UNREAD
+            && self.session.is_between_requests()
+            && self.session.can_be_told()
+            && subscription.has_tidings()
+    }
+
+    /// What it has heard, as long as no more than `unread` bytes wait for it to read.
+    fn pass_on_letters(&mut self, unread: usize) {
         let Some(subscription) = &self.subscription else { return };
         let channels = self.session.channels();
-        while self.to_client.len() <= MAX_UNREAD
+        while self.to_client.len() <= unread
             && let Some(notification) = subscription.take()
         {
             // What was under way when the client stopped listening is not for it any more.
@@ -920,6 +936,9 @@ impl Relay {
         if events.unknown_name {
             self.pools.database.suspect_catalog(now);
         }
+        if let Some(name) = events.vacates.then(|| self.seat.desk().edits.vacated.take()).flatten() {
+            self.pools.database.section.cluster.vacate(&name, self.seat.index, now);
+        }
         if let Some(granted) = self.lease.as_ref().filter(|_| events.read_only_primary) {
             self.pools.database.section.cluster.nodes()[granted.node].poke();
         }
@@ -994,8 +1013,8 @@ impl Relay {
         is_over.then(|| Report::new(ErrorSource::Pooler, code, text))
     }
 
-    /// The end: the client is told why, and the server connection is made clean for the next one.
-    async fn part(mut self: Box<Self>, farewell: Farewell) {
+    /// The end: the server connection is made clean for the next client. Answers what this one is still to be told.
+    fn part(&mut self, farewell: Farewell) -> Option<Vec<u8>> {
         let patience = match farewell {
             Farewell::Terminated => {
                 let limit = self.pools.database.rules().pool.query_timeout;
@@ -1020,17 +1039,25 @@ impl Relay {
             owed.broken |= !self.to_server.is_empty() && patience.is_zero();
             granted.lease.end(owed, self.from_server.filled(), self.to_server.filled(), patience);
         }
-        let mut last = self.to_client.filled().to_vec();
+        let words = fatal.map(|report| self.last_words(&report));
         // The next client takes them.
         self.buffers().for_each(|(buffer, shelf)| {
             buffer.consume(buffer.len());
             buffer.give_back(shelf);
         });
-        let Some(report) = fatal else { return };
+        words
+    }
+
+    fn last_words(&self, report: &Report) -> Vec<u8> {
+        let mut words = self.to_client.filled().to_vec();
         self.pools.stats(self.seat.index).error(report.source, report.code);
         if self.session.can_be_told() {
-            report.write(&mut last, Severity::Fatal);
+            report.write(&mut words, Severity::Fatal);
         }
+        words
+    }
+
+    async fn say_goodbye(mut self: Box<Self>, last: Vec<u8>) {
         let told = async {
             let _ = self.client.write_all(&last).await;
             let _ = self.client.shutdown().await;
@@ -1046,15 +1073,10 @@ impl Relay {
 impl Limits {
     fn new(config: &Config, pools: &UserPools) -> Option<Box<Self>> {
         let rules = pools.database.rules();
-        let limits = Limits {
-            idle: config.listen.client_idle_timeout,
-            transaction: rules.pool.idle_transaction_timeout,
-            query: rules.pool.query_timeout,
-            phase: Phase::Idle,
-            since: Instant::now(),
-        };
-        let any = limits.idle.is_some() || limits.transaction.is_some() || limits.query.is_some();
-        any.then(|| Box::new(limits))
+        let idle = config.listen.client_idle_timeout;
+        let (transaction, query) = (rules.pool.idle_transaction_timeout, rules.pool.query_timeout);
+        let any = idle.is_some() || transaction.is_some() || query.is_some();
+        any.then(|| Box::new(Limits { idle, transaction, query, phase: Phase::Idle, since: Instant::now() }))
     }
 
     /// How often to look: the limits are kept to a quarter of the shortest.

@@ -25,7 +25,7 @@ pub struct Replicating {
     /// The client's connection.
     pub stream: Stream,
     /// What it sent beyond its login.
-    pub early: Vec<u8>,
+    pub early: Buffer,
     /// What it asked for.
     pub mode: Mode,
     /// The server's connection.
@@ -57,9 +57,8 @@ pub async fn run(replicating: Replicating, worker: &Worker) {
     let Replicating { mut stream, early, mode, replication: mut held, registration } = replicating;
     let card = registration.card();
     card.replicates(mode, &held.backend);
-    let (mut up, mut down) = (Buffer::empty(), Buffer::empty());
+    let (mut up, mut down) = (early, Buffer::empty());
     let (mut ignored, mut frames) = (None, Some(Frames::default()));
-    up.extend(&early);
     let ended = poll_fn(|cx| {
         card.wakes(cx.waker());
         let order = card.order();

@@ -166,6 +166,19 @@ mod tests {
     }
 
     #[test]
+    fn rsa_tells_its_hash_too() {
+        let signed_by = |number: u8| {
+            let algorithm = [&[OBJECT_IDENTIFIER, 9], RSA, &[number]].concat();
+            let fields = [&[SEQUENCE, 0, SEQUENCE, algorithm.len() as u8], &*algorithm].concat();
+            [&[SEQUENCE, fields.len() as u8], &*fields].concat()
+        };
+        for (number, length) in [(4, 32), (5, 32), (11, 32), (12, 48), (13, 64)] {
+            assert_eq!(end_point(&signed_by(number)).map(|hash| hash.len()), Some(length), "{number}");
+        }
+        assert_eq!(end_point(&signed_by(10)), None, "RSASSA-PSS");
+    }
+
+    #[test]
     fn no_cut_of_a_certificate_has_a_wrong_name() {
         let der = certificate(&[(DnType::CommonName, "app")]);
         for end in 0..der.len() {

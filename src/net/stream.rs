@@ -358,8 +358,8 @@ impl Stream {
         }
     }
 
-    /// What channel binding binds to: the server's certificate, hashed as `tls-server-end-point` says. `None` without TLS,
-    /// or if its signature does not tell by what.
+    /// What a client's channel binding binds to: our certificate, hashed as `tls-server-end-point` says. `None` without TLS,
+    /// if its signature does not tell by what, and towards servers.
     pub fn end_point(&self) -> Option<&Arc<[u8]>> {
         match &self.0 {
             Layer::Plain(_) => None,

@@ -219,9 +219,7 @@ impl Connector {
             .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not a host name that TLS can ask for"))?;
         let socket = stream.into_socket()?;
         let stream = Box::pin(TlsConnector::from(config).connect(name, socket)).await?;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let end_point = certificate.and_then(|certificate| end_point(certificate)).map(Arc::from);
-        Ok(Stream::tls(stream.into(), None, end_point))
+        Ok(Stream::tls(stream.into(), None, None))
     }
 }
 

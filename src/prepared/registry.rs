@@ -1,4 +1,4 @@
-//! Statements by text and types.
+//! Statements by text, types, and the settings under which they are analysed.
 
 use crate::sql::cache::Low;
 use crate::sql::lasting;
@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-/// What a statement is known by: a keyed 128-bit hash of its text and types, so that every worker finds the same one
-/// without asking another, and nobody outside can make two texts meet.
+/// What a statement is known by: a keyed 128-bit hash of its text, its types and what has a part in its analysis, so that
+/// every worker finds the same one without asking another, and nobody outside can make two texts meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StatementId(u128);
 
@@ -27,6 +27,22 @@ impl StatementId {
 /// An id is a keyed hash already and is not hashed again.
 pub(super) type ById<V> = HashMap<StatementId, V, BuildHasherDefault<Low>>;
 
+/// For whom what a server makes of a text is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Analysis {
+    /// For everybody under the settings that have this digest; 0 is a fresh login's.
+    Shared(u128),
+    /// For the client alone that sent its Parse.
+    Own,
+    /// For that client alone, and only for the transaction in which a server had to prepare it again.
+    Passing,
+}
+
+impl Analysis {
+    /// Under the settings of a fresh login.
+    pub const NEUTRAL: Analysis = Analysis::Shared(0);
+}
+
 /// A statement that a client has prepared.
 #[derive(Debug)]
 pub struct Prepared {
@@ -40,6 +56,10 @@ pub struct Prepared {
     pub types: Box<[u8]>,
     /// How often DDL had been seen when it was prepared.
     pub generation: u64,
+    /// For whom it is.
+    pub analysis: Analysis,
+    /// Whether its strings may be another value each time they are read.
+    pub names_instant: bool,
 }
 
 impl Prepared {
@@ -72,18 +92,20 @@ pub struct Registry {
     statements: ById<Entry>,
     capacity: usize,
     key: [u8; 16],
+    /// How many statements of one client's own were made.
+    own: u64,
 }
 
 impl Registry {
     /// Room for `capacity` statements; `key` is the process's secret for hashing and the same on every worker.
     pub fn new(capacity: usize, key: [u8; 16]) -> Self {
-        Registry { statements: ById::default(), capacity, key }
+        Registry { statements: ById::default(), capacity, key, own: 0 }
     }
 
-    /// The statement with this text and these types. `generation` grows when DDL has been seen: a statement prepared
-    /// afterwards is a new one, so that no client inherits a result type from before.
-    pub fn intern(&mut self, text: &[u8], types: &[u8], generation: u64) -> Arc<Prepared> {
-        let id = self.id(text, types, generation);
+    /// The statement with this text and these types, analysed under settings with this digest. `generation` grows when DDL
+    /// has been seen: a statement prepared afterwards is a new one, so that no client inherits a result type from before.
+    pub fn intern(&mut self, text: &[u8], types: &[u8], generation: u64, settings: u128) -> Arc<Prepared> {
+        let id = self.id(text, types, generation, settings);
         if let Some(entry) = self.statements.get(&id) {
             return entry.prepared.clone();
         }
@@ -93,6 +115,8 @@ impl Registry {
             text: text.into(),
             types: types.into(),
             generation,
+            analysis: Analysis::Shared(settings),
+            names_instant: lasting::names_instant(text),
         });
         if self.statements.len() >= self.capacity {
             self.statements.retain(|_, entry| Arc::strong_count(&entry.prepared) > 1);
@@ -102,6 +126,49 @@ impl Registry {
             self.statements.insert(id, entry);
         }
         prepared
+    }
+
+    /// The same statement for one client alone: nobody else finds it, here or on a server.
+    pub fn apart(
+        &mut self,
+        prepared: &Prepared,
+        analysis: Analysis,
+        client: u64,
+        generation: u64,
+    ) -> Arc<Prepared> {
+        self.own += 1;
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        hasher.write(&prepared.id.0.to_le_bytes());
+        hasher.write(&client.to_le_bytes());
+        hasher.write(&self.own.to_le_bytes());
+        let id = StatementId(hasher.finish128().as_u128());
+        Arc::new(Prepared {
+            id,
+            server_name: id.server_name(),
+            text: prepared.text.clone(),
+            types: prepared.types.clone(),
+            generation,
+            analysis,
+            names_instant: prepared.names_instant,
+        })
+    }
+
+    /// The same statement with the types that a server found for its parameters.
+    pub fn with_types(&mut self, prepared: &Prepared, types: &[u8]) -> Arc<Prepared> {
+        let Prepared { id, ref server_name, ref text, generation, analysis, names_instant, .. } = *prepared;
+        match analysis {
+            Analysis::Shared(settings) => self.intern(text, types, generation, settings),
+            // Nobody else counts on other types: it may keep its name, and the server its statement.
+            Analysis::Own | Analysis::Passing => Arc::new(Prepared {
+                id,
+                server_name: server_name.clone(),
+                text: text.clone(),
+                types: types.into(),
+                generation,
+                analysis,
+                names_instant,
+            }),
+        }
     }
 
     /// A client prepares it without a name. Answers whether a server should keep it for such clients.
@@ -116,13 +183,11 @@ impl Registry {
         *keeping == Keeping::Worth
     }
 
-    fn id(&self, text: &[u8], types: &[u8], generation: u64) -> StatementId {
+    fn id(&self, text: &[u8], types: &[u8], generation: u64, settings: u128) -> StatementId {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         // Small writes cost SipHash more than the bytes in them.
-        let mut head = [0; 16];
-        head[..8].copy_from_slice(&generation.to_le_bytes());
-        head[8..].copy_from_slice(&(text.len() as u64).to_le_bytes());
-        hasher.write(&head);
+        let head = (generation as u128) | ((text.len() as u128) << 64);
+        hasher.write(&(head ^ settings).to_le_bytes());
         hasher.write(text);
         hasher.write(types);
         StatementId(hasher.finish128().as_u128())
@@ -136,22 +201,36 @@ mod tests {
     #[test]
     fn same_text_and_types_are_one_statement() {
         let mut registry = Registry::new(10, [7; 16]);
-        let one = registry.intern(b"select $1", b"\0\0", 0);
-        assert!(Arc::ptr_eq(&one, &registry.intern(b"select $1", b"\0\0", 0)));
-        assert_ne!(one.id, registry.intern(b"select $1", b"\0\x01\0\0\0\x17", 0).id);
-        assert_ne!(one.id, registry.intern(b"select $1", b"\0\0", 1).id, "after DDL");
+        let one = registry.intern(b"select $1", b"\0\0", 0, 0);
+        assert!(Arc::ptr_eq(&one, &registry.intern(b"select $1", b"\0\0", 0, 0)));
+        assert_ne!(one.id, registry.intern(b"select $1", b"\0\x01\0\0\0\x17", 0, 0).id);
+        assert_ne!(one.id, registry.intern(b"select $1", b"\0\0", 1, 0).id, "after DDL");
+        assert_ne!(one.id, registry.intern(b"select $1", b"\0\0", 0, 1).id, "under other settings");
         assert_eq!(
             one.id,
-            Registry::new(1, [7; 16]).intern(b"select $1", b"\0\0", 0).id,
+            Registry::new(1, [7; 16]).intern(b"select $1", b"\0\0", 0, 0).id,
             "on another worker"
         );
+    }
+
+    #[test]
+    fn what_is_one_clients_own_is_found_by_nobody() {
+        let mut registry = Registry::new(10, [7; 16]);
+        let shared = registry.intern(b"select $1", b"\0\0", 0, 0);
+        let own = [1, 1, 2].map(|client| registry.apart(&shared, Analysis::Own, client, 0));
+        let ids = [shared.id, own[0].id, own[1].id, own[2].id];
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert!(Arc::ptr_eq(&shared, &registry.intern(b"select $1", b"\0\0", 0, 0)));
+        let typed = registry.with_types(&own[0], b"\0\x01\0\0\0\x17");
+        assert_eq!((typed.id, typed.analysis), (own[0].id, Analysis::Own));
+        assert_ne!(registry.with_types(&shared, b"\0\x01\0\0\0\x17").id, shared.id);
     }
 
     #[test]
     fn what_comes_again_and_lasts_is_worth_keeping() {
         let mut registry = Registry::new(10, [0; 16]);
         let mut is_worth = |text: &[u8]| {
-            let id = registry.intern(text, b"\0\0", 0).id;
+            let id = registry.intern(text, b"\0\0", 0, 0).id;
             registry.comes_unnamed(id)
         };
         assert_eq!(
@@ -164,11 +243,11 @@ mod tests {
     #[test]
     fn the_registry_is_bounded_and_forgets_what_nobody_uses() {
         let mut registry = Registry::new(2, [0; 16]);
-        let kept = registry.intern(b"1", b"\0\0", 0);
+        let kept = registry.intern(b"1", b"\0\0", 0, 0);
         for n in 0..100 {
-            registry.intern(format!("select {n}").as_bytes(), b"\0\0", 0);
+            registry.intern(format!("select {n}").as_bytes(), b"\0\0", 0, 0);
             assert!(registry.statements.len() <= 2);
         }
-        assert!(Arc::ptr_eq(&kept, &registry.intern(b"1", b"\0\0", 0)));
+        assert!(Arc::ptr_eq(&kept, &registry.intern(b"1", b"\0\0", 0, 0)));
     }
 }

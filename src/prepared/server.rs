@@ -54,6 +54,11 @@ impl ServerStatements {
         }
     }
 
+    /// Whether the statement is there, under our name or as the unnamed one of a client that gave it no name.
+    pub fn holds(&self, id: StatementId, name: &[u8]) -> bool {
+        if name.is_empty() { self.unnamed == Some(id) } else { self.held.contains_key(&id) }
+    }
+
     /// Whether a statement that nobody has named may be added: there is room, or it takes that of one from before some DDL, or
     /// of one that has been out of use for long. Where more texts take turns than there is room for, those that are there
     /// stay: if each drove out the next, all would cost a Parse and a Close, and none would be found again.
@@ -139,7 +144,7 @@ mod tests {
         let mut registry = Registry::new(100, [0; 16]);
         let mut server = ServerStatements::new(2);
         let mut round = |server: &mut ServerStatements, texts: &[&str], generation| {
-            let all = texts.iter().map(|text| registry.intern(text.as_bytes(), b"\0\0", generation));
+            let all = texts.iter().map(|text| registry.intern(text.as_bytes(), b"\0\0", generation, 0));
             all.filter(|prepared| {
                 let is_there = server.uses(prepared.id);
                 if !is_there && server.has_room_for(prepared) {
@@ -162,7 +167,7 @@ mod tests {
     #[test]
     fn the_least_recently_used_goes_first() {
         let mut registry = Registry::new(10, [0; 16]);
-        let [a, b, c] = ["a", "b", "c"].map(|text| registry.intern(text.as_bytes(), b"\0\0", 0));
+        let [a, b, c] = ["a", "b", "c"].map(|text| registry.intern(text.as_bytes(), b"\0\0", 0, 0));
         let mut server = ServerStatements::new(2);
         assert!(server.add(&a).is_none() && server.add(&b).is_none());
         assert!(server.uses(a.id));

@@ -8,20 +8,22 @@
 //! ```
 //!
 //! So a client that thinks between BEGIN and its first statement holds no server connection, and the statement tells where
-//! the transaction may run: one that is READ ONLY and starts with a proven read runs on a replica as a whole, any other on
-//! the primary. `now()` is the time at which the server sees the BEGIN.
+//! the transaction may run: one that is READ ONLY and starts with a proven read runs on a replica (see `promote`), any other
+//! on the primary. `now()` is the time at which the server sees the BEGIN.
 
 use super::own::End;
 use super::replies::{Action, Request, Then};
 use super::*;
 use crate::config::Transactions;
-use crate::sql::effect::TransactionMode;
+use crate::sql::effect::{Isolation, TransactionMode};
 
 /// A transaction that no server knows of yet.
 #[derive(Debug)]
 pub(super) struct Deferred {
     text: Box<[u8]>,
     pub(super) mode: TransactionMode,
+    /// The level that its BEGIN names.
+    pub(super) isolation: Option<Isolation>,
     stage: Stage,
     /// It ran on a replica before.
     pub(super) moved_from: Option<Shown>,
@@ -49,6 +51,7 @@ impl Deferred {
         Deferred {
             text: Box::default(),
             mode: TransactionMode::Plain,
+            isolation: None,
             stage,
             moved_from: None,
             repeated: Vec::new(),
@@ -115,6 +118,7 @@ impl Session {
         self.deferred = Some(Box::new(Deferred {
             text: text.into(),
             mode: begin.mode,
+            isolation: begin.isolation,
             stage: Stage::Waiting,
             moved_from: None,
             repeated: Vec::new(),
@@ -257,7 +261,7 @@ impl Session {
             }
             FrontendTag::PARSE => {
                 let Some(parse) = Parse::new(body) else { return self.refuse_in_failed(span, edits) };
-                let named = world.prepare(&parse);
+                let named = world.prepare(&parse, self.settings.analysis());
                 self.statements.get_or_insert_default().insert(parse.name, named);
                 backend::write_bare(&mut edits.reply, BackendTag::PARSE_COMPLETE);
             }
@@ -334,7 +338,7 @@ impl Session {
             edits.insert(|out| frontend::write_query(out, text));
             self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));
         }
-        if deferred.mode == TransactionMode::Plain && held.role == Role::Replica {
+        if deferred.mode != TransactionMode::Whole && held.role == Role::Replica {
             self.begin_on_replica(deferred, held, edits);
         }
     }

@@ -18,6 +18,8 @@ pub struct Edits {
     pub reply: Vec<u8>,
     /// What happened, for those who count.
     pub events: Events,
+    /// The database of [`Events::vacates`].
+    pub vacated: Option<Box<str>>,
     /// Memory for requests that are kept.
     pub(super) spares: Spares,
     /// Memory for what is outstanding.
@@ -84,6 +86,8 @@ pub struct Events {
     pub sequence_state: bool,
     /// What was taken for the primary refused to write: it may be none any more.
     pub read_only_primary: bool,
+    /// A statement on its way to the server needs a database without sessions.
+    pub vacates: bool,
     /// Statements that a server has run.
     pub ran: Ran,
 }
@@ -102,10 +106,11 @@ impl Events {
             unknown_name,
             sequence_state,
             read_only_primary,
+            vacates,
             ran,
         } = self;
         let counted = answered | client_parses | server_parses | binds | ran.which;
-        let noticed = ddl | unknown_name | sequence_state | read_only_primary;
+        let noticed = ddl | unknown_name | sequence_state | read_only_primary | vacates;
         counted == 0 && !noticed && query_time.is_none() && transaction_time.is_none()
     }
 }

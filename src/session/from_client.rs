@@ -3,6 +3,7 @@
 use super::own::End;
 use super::replies::{Action, Renamed, Request, Then};
 use super::*;
+use crate::prepared::Analysis;
 use crate::sql::body;
 use crate::sql::effect::TransactionMode;
 
@@ -159,7 +160,7 @@ impl Session {
             }
             self.routed = true;
         }
-        if matches!(self.restoring, Restoring::Held | Restoring::Failed(_)) {
+        if matches!(self.restoring, Restoring::Held(_) | Restoring::Failed(_)) {
             return Flow::Stop(Want::Input);
         }
         // After a RESET the server's settings are not the client's, and are put right when nothing is outstanding.
@@ -201,6 +202,7 @@ impl Session {
         }
         if let Some(deferred) = self.deferred.take() {
             self.begin_deferred(deferred, held, edits);
+            self.stays_with_portal(span, bytes);
         }
         if self.is_asking_isolation() {
             self.routed = true;
@@ -253,7 +255,9 @@ impl Session {
         self.head = match span.tag() {
             _ if self.head.is_some() => return,
             FrontendTag::QUERY => frontend::query(body).map(|text| Head::Query(world.classify(text))),
-            FrontendTag::PARSE => Parse::new(body).map(|parse| Head::Parse(world.prepare(&parse))),
+            FrontendTag::PARSE => {
+                Parse::new(body).map(|parse| Head::Parse(world.prepare(&parse, self.settings.analysis())))
+            }
             _ => return,
         };
     }
@@ -386,7 +390,7 @@ impl Session {
     pub(super) fn wish(&self) -> Option<Hint> {
         let is_plain =
             self.deferred.as_ref().is_some_and(|deferred| deferred.mode != TransactionMode::ReadOnly);
-        let may_write = is_plain || self.promotable.is_some();
+        let may_write = is_plain || self.promotable.as_ref().is_some_and(|block| block.may_write());
         self.own.wish().filter(|wish| *wish == Hint::Primary || !may_write)
     }
 
@@ -440,7 +444,7 @@ impl Session {
             return Some((parse.name, self.routable(&world.classify(parse.text))));
         }
         if self.head.is_none() {
-            self.head = Some(Head::Parse(world.prepare(&Parse::new(body)?)));
+            self.head = Some(Head::Parse(world.prepare(&Parse::new(body)?, self.settings.analysis())));
         }
         let name = Parse::name(body)?;
         self.head.as_ref().map(|head| (name, self.routable(head.statement())))
@@ -455,10 +459,11 @@ impl Session {
     pub(super) fn find(&mut self, name: &[u8], world: &mut World<'_>) -> Option<&Named> {
         let stamp = world.stamp();
         let renews = self.is_renewing();
+        let settings = self.settings.analysis();
         let named = self.statements.as_mut()?.find_mut(name)?;
         if renews {
             let Prepared { text, types, .. } = &*named.prepared;
-            named.prepared = world.registry.intern(text, types, world.generation);
+            named.prepared = world.registry.intern(text, types, world.generation, settings);
         }
         if named.version != stamp {
             named.statement = world.classify(&named.prepared.text);
@@ -596,43 +601,88 @@ impl Session {
         if is_aborted || !self.replies.is_empty() {
             return None;
         }
-        self.restore_sql_statements(held, edits);
-        let sql = self.settings.restore_from(&held.state.settings)?;
-        let identity = self.settings.change_identity() || held.state.settings.change_identity();
+        if self.restoring == Restoring::Refused {
+            return Some(self.restore_anew(held, edits));
+        }
+        self.take_sql_statements_away(held, edits);
+        let before = &held.state.settings;
+        let Some(sql) = self.settings.restore_from(before) else {
+            self.restore_sql_statements(held, edits);
+            return None;
+        };
+        let is_sure = self.settings.are_sure_behind(before);
+        let chance = self.chance(before);
+        self.put_on(&sql, held, edits);
+        if is_sure {
+            self.restoring = Restoring::Sent;
+            self.restore_sql_statements(held, edits);
+            return None;
+        }
+        // Who runs the request must be settled before it runs, whatever that costs; and what may be refused would have it
+        // run under another client's settings.
+        Some(self.hold(chance))
+    }
+
+    /// The server refused the settings: once more, on a connection that has nothing of anybody's.
+    fn restore_anew(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Want {
+        held.state.discarded();
+        edits.insert(|out| frontend::write_query(out, b"DISCARD ALL"));
+        self.replies.push(Request::Query, Action::Swallow, Some(Then::Emptied));
+        // An empty one tells as well that the connection is ready.
+        let sql = self.settings.restore_as_role().unwrap_or_default();
+        self.put_on(&sql, held, edits);
+        self.hold(Chance::Last)
+    }
+
+    fn put_on(&mut self, sql: &str, held: &mut Held<'_>, edits: &mut Edits) {
         edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
         self.replies.push(Request::Query, Action::Swallow, None);
         held.state.settings = self.settings.clone();
         held.state.statements.set_unnamed(None);
-        if !identity && self.settings.are_proven() {
-            self.restoring = Restoring::Sent;
-            return None;
-        }
-        // Who runs the request must be settled before it runs, whatever that costs; and values that no server has taken
-        // yet may be refused.
-        self.restoring = Restoring::Held;
-        self.routed = true;
-        Some(Want::Input)
     }
 
-    /// Takes another client's SQL-level prepared statements from the connection, and puts the client's own there.
-    fn restore_sql_statements(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
-        if self.sql_statements.is_empty() && held.state.sql_statements.is_empty() {
+    fn hold(&mut self, chance: Chance) -> Want {
+        self.restoring = Restoring::Held(chance);
+        self.routed = true;
+        Want::Input
+    }
+
+    /// Whether a connection with these settings can be made neutral, and whether that would help.
+    fn chance(&self, before: &Settings) -> Chance {
+        let is_in_block = self.transaction.is_open() && self.deferred.is_none();
+        let is_own = is_in_block || !self.pins.is_empty() || self.mode == PoolMode::Session;
+        let may_help = !before.is_neutral() || self.settings.change_identity();
+        if may_help && !is_own { Chance::First } else { Chance::Last }
+    }
+
+    /// Takes another client's SQL-level prepared statements from the connection.
+    fn take_sql_statements_away(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        if held.state.sql_statements.is_empty() {
             return;
         }
         let none = SqlStatements::default();
         let staying = if self.is_renewing() { &none } else { &self.sql_statements };
-        for (name, _) in held.state.sql_statements.beyond(staying) {
-            let sql = format!("DEALLOCATE {}", settings::identifier(name));
+        let leaving = held.state.sql_statements.beyond(staying).map(|(name, _)| name.clone());
+        for name in leaving.collect::<Vec<_>>() {
+            let sql = format!("DEALLOCATE {}", settings::identifier(&name));
             self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
             edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+            held.state.sql_statements.remove(&name);
+            held.state.statements.set_unnamed(None);
         }
-        let there = if self.is_renewing() { &none } else { &held.state.sql_statements };
-        for (name, text) in self.sql_statements.beyond(there) {
+    }
+
+    /// Puts the client's own there, under its settings: those say what their names mean.
+    fn restore_sql_statements(&mut self, held: &mut Held<'_>, edits: &mut Edits) {
+        if self.sql_statements.is_empty() {
+            return;
+        }
+        for (name, text) in self.sql_statements.beyond(&held.state.sql_statements) {
             self.replies.push(Request::Query, Action::Swallow, Some(Then::PreparedAgain(name.clone())));
             edits.insert(|out| frontend::write_query(out, text));
+            held.state.statements.set_unnamed(None);
         }
         held.state.sql_statements = self.sql_statements.clone();
-        held.state.statements.set_unnamed(None);
     }
 
     /// Ahead of a request that asks what its session drew from sequences: what somebody else drew on this connection is
@@ -736,7 +786,7 @@ impl Session {
         let Some(parse) = Parse::new(span.body(bytes)) else {
             return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
         };
-        let named = self.parsed(&parse, world);
+        let mut named = self.parsed(&parse, world);
         if self.mode == PoolMode::Session && !parse.name.is_empty() {
             edits.events.client_parses += 1;
             // The connection is the client's own: names stay as they are, and the server says whether they are good. The unnamed
@@ -757,6 +807,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.client_parses += 1;
+        self.set_apart(&mut named.prepared, world);
         let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         let renamed = Renamed { name: parse.name.into(), before };
@@ -825,11 +876,18 @@ impl Session {
         (self.transaction.is_open() || self.may_be_in_block) && self.replies.ready_owed() > 0
     }
 
-    /// What the Parse at the head of the input prepares: as it was routed, unless the catalog has changed since.
+    /// What the Parse at the head of the input prepares: as it was routed, unless the catalog or the settings have changed
+    /// since.
     pub(super) fn parsed(&mut self, parse: &Parse<'_>, world: &mut World<'_>) -> Named {
+        let settings = self.settings.analysis();
         match self.head.take() {
-            Some(Head::Parse(named)) if named.version == world.stamp() => named,
-            _ => world.prepare(parse),
+            Some(Head::Parse(named))
+                if named.version == world.stamp()
+                    && named.prepared.analysis == Analysis::Shared(settings) =>
+            {
+                named
+            }
+            _ => world.prepare(parse, settings),
         }
     }
 
@@ -862,7 +920,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.binds += 1;
-        let named = self.find(bind.statement, world).cloned();
+        let named = self.find_for(bind.statement, held, world);
         let is_own = self.mode == PoolMode::Session;
         let is_named = !bind.statement.is_empty();
         let is_kept = !is_named && self.replies.has_kept();
@@ -939,7 +997,7 @@ impl Session {
         if name.is_empty() && self.replies.has_unnamed_of_earlier_batch() {
             return Flow::Stop(Want::Input);
         }
-        let named = self.find(name, world).cloned();
+        let named = self.find_for(name, held, world);
         match &named {
             Some(named) if name.is_empty() => self.ensure_unnamed(&named.prepared, held, edits),
             Some(named) => self.ensure(&named.prepared, held, edits),
@@ -1158,9 +1216,16 @@ impl Session {
         world: &World<'_>,
         edits: &mut Edits,
     ) {
-        let effects = self.effects_of(statement, text, world.catalog);
+        let effects = self.effects_of(statement, &text, world.catalog);
         if !effects.is_none() {
             self.leaves(effects, statement, edits);
+            if analysis::changes_reading(effects, &text) {
+                self.reading = Reading::Apart;
+            }
+        }
+        if effects.any(Effects::VACATES) {
+            edits.vacated = effect::vacated(text()).map(String::into_boxed_str);
+            edits.events.vacates |= edits.vacated.is_some();
         }
         self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.

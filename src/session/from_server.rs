@@ -2,6 +2,7 @@
 
 use super::own::End;
 use super::*;
+use crate::sql::effect::Isolation;
 
 impl Session {
     pub(super) fn server_message(
@@ -82,7 +83,7 @@ impl Session {
         if *named.prepared.types == *types {
             return;
         }
-        named.prepared = registry.intern(&named.prepared.text, types, named.prepared.generation);
+        named.prepared = registry.with_types(&named.prepared, types);
         if name.is_empty() && held.state.statements.unnamed() == Some(*id) {
             held.state.statements.set_unnamed(Some(named.prepared.id));
         }
@@ -135,18 +136,18 @@ impl Session {
         };
         pass(edits, self.server_part, span.have());
         if reply.action == Action::Swallow {
-            if let (None, Restoring::Sent | Restoring::Held) = (&reply.then, &self.restoring) {
-                self.settings.prove();
-            }
-            if let Restoring::Failed(report) = &self.restoring {
-                return Flow::Stop(fatal(Report::clone(report)));
-            }
-            if reply.then.is_none() {
-                self.restoring = Restoring::No;
+            match &self.restoring {
+                Restoring::Failed(report) => return Flow::Stop(fatal(Report::clone(report))),
+                Restoring::Sent | Restoring::Held(_) if reply.then.is_none() => {
+                    self.settings.prove();
+                    self.restoring = Restoring::No;
+                }
+                _ => {}
             }
             if self.replies.is_empty() {
                 self.leave_at_last(held, now);
             }
+            self.may_read_as_others();
             if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
                 self.asked = None;
                 self.transaction.ready(TransactionStatus::Idle);
@@ -172,6 +173,7 @@ impl Session {
             edits.events.transaction_time = Some(now.saturating_duration_since(began));
         }
         if status == TransactionStatus::Idle {
+            self.may_read_as_others();
             self.kept_pins = self.pins;
             edits.events.ddl |= std::mem::take(&mut self.ddl);
             self.wrote &= !self.replies.is_empty();
@@ -215,7 +217,8 @@ impl Session {
             }
             (Some(Then::Asked(Question::Settings(_))), _) => self.pin(Effects::HIDDEN_SETTINGS),
             (Some(Then::Asked(Question::Isolation)), Some(answer)) => {
-                held.state.is_read_committed = Some(answer.first() == Some(&Some("read committed".into())));
+                let level = answer.first().and_then(Option::as_deref);
+                held.state.isolation = level.and_then(Isolation::of);
             }
             _ => {}
         }
@@ -256,6 +259,9 @@ impl Session {
             Outcome::Failed => {
                 if is_over {
                     self.roll_back_settings(held);
+                } else if has_settings {
+                    // A SAVEPOINT in the same batch may keep what stood before it.
+                    self.doubt_settings(&completed, held);
                 }
                 return;
             }
@@ -368,6 +374,7 @@ impl Session {
             | Then::Answered(_)
             | Then::PreparedAgain(_)
             | Then::Began
+            | Then::Emptied
             | Then::Asked(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
@@ -401,8 +408,11 @@ impl Session {
             self.replies.front()
         {
             match then.as_deref() {
-                None | Some(Then::Began) => {
-                    self.restoring = Restoring::Failed(Box::new(unrestorable(&fields)))
+                None | Some(Then::Began | Then::Emptied) => {
+                    self.restoring = match self.restoring {
+                        Restoring::Held(Chance::First) => Restoring::Refused,
+                        _ => Restoring::Failed(Box::new(unrestorable(&fields))),
+                    }
                 }
                 Some(Then::PreparedAgain(name)) => {
                     // Its table is gone, say: the client hears of it when it runs the statement, as of one that is not there.
@@ -502,6 +512,7 @@ impl Session {
             | Then::Prepared(..)
             | Then::PreparedAgain(_)
             | Then::Began
+            | Then::Emptied
             | Then::Asked(_) => None,
         };
         let Some(Renamed { name, before }) = renamed else { return };

@@ -14,8 +14,7 @@ pub const FORM: u32 = 1;
 /// What stands around one statement, as a part of [`Session::luggage_length`].
 const FRAME: usize = 8;
 
-/// What stands around the rest, with the names and values of at most [`settings::MAX_SETTINGS`] settings, twice, and of what the
-/// client has chosen.
+/// What stands around the rest: twice [`settings::MAX_SETTINGS`] settings at most, and what the client has chosen itself.
 const FORMS: usize = 16 * 1024;
 
 /// One client's luggage.
@@ -134,7 +133,8 @@ impl Session {
             session.history.lost_track(now);
         }
         for Statement { name, text, types } in statements {
-            let prepared = registry.intern(&text.bytes(), &types.bytes(), generation);
+            let prepared =
+                registry.intern(&text.bytes(), &types.bytes(), generation, session.settings.analysis());
             let named = Named { prepared, statement: unclassified(), version: u64::MAX };
             session.statements.get_or_insert_default().insert(&name.bytes(), named);
         }
@@ -179,7 +179,7 @@ mod tests {
         let change = SettingChange::Set { name: "work_mem".into(), value: "'1MB'".into() };
         session.settings = base.after(&change, &base).unwrap();
         for (name, text) in [(&b"s\xff1"[..], &b"SELECT '\xe4'"[..]), (b"", b"SELECT 2")] {
-            let prepared = registry.intern(text, b"\0\x01\0\0\0\x17", 0);
+            let prepared = registry.intern(text, b"\0\x01\0\0\0\x17", 0, 0);
             let named = Named { prepared, statement: unclassified(), version: 0 };
             session.statements.get_or_insert_default().insert(name, named);
         }
@@ -223,8 +223,11 @@ mod tests {
         };
         assert_bounded(&session);
         let mut name = |session: &mut Session, name: &[u8], text: &[u8]| {
-            let named =
-                Named { prepared: registry.intern(text, &[0; 8], 0), statement: unclassified(), version: 0 };
+            let named = Named {
+                prepared: registry.intern(text, &[0; 8], 0, 0),
+                statement: unclassified(),
+                version: 0,
+            };
             session.statements.get_or_insert_default().insert(name, named);
         };
         for number in 0..5_000_u32 {

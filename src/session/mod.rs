@@ -30,6 +30,7 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html>
 
+mod analysis;
 mod begin;
 mod edits;
 mod from_client;
@@ -70,6 +71,7 @@ use crate::wire::backend::{self, Fields, Severity, TransactionStatus};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::scan::{HEADER, Scanner, Span, Step, messages};
 use crate::wire::{BackendTag, FrontendTag, SqlState};
+use analysis::Reading;
 use begin::Deferred;
 use listening::{Hearing, Verb};
 use own::End;
@@ -147,9 +149,9 @@ impl World<'_> {
         self.classifier.look_up(text, self.catalog)
     }
 
-    /// What a Parse prepares.
-    fn prepare(&mut self, parse: &Parse<'_>) -> Named {
-        let prepared = self.registry.intern(parse.text, parse.types, self.generation);
+    /// What a Parse prepares under settings with this digest.
+    fn prepare(&mut self, parse: &Parse<'_>, settings: u128) -> Named {
+        let prepared = self.registry.intern(parse.text, parse.types, self.generation, settings);
         let statement = self.classifier.look_up_prepared(prepared.id.hash(), parse.text, self.catalog);
         Named { prepared, statement, version: self.stamp() }
     }
@@ -327,10 +329,21 @@ enum Restoring {
     No,
     /// The answer is awaited; requests may follow at once.
     Sent,
-    /// The answer is awaited, and nothing may run before: the settings say who runs it.
-    Held,
-    /// The server refused.
+    /// The answer is awaited, and nothing may run before.
+    Held(Chance),
+    /// The server refused, and nothing has run: the connection is to be made neutral first.
+    Refused,
+    /// The server refused, and that is the client's end.
     Failed(Box<Report>),
+}
+
+/// What becomes of a client whose settings the server refuses to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chance {
+    /// It may be for what the connection had before: once more on a neutral one.
+    First,
+    /// It is for its own values.
+    Last,
 }
 
 /// Whether a message was dealt with.
@@ -368,6 +381,7 @@ pub struct Session {
     /// The settings of the startup packet.
     base: Settings,
     settings: Settings,
+    reading: Reading,
     client: Scanner<FrontendTag>,
     client_part: Passing,
     server: Scanner<BackendTag>,
@@ -444,6 +458,7 @@ impl Session {
             mode,
             settings: base.clone(),
             base,
+            reading: Reading::Common,
             client: Scanner::default(),
             client_part: Passing::Forward,
             server: Scanner::default(),

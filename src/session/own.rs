@@ -739,7 +739,7 @@ impl Session {
         world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Flow {
-        let named = world.prepare(&parse);
+        let named = world.prepare(&parse, self.settings.analysis());
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
         self.own.0.get_or_insert_default().has_statements = true;
         if self.is_next() {

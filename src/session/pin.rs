@@ -105,6 +105,11 @@ impl Pins {
         self.0.any(reason.effect)
     }
 
+    /// Whether texts may mean something here that they mean nowhere else.
+    pub fn change_meanings(self) -> bool {
+        self.0.any(Effects::TEMPORARY.with(Effects::HIDDEN_SETTINGS))
+    }
+
     /// Whether nothing pins.
     pub fn is_empty(self) -> bool {
         self.0.is_none()

@@ -103,6 +103,8 @@ pub(super) enum Then {
     Began,
     /// A question of ours.
     Asked(Question),
+    /// DISCARD ALL of ours, ahead of the client's settings.
+    Emptied,
 }
 
 impl Then {

@@ -3,6 +3,7 @@
 use super::settings::Settings;
 use super::sql_statements::SqlStatements;
 use crate::prepared::ServerStatements;
+use crate::sql::effect::Isolation;
 
 /// The session's side of a server connection.
 #[derive(Debug)]
@@ -15,8 +16,8 @@ pub struct ServerState {
     pub sql_statements: SqlStatements,
     /// Who may have drawn from sequences on it: `currval` and `lastval` are that client's alone.
     pub sequences_of: Option<u64>,
-    /// Whether a plain BEGIN begins a transaction under READ COMMITTED; `None`: it was not asked.
-    pub is_read_committed: Option<bool>,
+    /// What a BEGIN begins that names no level; `None`: it was not asked.
+    pub isolation: Option<Isolation>,
     /// What it has reported by ParameterStatus, latest value by name.
     pub parameters: Vec<(Box<str>, Box<str>)>,
 }
@@ -29,7 +30,7 @@ impl ServerState {
             settings: Settings::default(),
             sql_statements: SqlStatements::default(),
             sequences_of: None,
-            is_read_committed: None,
+            isolation: None,
             parameters: Vec::new(),
         }
     }

@@ -4,8 +4,9 @@
 //! batch of SQL, sent ahead of the client's first message. A connection whose last client set something goes back to
 //! neutral in the same batch.
 
+use super::analysis;
 use crate::routing::Commits;
-use crate::sql::effect::SettingChange;
+use crate::sql::effect::{OF_TRANSACTION, SettingChange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -40,6 +41,8 @@ struct Inner {
     proofs_hold: bool,
     /// Whether a text may be run as others had it analysed.
     shares_analysis: bool,
+    /// See [`Settings::analysis`].
+    analysis: u128,
     commits: Commits,
     /// A server has taken the values: see [`Settings::prove`].
     proven: AtomicBool,
@@ -58,8 +61,12 @@ impl PartialEq for Settings {
 impl Settings {
     /// The settings of a startup packet, by lower-cased name.
     pub fn from_startup(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
-        let values = pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), Value::Text(value)));
-        Self::new(values.collect())
+        let lower_cased = |(mut name, value): (String, String)| {
+            name.make_ascii_lowercase();
+            (name, Value::Text(value))
+        };
+        let values = pairs.into_iter().map(lower_cased);
+        Self::new(values.filter(|(name, _)| !OF_TRANSACTION.contains(&name.as_str())).collect())
     }
 
     fn new(values: BTreeMap<String, Value>) -> Self {
@@ -73,6 +80,7 @@ impl Settings {
         let commits = commits(values.get("synchronous_commit"));
         Settings(Some(Arc::new(Inner {
             hash: hasher.finish(),
+            analysis: analysis::digest(values.iter()),
             values,
             proofs_hold,
             shares_analysis,
@@ -118,6 +126,11 @@ impl Settings {
     /// settings has a part in what its names and signs mean.
     pub fn share_analysis(&self) -> bool {
         self.0.as_ref().is_none_or(|inner| inner.shares_analysis)
+    }
+
+    /// A digest of what has a part in the analysis of texts; 0 if all of that is as after a login.
+    pub fn analysis(&self) -> u128 {
+        self.0.as_ref().map_or(0, |inner| inner.analysis)
     }
 
     /// Whether commits wait for their WAL, as far as these settings say.
@@ -180,9 +193,16 @@ impl Settings {
         self.0.iter().flat_map(|inner| inner.values.keys())
     }
 
-    /// Whether a server has taken these values: what a server took once, it takes again.
-    pub fn are_proven(&self) -> bool {
-        self.0.as_ref().is_none_or(|inner| inner.proven.load(Ordering::Relaxed))
+    /// Whether no server can refuse to go from `from` to these settings, whoever had set those: all that differs is
+    /// [`PLAIN`], and a server has taken these values before.
+    pub fn are_sure_behind(&self, from: &Settings) -> bool {
+        let is_taken = self.0.as_ref().is_none_or(|inner| inner.proven.load(Ordering::Relaxed));
+        is_taken && self.differs_plainly(from) && from.differs_plainly(self)
+    }
+
+    fn differs_plainly(&self, other: &Settings) -> bool {
+        let mut values = self.0.iter().flat_map(|inner| inner.values.iter());
+        values.all(|(name, value)| other.value(name) == Some(value) || is_plain(name, value))
     }
 
     /// A server has taken these values.
@@ -216,9 +236,7 @@ impl Settings {
         for name in from.keys().filter(|name| !to.contains_key(*name) && !is_identity(name)) {
             let _ = write!(sql, "RESET {};", quoted_name(name));
         }
-        for (name, value) in
-            to.iter().filter(|(name, value)| from.get(*name) != Some(value) && !is_identity(name))
-        {
+        for (name, value) in in_order(to).filter(|(name, value)| from.get(*name) != Some(value)) {
             // What it does not name stays as it is: that shall be what the session started with.
             if name == "datestyle" && from.contains_key(name) {
                 sql.push_str("RESET \"datestyle\";");
@@ -226,13 +244,113 @@ impl Settings {
             write_set(&mut sql, name, value);
         }
         if identity_moves {
-            for name in IDENTITY {
-                if let Some(value) = to.get(name) {
-                    write_set(&mut sql, name, value);
-                }
-            }
+            write_identity(&mut sql, to);
         }
         Some(sql)
+    }
+
+    /// The SQL that puts these settings on a neutral connection, the role first: it may have set what the login user may
+    /// not. `None` if they are neutral.
+    pub fn restore_as_role(&self) -> Option<String> {
+        let values = &self.0.as_ref()?.values;
+        let mut sql = String::new();
+        write_identity(&mut sql, values);
+        in_order(values).for_each(|(name, value)| write_set(&mut sql, name, value));
+        Some(sql)
+    }
+}
+
+/// Settings that anybody may set and reset, whose values mean the same whatever else is set: what a server took once, it
+/// takes again, on any connection. Sorted.
+const PLAIN: [&str; 64] = [
+    "application_name",
+    "array_nulls",
+    "backslash_quote",
+    "bytea_output",
+    "check_function_bodies",
+    "client_encoding",
+    "client_min_messages",
+    "constraint_exclusion",
+    "cpu_index_tuple_cost",
+    "cpu_operator_cost",
+    "cpu_tuple_cost",
+    "cursor_tuple_fraction",
+    "datestyle",
+    "default_statistics_target",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "effective_cache_size",
+    "enable_bitmapscan",
+    "enable_gathermerge",
+    "enable_hashagg",
+    "enable_hashjoin",
+    "enable_incremental_sort",
+    "enable_indexonlyscan",
+    "enable_indexscan",
+    "enable_material",
+    "enable_memoize",
+    "enable_mergejoin",
+    "enable_nestloop",
+    "enable_partitionwise_aggregate",
+    "enable_partitionwise_join",
+    "enable_seqscan",
+    "enable_sort",
+    "enable_tidscan",
+    "escape_string_warning",
+    "extra_float_digits",
+    "from_collapse_limit",
+    "geqo",
+    "geqo_threshold",
+    "hash_mem_multiplier",
+    "idle_in_transaction_session_timeout",
+    "intervalstyle",
+    "jit",
+    "join_collapse_limit",
+    "lock_timeout",
+    "maintenance_work_mem",
+    "max_parallel_workers_per_gather",
+    "parallel_setup_cost",
+    "parallel_tuple_cost",
+    "plan_cache_mode",
+    "quote_all_identifiers",
+    "random_page_cost",
+    "row_security",
+    "search_path",
+    "seq_page_cost",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "synchronous_commit",
+    "timezone",
+    "transaction_timeout",
+    "transform_null_equals",
+    "work_mem",
+    "xmlbinary",
+    "xmloption",
+];
+
+/// What is shorter, the commands that restore settings may not have the time for, in milliseconds.
+const MIN_TIMEOUT: u32 = 1000;
+
+fn is_plain(name: &str, value: &Value) -> bool {
+    let (Value::Text(text) | Value::Expression(text)) = value;
+    let has_time = !matches!(name, "statement_timeout" | "transaction_timeout")
+        || word(value).parse::<u32>().is_ok_and(|time| time == 0 || time >= MIN_TIMEOUT);
+    // The connection may be in another encoding, or its transactions of a kind in which a standby runs nothing.
+    PLAIN.binary_search(&name).is_ok() && text.is_ascii() && keeps_proofs(name, value) && has_time
+}
+
+/// Values but for the role and the session user, what others are looked up by first.
+fn in_order(values: &BTreeMap<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    let others = values.iter().filter(|(name, _)| *name != "search_path" && !is_identity(name));
+    values.get_key_value("search_path").into_iter().chain(others)
+}
+
+fn write_identity(sql: &mut String, values: &BTreeMap<String, Value>) {
+    for name in IDENTITY {
+        if let Some(value) = values.get(name) {
+            write_set(sql, name, value);
+        }
     }
 }
 
@@ -277,12 +395,14 @@ fn shares_analysis(name: &str, value: &Value) -> bool {
 }
 
 fn keeps_proofs(name: &str, value: &Value) -> bool {
-    let word = word(value);
     match name {
-        "standard_conforming_strings" => matches!(word.as_str(), "on" | "true" | "yes" | "1"),
-        "client_encoding" => !UNSAFE_ENCODINGS.iter().any(|unsafe_one| word.contains(unsafe_one)),
+        "standard_conforming_strings" => matches!(word(value).as_str(), "on" | "true" | "yes" | "1"),
+        "client_encoding" => {
+            let encoding = word(value);
+            !UNSAFE_ENCODINGS.iter().any(|unsafe_one| encoding.contains(unsafe_one))
+        }
         // A hot standby refuses SERIALIZABLE; under REPEATABLE READ and below a single statement reads alike.
-        "default_transaction_isolation" | "transaction_isolation" => !word.contains("serializable"),
+        "default_transaction_isolation" => !word(value).contains("serializable"),
         _ => true,
     }
 }
@@ -423,6 +543,48 @@ mod tests {
         assert_eq!(sql, "RESET SESSION AUTHORIZATION;RESET ROLE;SET \"work_mem\" TO '1MB';");
         let sql = role.restore_from(&other).unwrap();
         assert_eq!(sql, "RESET \"work_mem\";SET ROLE 'bob';");
+    }
+
+    #[test]
+    fn what_others_are_looked_up_by_comes_first() {
+        let none = Settings::default();
+        let values = [("default_text_search_config", "'mine'"), ("role", "'bob'"), ("search_path", "'a'")];
+        let settings = values
+            .into_iter()
+            .fold(none.clone(), |settings, (name, value)| settings.after(&set(name, value), &none).unwrap());
+        let sql = "SET \"search_path\" TO 'a';SET \"default_text_search_config\" TO 'mine';";
+        assert_eq!(settings.restore_from(&none).unwrap(), format!("{sql}SET ROLE 'bob';"));
+        assert_eq!(settings.restore_as_role().unwrap(), format!("SET ROLE 'bob';{sql}"));
+        assert_eq!(none.restore_as_role(), None);
+    }
+
+    #[test]
+    fn only_what_no_server_refuses_needs_no_waiting_for() {
+        assert!(PLAIN.is_sorted());
+        let none = Settings::default();
+        let with = |before: &Settings, name, value| before.after(&set(name, value), &none).unwrap();
+        let plain = with(&with(&none, "work_mem", "'1MB'"), "statement_timeout", "5000");
+        assert!(!plain.are_sure_behind(&none), "no server has taken it yet");
+        plain.prove();
+        let renamed = with(&none, "application_name", "'a'");
+        assert!(plain.are_sure_behind(&none) && plain.are_sure_behind(&renamed));
+        assert!(none.are_sure_behind(&plain) && none.are_sure_behind(&none));
+        for (name, value) in [
+            ("session_replication_role", "'replica'"),
+            ("default_text_search_config", "'mine'"),
+            ("role", "'bob'"),
+            ("app.tenant", "'7'"),
+            ("statement_timeout", "1"),
+            ("default_transaction_isolation", "'serializable'"),
+            ("application_name", "'\u{e9}'"),
+        ] {
+            let (other, both) = (with(&none, name, value), with(&plain, name, value));
+            [&other, &both].into_iter().for_each(Settings::prove);
+            assert!(!plain.are_sure_behind(&other) && !other.are_sure_behind(&plain), "{name}");
+            assert!(!none.are_sure_behind(&other), "{name}");
+            assert!(!both.are_sure_behind(&plain), "{name}");
+            assert!(both.are_sure_behind(&other), "what is alike stays: {name}");
+        }
     }
 
     #[test]

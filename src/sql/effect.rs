@@ -74,11 +74,36 @@ pub enum TransactionMode {
     ReadOnly,
 }
 
+/// How much of what others do a transaction sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each statement sees what is committed when it begins.
+    ReadCommitted,
+    /// All of them see what was committed when the first began.
+    RepeatableRead,
+    /// The same, and PostgreSQL looks after what depends on it, which a hot standby cannot.
+    Serializable,
+}
+
+impl Isolation {
+    /// As `SHOW transaction_isolation` says it.
+    pub fn of(value: &str) -> Option<Isolation> {
+        match value {
+            "read committed" | "read uncommitted" => Some(Isolation::ReadCommitted),
+            "repeatable read" => Some(Isolation::RepeatableRead),
+            "serializable" => Some(Isolation::Serializable),
+            _ => None,
+        }
+    }
+}
+
 /// One BEGIN or START TRANSACTION.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begin {
     /// What it says.
     pub mode: TransactionMode,
+    /// The level that it names.
+    pub isolation: Option<Isolation>,
     /// The tag of its CommandComplete.
     pub tag: &'static str,
 }
@@ -93,17 +118,23 @@ pub fn begin(text: &[u8]) -> Option<Begin> {
         _ => return None,
     };
     let (mut is_read_only, mut is_serializable, mut has_snapshot) = (None, false, false);
+    let mut isolation = None;
     while !rest.is_empty() {
         let length = match *rest {
             ["isolation", "level", "serializable", ..] => {
                 (is_serializable, has_snapshot) = (true, true);
+                isolation = Some(Isolation::Serializable);
                 3
             }
             ["isolation", "level", "repeatable", "read", ..] => {
                 has_snapshot = true;
+                isolation = Some(Isolation::RepeatableRead);
                 4
             }
-            ["isolation", "level", "read", "committed" | "uncommitted", ..] => 4,
+            ["isolation", "level", "read", "committed" | "uncommitted", ..] => {
+                isolation = Some(Isolation::ReadCommitted);
+                4
+            }
             ["read", "only", ..] if is_read_only.is_none() => {
                 is_read_only = Some(true);
                 2
@@ -127,7 +158,7 @@ pub fn begin(text: &[u8]) -> Option<Begin> {
         None if !has_snapshot => TransactionMode::Plain,
         _ => TransactionMode::Whole,
     };
-    Some(Begin { mode, tag })
+    Some(Begin { mode, isolation, tag })
 }
 
 /// Whether `text` is exactly one SET LOCAL of an ordinary setting, which says neither who runs what follows nor how the
@@ -251,6 +282,16 @@ pub fn unlistened(text: &[u8]) -> Vec<Listening> {
     all.filter(|change| !matches!(change, Listening::Listen(_))).collect()
 }
 
+/// The database that no session may use while `text` runs, if it is exactly one DROP DATABASE, CREATE DATABASE (its template),
+/// or ALTER DATABASE that renames or moves it.
+pub fn vacated(text: &[u8]) -> Option<String> {
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let mut statements =
+        tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty());
+    let only = statements.next().filter(|_| statements.next().is_none())?;
+    Reader { text, tokens: only }.vacated()
+}
+
 /// What the DO blocks of a text leave behind, by what stands in them and what `catalog` says of what they call.
 pub fn block(text: &[u8], catalog: &dyn Catalog) -> Effects {
     let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
@@ -281,7 +322,7 @@ pub fn set_configs(text: &[u8]) -> Option<Vec<String>> {
             return None;
         }
         let name = string_value(*name, text)?.to_ascii_lowercase();
-        if !is_local(rest, text) {
+        if !is_local(rest, text) && !OF_TRANSACTION.contains(&name.as_str()) {
             names.push(name);
         }
     }
@@ -311,6 +352,14 @@ fn is_local(tokens: &[Token], text: &[u8]) -> bool {
     matches!(word.as_str(), "true" | "t" | "on" | "yes")
 }
 
+/// What SET TRANSACTION sets: however it is set, it ends with its transaction.
+pub const OF_TRANSACTION: [&str; 3] =
+    ["transaction_isolation", "transaction_read_only", "transaction_deferrable"];
+
+fn outlasts_transaction(change: &SettingChange) -> bool {
+    change.name().is_none_or(|name| !OF_TRANSACTION.contains(&name.as_str()))
+}
+
 /// The tokens of one statement that are still to be read.
 struct Reader<'a> {
     text: &'a [u8],
@@ -322,7 +371,8 @@ impl Reader<'_> {
         match self.folded().as_str() {
             "set" => self.set(changes),
             "reset" => {
-                changes.push(self.reset()?);
+                let change = self.reset()?;
+                changes.extend(Some(change).filter(outlasts_transaction));
                 Some(())
             }
             _ => Some(()),
@@ -346,6 +396,37 @@ impl Reader<'_> {
             "unlisten" => Some(Listening::Unlisten(channel)),
             _ => None,
         }
+    }
+
+    fn vacated(&mut self) -> Option<String> {
+        let verb = self.folded();
+        self.take()?;
+        self.word("database")?;
+        if self.folded() == "if" {
+            self.skip(2)?;
+        }
+        let name = words::name(self.take()?, self.text)?;
+        match verb.as_str() {
+            "drop" => Some(name),
+            "alter" => (self.has("rename") || self.has("tablespace")).then_some(name),
+            "create" => self.template(),
+            _ => None,
+        }
+    }
+
+    /// What a new database is copied from.
+    fn template(&self) -> Option<String> {
+        let Some(at) = (0..self.tokens.len()).find(|&at| self.folded_at(at) == "template") else {
+            return Some("template1".to_owned());
+        };
+        let is_equals = |token: &&Token| token.kind == Kind::Operator && token.bytes(self.text) == b"=";
+        let mut rest = self.tokens[at + 1..].iter();
+        let template = rest.find(|token| !is_equals(token))?;
+        words::name(*template, self.text)
+    }
+
+    fn has(&self, word: &str) -> bool {
+        (0..self.tokens.len()).any(|at| self.folded_at(at) == word)
     }
 
     /// Whether what was SET before or is SET after may not stay.
@@ -384,7 +465,8 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        changes.push(self.set_rest()?);
+        let change = self.set_rest()?;
+        changes.extend(Some(change).filter(outlasts_transaction));
         self.end()
     }
 
@@ -716,6 +798,42 @@ mod tests {
         assert_eq!(unlistened(routine), [Listening::UnlistenAll]);
         assert_eq!(unlistened(b"UNLISTEN a; LISTEN b"), [Listening::Unlisten("a".to_owned())]);
         assert_eq!(unlistened(b"SELECT 'UNLISTEN *'"), []);
+    }
+
+    #[test]
+    fn what_ends_with_its_transaction_is_no_setting_of_the_session() {
+        for text in [
+            "SET transaction_isolation = 'serializable'",
+            "SET SESSION Transaction_Read_Only TO on; SELECT 1",
+            "BEGIN; SET transaction_deferrable = on",
+            "RESET transaction_isolation",
+        ] {
+            assert_eq!(changes(text), Some(Vec::new()), "{text}");
+        }
+        let names = set_configs(b"SELECT set_config('transaction_isolation', 'serializable', false)");
+        assert_eq!(names, Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_database_that_must_be_without_sessions_is_read_from_the_text() {
+        for (text, expected) in [
+            ("DROP DATABASE one", Some("one")),
+            ("/* test */ drop database if exists \"Two words\" WITH (FORCE);", Some("Two words")),
+            ("DROP DATABASE One", Some("one")),
+            ("CREATE DATABASE copy", Some("template1")),
+            ("CREATE DATABASE copy OWNER app TEMPLATE = \"Golden\" ENCODING 'UTF8'", Some("Golden")),
+            ("CREATE DATABASE copy WITH TEMPLATE golden", Some("golden")),
+            ("ALTER DATABASE one RENAME TO two", Some("one")),
+            ("ALTER DATABASE one SET TABLESPACE fast", Some("one")),
+            ("ALTER DATABASE one SET work_mem TO '8MB'", None),
+            ("ALTER DATABASE one OWNER TO app", None),
+            ("DROP TABLE database", None),
+            ("DROP DATABASE", None),
+            ("CREATE DATABASE copy TEMPLATE", None),
+            ("DROP DATABASE one; SELECT 1", None),
+        ] {
+            assert_eq!(vacated(text.as_bytes()).as_deref(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -26,6 +26,27 @@ pub fn lasts(text: &[u8]) -> bool {
         && Lexer::new(text).all(|token| is_lasting(token, text))
 }
 
+/// Whether a string of the text may be an instant: another one each time it is read.
+pub fn names_instant(text: &[u8]) -> bool {
+    Lexer::new(text).any(|token| match token.kind {
+        Kind::String | Kind::DollarString => has_instant(token.bytes(text)),
+        Kind::EscapeString | Kind::UnicodeString => {
+            has_instant(token.bytes(text)) || has_coded_letters(token.bytes(text))
+        }
+        _ => false,
+    })
+}
+
+/// Whether letters may stand in an escaped string by their numbers.
+fn has_coded_letters(string: &[u8]) -> bool {
+    string.windows(2).any(|pair| pair[0] == b'\\' && (pair[1].is_ascii_digit() || b"xuU+".contains(&pair[1])))
+}
+
+fn has_instant(string: &[u8]) -> bool {
+    let mut words = string.split(|byte| !byte.is_ascii_alphabetic());
+    words.any(|word| INSTANTS.iter().any(|instant| word.eq_ignore_ascii_case(instant)))
+}
+
 fn is_planned(text: &[u8]) -> bool {
     let is_ahead = |token: &Token| token.kind.is_trivia() || token.kind == Kind::LeftParen;
     let first = Lexer::new(text).find(|token| !is_ahead(token));
@@ -49,9 +70,7 @@ fn is_lasting(token: Token, text: &[u8]) -> bool {
 /// Whether a string is the same value of whatever type: neither an instant, nor anything with a number in it, which may be a
 /// date, an interval or money, nor with a backslash, which `standard_conforming_strings` decides about.
 fn is_timeless(string: &[u8]) -> bool {
-    let mut words = string.split(|byte| !byte.is_ascii_alphabetic());
-    !string.iter().any(|byte| byte.is_ascii_digit() || *byte == b'\\')
-        && !words.any(|word| INSTANTS.iter().any(|instant| word.eq_ignore_ascii_case(instant)))
+    !string.iter().any(|byte| byte.is_ascii_digit() || *byte == b'\\') && !has_instant(string)
 }
 
 #[cfg(test)]
@@ -70,6 +89,17 @@ mod tests {
             "select b'101', \"now\", now()",
         ] {
             assert!(lasts(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_names_an_instant() {
+        for text in ["select 'now'::date", "select date 'Today'", "select $$now$$::date", r"select E'\x6eow'"]
+        {
+            assert!(names_instant(text.as_bytes()), "{text}");
+        }
+        for text in ["select now()", "select '2026-01-02'::date", r"select E'it\'s\n'", "select 'known'"] {
+            assert!(!names_instant(text.as_bytes()), "{text}");
         }
     }
 

@@ -286,6 +286,9 @@ impl Effects {
     pub const COMMITS: Effects = Effects(1 << 20);
     /// A transaction block ends and does not last.
     pub const ROLLS_BACK: Effects = Effects(1 << 21);
+    /// A database is dropped, altered or copied, which PostgreSQL does only while no session uses it; `effect::vacated` can
+    /// read from the text which.
+    pub const VACATES: Effects = Effects(1 << 22);
 
     /// Both sets together.
     pub const fn with(self, other: Effects) -> Effects {
@@ -315,7 +318,7 @@ impl Effects {
 
 impl fmt::Debug for Effects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 22] = [
+        const NAMES: [&str; 23] = [
             "settings",
             "hidden_settings",
             "temporary",
@@ -338,8 +341,9 @@ impl fmt::Debug for Effects {
             "begins",
             "commits",
             "rolls_back",
+            "vacates",
         ];
-        f.debug_set().entries((0..22).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
+        f.debug_set().entries((0..23).filter(|bit| self.0 & (1 << bit) != 0).map(|bit| NAMES[bit])).finish()
     }
 }
 

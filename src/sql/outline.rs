@@ -212,6 +212,9 @@ impl<'a> Scan<'a> {
             "end" if self.body > 0 => self.body -= 1,
             "execute" if self.verb_is("explain") => self.add(Effects::PREPARED_NAME),
             "create" if self.verb_is("explain") => self.add(Effects::DDL),
+            "database" if self.before("drop") || self.before("alter") || self.before("create") => {
+                self.add(Effects::VACATES);
+            }
             name if name.starts_with("pg_temp") => self.temporary_schema(token),
             _ => {}
         }

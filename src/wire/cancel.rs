@@ -12,7 +12,16 @@ pub const MAX_SECRET: usize = 256;
 pub struct ClientKey {
     /// The number in place of a process id: positive, unique among the clients of this process.
     pub pid: i32,
-    secret: Box<[u8]>,
+    secret: Secret,
+}
+
+/// What each client has, so it is small.
+#[derive(Clone, PartialEq, Eq)]
+enum Secret {
+    /// All that protocol 3.0 has room for.
+    Short([u8; 4]),
+    /// Any other.
+    Long(Box<[u8]>),
 }
 
 /// What PostgreSQL gave at login to cancel what this server connection runs.
@@ -26,17 +35,21 @@ pub struct ServerKey {
 impl ClientKey {
     /// A key from its parts.
     pub fn new(pid: i32, secret: &[u8]) -> Self {
-        ClientKey { pid, secret: secret.into() }
+        let secret = secret.try_into().map_or_else(|_| Secret::Long(secret.into()), Secret::Short);
+        ClientKey { pid, secret }
     }
 
     /// The secret, to be sent to its client alone.
     pub fn secret(&self) -> &[u8] {
-        &self.secret
+        match &self.secret {
+            Secret::Short(secret) => secret,
+            Secret::Long(secret) => secret,
+        }
     }
 
     /// Whether `other` is this key, in time that does not depend on where they differ.
     pub fn matches(&self, other: &ClientKey) -> bool {
-        self.pid == other.pid && bool::from(self.secret.ct_eq(&other.secret))
+        self.pid == other.pid && bool::from(self.secret().ct_eq(other.secret()))
     }
 }
 

@@ -28,9 +28,9 @@ impl Version {
     pub const V3_2: Version = Version { major: 3, minor: 2 };
 }
 
-/// The first packet.
+/// The first packet; `S` is what opens a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StartupPacket {
+pub enum StartupPacket<S = Parameters> {
     /// Asks for TLS.
     SslRequest,
     /// Asks for GSSAPI encryption.
@@ -38,7 +38,19 @@ pub enum StartupPacket {
     /// Asks for a query to be cancelled.
     Cancel(ClientKey),
     /// Opens a session.
-    Startup(Parameters),
+    Startup(S),
+}
+
+impl<S> StartupPacket<S> {
+    /// The same with something else for what opens a session.
+    pub fn map<T>(self, map: impl FnOnce(S) -> T) -> StartupPacket<T> {
+        match self {
+            StartupPacket::SslRequest => StartupPacket::SslRequest,
+            StartupPacket::GssRequest => StartupPacket::GssRequest,
+            StartupPacket::Cancel(key) => StartupPacket::Cancel(key),
+            StartupPacket::Startup(startup) => StartupPacket::Startup(map(startup)),
+        }
+    }
 }
 
 /// A StartupMessage.

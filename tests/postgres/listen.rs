@@ -83,6 +83,25 @@ fn shared_connections(stand: &Stand) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_than_is_told_at_once_is_told_without_another_request() {
+    let stand = Stand::new(crowded);
+    let mut listener = Listener::to(&stand, "news").await;
+    let notifier = stand.client().await;
+    let payload = |number: usize| format!("{number:04}{}", "x".repeat(7_900));
+    let notes: Vec<_> = (0..40).map(|number| format!("news: {}", payload(number))).collect();
+    let notify: String = (0..40).map(|number| format!("NOTIFY news, '{}';", payload(number))).collect();
+    notifier.simple_query(&format!("BEGIN; {notify} COMMIT")).await.unwrap();
+    listener.hears(&notes).await;
+    // Held back until its transaction ends, and then ahead of whatever it does next.
+    listener.client.simple_query("BEGIN; SELECT 1").await.unwrap();
+    notifier.simple_query(&format!("BEGIN; {notify} COMMIT")).await.unwrap();
+    eventually("all have come to us", || metric(&stand, "pglagoon_listeners") > 0.0);
+    listener.client.simple_query(&format!("{notify} COMMIT; UNLISTEN news")).await.unwrap();
+    listener.hears(&notes).await;
+    listener.hears(&notes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_listeners_cost_one_server_connection_and_hear_everything_in_order() {
     for bin in installations() {
         let stand = Stand::on(&bin, crowded);

@@ -254,6 +254,34 @@ async fn the_wildcard_serves_other_databases_under_their_own_name() {
     }
 }
 
+/// What frameworks do around their tests: PostgreSQL drops and copies a database only if it has no session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_no_client_uses_can_be_dropped_copied_and_renamed() {
+    let stand = Stand::new(|setup| {
+        let servers = setup.value("databases.app", "servers").unwrap().to_owned();
+        setup.set("databases.\"*\"", "servers", servers)
+    });
+    let connect =
+        async |database| stand.lagoon.connect(&stand.lagoon.url("postgres", database)).await.unwrap();
+    let admin = connect("postgres").await;
+    rows(&admin, "CREATE DATABASE spare").await;
+    let client = connect("spare").await;
+    rows(&client, "LISTEN news").await;
+    rows(&client, "CREATE TABLE kept (i int)").await;
+    drop(client);
+    rows(&admin, "CREATE DATABASE copy TEMPLATE spare").await;
+    let client = connect("copy").await;
+    assert_eq!(rows(&client, "SELECT i FROM kept").await.len(), 0);
+    let still_used = admin.simple_query("DROP DATABASE copy").await;
+    assert_eq!(sqlstate(still_used).0, "55006");
+    assert_eq!(rows(&client, "INSERT INTO kept VALUES (1) RETURNING i").await, [["1"]]);
+    drop(client);
+    rows(&admin, "ALTER DATABASE copy RENAME TO renamed").await;
+    // The extended protocol as well.
+    admin.execute("DROP DATABASE spare", &[]).await.unwrap();
+    assert_eq!(value(&connect("renamed").await, "SELECT i FROM kept").await, "1");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_server_connections_are_closed_and_old_ones_not_used_again() {
     let idle = Stand::new(|setup| setup.set("pool", "idle_timeout", quote("300ms")));

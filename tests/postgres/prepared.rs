@@ -4,9 +4,10 @@ use crate::harness::{
     Setup, Stand, assert_primary, assert_replicas, eventually, installations, join_all, quote, rows, sqlstate,
 };
 use crate::raw::{
-    Raw, bind, close_statement, describe_portal, describe_statement, execute, first_column, parse, query,
-    sync, tags,
+    Raw, V3_0, bind, close_statement, describe_portal, describe_statement, execute, first_column, parse,
+    query, sync, tags,
 };
+use pglagoon::cli::playground::{DATABASE, USER};
 
 fn stand() -> Stand {
     Stand::new(trusting)
@@ -492,4 +493,148 @@ fn a_pipeline_that_prepares_binds_and_closes_in_one_go() {
         );
     }
     assert_eq!(first_column(&client.until_ready()), ["end"]);
+}
+
+/// One server connection for all, so that whatever is shared is seen.
+fn one_server() -> Stand {
+    Stand::new(|setup| trusting(setup).set("routing", "reads", quote("primary")))
+}
+
+fn under(stand: &Stand, settings: &[(&str, &str)]) -> Raw {
+    let login = [("user", USER), ("database", DATABASE)];
+    Raw::login_with(stand.lagoon.port, V3_0, &[&login, settings].concat())
+}
+
+/// Prepares a text under a name and runs it.
+fn named(client: &mut Raw, name: &str, sql: &str) -> String {
+    let answer = client.exchange(&[parse(name, sql), bind("", name, &[]), execute("", 0), sync()]);
+    assert_eq!(tags(&answer), "1 2 D C Z", "{sql}: {answer:?}");
+    first_column(&answer).concat()
+}
+
+fn again(client: &mut Raw, name: &str) -> String {
+    let answer = client.exchange(&[bind("", name, &[]), execute("", 0), sync()]);
+    assert_eq!(tags(&answer), "2 D C Z", "{name}: {answer:?}");
+    first_column(&answer).concat()
+}
+
+const MIDNIGHT: &str = "SELECT extract(epoch FROM timestamptz '2026-06-01 00:00')::bigint";
+const IN_UTC: &str = "1780272000";
+const IN_TOKYO: &str = "1780239600";
+
+#[test]
+fn what_settings_make_of_a_text_stays_with_those_who_have_them() {
+    let stand = one_server();
+    let [utc, tokyo] = [("timezone", "UTC"), ("timezone", "Asia/Tokyo")];
+    let mut clients = [utc, tokyo, utc].map(|zone| under(&stand, &[zone]));
+    for name in ["s", "t"] {
+        for (client, expected) in clients.iter_mut().zip([IN_UTC, IN_TOKYO, IN_UTC]) {
+            assert_eq!(named(client, name, MIDNIGHT), expected);
+            assert_eq!(again(client, name), expected);
+        }
+    }
+    assert_eq!(kept(&mut clients[0], "count(*)", MIDNIGHT), "2");
+    // Who changes the setting keeps what has been prepared, and prepares anew with what holds now.
+    let [client, ..] = &mut clients;
+    client.query("SET timezone TO 'Asia/Tokyo'");
+    assert_eq!([again(client, "s"), named(client, "u", MIDNIGHT)], [IN_UTC, IN_TOKYO]);
+
+    let date = "SELECT to_char('1/2/2026'::date, 'MM-DD')";
+    for (style, expected) in [("ISO, MDY", "01-02"), ("ISO, DMY", "02-01")] {
+        assert_eq!(named(&mut under(&stand, &[("datestyle", style)]), "s", date), expected);
+    }
+    let letter = "SELECT ascii('\u{e4}')";
+    for (encoding, expected) in [("UTF8", "228"), ("LATIN1", "195")] {
+        assert_eq!(named(&mut under(&stand, &[("client_encoding", encoding)]), "s", letter), expected);
+    }
+}
+
+#[test]
+fn settings_of_a_transaction_are_not_the_others() {
+    let stand = one_server();
+    let mut clients = [(); 3].map(|()| under(&stand, &[("timezone", "UTC")]));
+    let [local, pipelined, other] = &mut clients;
+    local.query("BEGIN");
+    local.query("SET LOCAL timezone TO 'Asia/Tokyo'");
+    assert_eq!(named(local, "s", MIDNIGHT), IN_TOKYO);
+    local.query("COMMIT");
+    let all = [
+        query("SET timezone TO 'Asia/Tokyo'"),
+        parse("s", MIDNIGHT),
+        bind("", "s", &[]),
+        execute("", 0),
+        sync(),
+    ];
+    pipelined.send(&all.concat());
+    assert_eq!(tags(&pipelined.until_ready()), "C Z");
+    assert_eq!(first_column(&pipelined.until_ready()), [IN_TOKYO]);
+    assert_eq!([named(other, "s", MIDNIGHT), again(other, "s")], [IN_UTC, IN_UTC]);
+    // On a direct connection, too, a statement is what it was when it was prepared.
+    assert_eq!([again(local, "s"), again(pipelined, "s")], [IN_TOKYO, IN_TOKYO]);
+    // What others have prepared is not what it would be here.
+    local.query("BEGIN");
+    local.query("SELECT set_config('timezone', 'Asia/Tokyo', true)");
+    assert_eq!(named(local, "t", MIDNIGHT), IN_TOKYO);
+    local.query("ROLLBACK");
+    assert_eq!(named(local, "u", MIDNIGHT), IN_UTC);
+}
+
+#[test]
+fn an_instant_is_read_anew_by_each_parse() {
+    let stand = one_server();
+    let mut clients = [(); 2].map(|()| Raw::login(stand.lagoon.port));
+    let text = "SELECT 'now'::timestamptz(6)::text";
+    let mut instants = std::collections::BTreeSet::new();
+    for name in ["a", "b"] {
+        for client in &mut clients {
+            let instant = named(client, name, text);
+            assert_eq!(again(client, name), instant);
+            instants.insert(instant);
+        }
+    }
+    assert_eq!(instants.len(), 4, "{instants:?}");
+}
+
+#[test]
+fn a_schema_for_each_tenant_has_its_own_types() {
+    let stand = one_server();
+    let setup = Raw::login(stand.lagoon.port).query(
+        "CREATE SCHEMA a; CREATE SCHEMA b; CREATE TABLE a.u (k int, v text); CREATE TABLE b.u (k text, v text); \
+         INSERT INTO a.u VALUES (1, 'x'); INSERT INTO b.u VALUES ('one', 'y')",
+    );
+    assert!(tags(&setup).ends_with('Z') && !tags(&setup).contains('E'), "{setup:?}");
+    let text = "SELECT v FROM u WHERE k = $1";
+    for _ in 0..2 {
+        for (schema, kind, key, value) in [("a", 23, "1", "x"), ("b", 25, "one", "y")] {
+            let mut client = under(&stand, &[("search_path", schema)]);
+            let described = client.exchange(&[parse("s", text), describe_statement("s"), sync()]);
+            assert_eq!(described[1].body, [0, 1, 0, 0, 0, kind]);
+            let run = client.exchange(&[bind("", "s", &[key]), execute("", 0), sync()]);
+            assert_eq!(first_column(&run), [value]);
+        }
+    }
+}
+
+#[test]
+fn what_a_transaction_changes_is_seen_by_what_it_prepares() {
+    let stand = one_server();
+    let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+    client.query("CREATE TABLE changing AS SELECT 1 AS one");
+    let (all, count) = ("SELECT * FROM changing", "SELECT count(*) FROM changing");
+    assert_eq!([named(&mut other, "all", all), named(&mut other, "count", count)], ["1", "1"]);
+
+    client.query("BEGIN");
+    client.query("ALTER TABLE changing ADD COLUMN two int DEFAULT 7");
+    let run = [parse("all", all), describe_statement("all"), bind("", "all", &[]), execute("", 0), sync()];
+    let answer = client.exchange(&run);
+    assert_eq!(tags(&answer), "1 t T 2 D C Z", "{answer:?}");
+    assert_eq!(answer[4].columns(), [Some("1".into()), Some("7".into())]);
+    client.query("COMMIT");
+    assert_eq!([again(&mut client, "all"), named(&mut other, "now", all)], ["1", "1"]);
+
+    client.query("BEGIN");
+    client.query("CREATE TEMP TABLE changing (word text) ON COMMIT DROP");
+    assert_eq!(named(&mut client, "count", count), "0");
+    client.query("COMMIT");
+    assert_eq!([again(&mut other, "count"), named(&mut other, "anew", count)], ["1", "1"]);
 }

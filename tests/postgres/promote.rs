@@ -190,3 +190,61 @@ async fn a_transaction_never_sees_less_after_it_has_moved() {
     tokio::join!(join_all((0..writers).map(|_| write())), join_all((0..readers).map(|_| read())));
     assert_eq!(value(&setup, "SELECT n FROM counter").await, "200");
 }
+
+#[test]
+fn a_read_only_transaction_moves_with_what_does_not_belong_on_a_replica() {
+    let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let mut client = Raw::login(stand.lagoon.port);
+    let mut other = Raw::login(stand.lagoon.port);
+    let read = "SELECT count(*) FROM numbers /* read only */";
+    client.query("BEGIN READ ONLY");
+    assert_eq!(first_column(&client.query(read)), ["1000"]);
+    assert_eq!(tags(&client.query("SELECT pg_advisory_xact_lock(42) /* lock */")), "T D C Z");
+    assert_eq!(first_column(&other.query("SELECT pg_try_advisory_xact_lock(42)")), ["f"]);
+    assert_eq!(first_column(&client.query(read)), ["1000"]);
+    assert_eq!(client.query("INSERT INTO notes (word) VALUES ('x')")[0].code(), "25006");
+    client.query("ROLLBACK");
+    assert_primary(&stand, "/* lock */", 1);
+    client.query("BEGIN READ ONLY");
+    client.query(read);
+    assert_eq!(tags(&client.query("DECLARE c CURSOR WITH HOLD FOR SELECT i FROM numbers")), "C Z");
+    client.query("COMMIT");
+    assert_eq!(tags(&client.query("INSERT INTO notes (word) VALUES ('y')")), "C Z");
+    assert_eq!(tags(&client.query("CLOSE c")), "C Z");
+    // A snapshot cannot move; nor can a portal. Who has written would be sent to the primary.
+    let mut client = Raw::login(stand.lagoon.port);
+    client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    assert_eq!(first_column(&client.query(read)), ["1000"]);
+    assert_eq!(client.query("SELECT pg_advisory_lock(43)")[0].code(), "0A000");
+    assert_eq!(tags(&client.query("ROLLBACK")), "C Z");
+    client.query("BEGIN READ ONLY");
+    let part = [parse("", "SELECT i FROM numbers /* part */"), bind("", "", &[]), execute("", 2), sync()];
+    assert_eq!(tags(&client.exchange(&part)), "1 2 D D s Z");
+    let lock = [parse("", "SELECT pg_advisory_lock(43)"), bind("x", "", &[]), execute("x", 0), sync()];
+    assert_eq!(tags(&client.exchange(&lock)), "1 E Z");
+    client.query("ROLLBACK");
+    assert_eq!(stand.ran_on("/* part */")[0], 0, "{:?}", stand.ran_on("/* part */"));
+    assert_eq!(first_column(&other.query("SELECT pg_try_advisory_lock(43)")), ["t"]);
+}
+
+#[test]
+fn a_read_only_transaction_of_a_role_that_is_serializable_runs_on_the_primary() {
+    let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let alter = "ALTER ROLE app SET default_transaction_isolation = 'serializable'";
+    stand.playground.primary().sql(alter).unwrap();
+    stand.playground.wait_caught_up().unwrap();
+    // Whoever had logged in before does not know of it.
+    let all = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'app'";
+    stand.playground.nodes().iter().for_each(|node| drop(node.sql(all).unwrap()));
+    let mut client = Raw::login(stand.lagoon.port);
+    for _ in 0..3 {
+        client.query("BEGIN READ ONLY");
+        assert_eq!(first_column(&client.query("SELECT count(*) FROM numbers /* level */")), ["1000"]);
+        assert_eq!(tags(&client.query("COMMIT")), "C Z");
+    }
+    assert_primary(&stand, "/* level */", 3);
+    client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    assert_eq!(first_column(&client.query("SELECT count(*) FROM numbers /* named */")), ["1000"]);
+    client.query("COMMIT");
+    assert_replicas(&stand, "/* named */", 1);
+}

@@ -142,6 +142,25 @@ async fn a_reload_under_load_costs_no_client_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_loses_what_pinned_it_and_moves_counts_in_neither_place() {
+    let mut stand = Stand::new(|setup| setup.set("pool", "pin_limit", "4"));
+    let all = addresses(&stand);
+    let client = stand.client().await;
+    client.simple_query("BEGIN; CREATE TEMP TABLE gone (i int)").await.unwrap();
+    reload(&mut stand, |setup| servers(setup, &all[..2])).await;
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+    stand.playground.primary().sql(kill).unwrap();
+    assert_eq!(sqlstate(client.simple_query("SELECT 1").await).0, "40001");
+    client.simple_query("ROLLBACK").await.unwrap();
+    rows(&client, "CREATE TEMP TABLE kept (i int)").await;
+    rows(&client, "SELECT * FROM kept").await;
+    let metrics = stand.lagoon.http("/metrics").unwrap().body;
+    let pinned: Vec<_> =
+        metrics.lines().filter(|line| line.starts_with("pglagoon_pinned_clients{")).collect();
+    assert!(pinned.iter().all(|line| line.ends_with(" 0") || line.ends_with(" 1")), "{pinned:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_ends_where_it_began_and_a_pause_outlasts_a_reload() {
     let mut stand = Stand::new(|setup| setup);
     let all = addresses(&stand);

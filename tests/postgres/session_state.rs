@@ -4,11 +4,17 @@
 use crate::harness::{
     Setup, Stand, eventually, eventually_async, installations, join_all, quote, rows, sqlstate, table, value,
 };
+use crate::raw::{Raw, bind, execute, first_column, parse, sync};
 use tokio_postgres::Client;
 
 /// Every client may find every other's leavings: two server connections for all, used in turn.
 fn crowded(setup: Setup) -> Setup {
     setup.set("pool", "size", "2").set("pool", "pin_limit", "50").set("routing", "reads", quote("primary"))
+}
+
+/// Whoever asks has the connection that another client has just had.
+fn alone(setup: Setup) -> Setup {
+    crowded(setup).set("pool", "size", "1").set("auth", "method", quote("trust"))
 }
 
 fn prepare_server(stand: &Stand) {
@@ -393,4 +399,86 @@ async fn statements_of_sql_follow_their_clients_whose_names_are_alike() {
     assert_eq!(value(client, "EXECUTE q").await, "0");
     client.simple_query("DEALLOCATE ALL").await.unwrap();
     assert_eq!(sqlstate(client.simple_query("EXECUTE q").await).0, "26000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_under_settings_that_its_user_cannot_take_away() {
+    let stand = Stand::new(alone);
+    let primary = stand.playground.primary();
+    let sql = "CREATE ROLE dba SUPERUSER; GRANT dba TO app;
+         CREATE TABLE parents (i int PRIMARY KEY); CREATE TABLE children (i int REFERENCES parents);
+         GRANT ALL ON parents, children TO app";
+    primary.sql(sql).unwrap();
+    let orphan = "INSERT INTO children VALUES (1)";
+    let (other, client) = (stand.client().await, stand.client().await);
+    for sql in ["SET ROLE dba", "SET session_replication_role = replica", "RESET ROLE"] {
+        client.simple_query(sql).await.unwrap();
+    }
+    assert_eq!(sqlstate(other.simple_query(orphan).await).0, "23503");
+    assert_eq!(value(&other, "SHOW session_replication_role").await, "origin");
+    // On its own, it may not have that back: it is told so, and nothing runs.
+    assert_eq!(sqlstate(client.simple_query(orphan).await).0, "42501");
+    assert_eq!(value(&other, "SELECT count(*) FROM children").await, "0");
+
+    // As long as it is that role, it has.
+    let client = stand.client().await;
+    for sql in ["SET ROLE dba", "SET session_replication_role = replica"] {
+        client.simple_query(sql).await.unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(value(&other, "SHOW session_replication_role").await, "origin");
+        assert_eq!(value(&client, "SELECT current_setting('session_replication_role')").await, "replica");
+    }
+    // Somebody who logs in with settings that are not known yet finds it so.
+    let mut newcomer = Raw::login_with(
+        stand.lagoon.port,
+        196_608,
+        &[("user", "app"), ("database", "app"), ("application_name", "newcomer")],
+    );
+    assert_eq!(newcomer.query(orphan)[0].code(), "23503");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_that_is_looked_up_by_another_follows_its_client() {
+    let stand = Stand::new(alone);
+    let sql = "CREATE SCHEMA a; GRANT USAGE ON SCHEMA a TO app;
+         CREATE TEXT SEARCH CONFIGURATION a.mine (COPY = simple);
+         CREATE TABLE a.w (i int); CREATE TABLE w (i int); GRANT ALL ON a.w, w TO app";
+    stand.playground.primary().sql(sql).unwrap();
+    let (client, other) = (stand.client().await, stand.client().await);
+    client.simple_query("SET search_path = a, public").await.unwrap();
+    client.simple_query("SET default_text_search_config = 'mine'").await.unwrap();
+    assert_eq!(value(&other, "SHOW search_path").await, "\"$user\", public");
+    client.simple_query("INSERT INTO w VALUES (1)").await.unwrap();
+    let counts = "SELECT (SELECT count(*) FROM a.w) || ' ' || (SELECT count(*) FROM public.w)";
+    assert_eq!(value(&client, counts).await, "1 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_ahead_of_a_savepoint_in_a_batch_that_fails_is_its_clients() {
+    let stand = Stand::new(alone);
+    let other = stand.client().await;
+    let mut client = Raw::login(stand.lagoon.port);
+    let run = |sql| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
+    let batch = ["BEGIN", "SET work_mem = '9MB'", "SAVEPOINT s", "SELECT 1/0"].map(run).concat();
+    client.send(&[batch, sync()].concat());
+    client.until_ready();
+    client.query("ROLLBACK TO s");
+    client.query("COMMIT");
+    assert_eq!(value(&other, "SHOW work_mem").await, "4MB");
+    assert_eq!(first_column(&client.query("SHOW work_mem")), ["9MB"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_sql_is_prepared_under_its_clients_settings() {
+    let stand = Stand::new(alone);
+    let sql = "CREATE SCHEMA a; GRANT USAGE ON SCHEMA a TO app; CREATE TABLE a.w (); GRANT ALL ON a.w TO app";
+    stand.playground.primary().sql(sql).unwrap();
+    let (client, other) = (stand.client().await, stand.client().await);
+    // What is settled before anything follows, and what is not.
+    for sql in ["SET search_path = a", "PREPARE q AS SELECT count(*) FROM w", "SET app.tenant = '7'"] {
+        client.simple_query(sql).await.unwrap();
+        assert_eq!(sqlstate(other.simple_query("EXECUTE q").await).0, "26000");
+    }
+    assert_eq!(value(&client, "EXECUTE q").await, "0");
 }

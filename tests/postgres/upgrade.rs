@@ -209,7 +209,9 @@ async fn a_new_process_that_hangs_is_not_waited_for() {
     }
     stand.lagoon.upgrade();
     stand.lagoon.signal_successor("-STOP");
-    clients.each_mut().map(|client| client.query("COMMIT"));
+    for client in &mut clients {
+        client.query("COMMIT");
+    }
     for client in &mut clients {
         let end = client.until_end();
         let why = end.last().expect("it is told");

@@ -1297,6 +1297,26 @@ fn statement_of_sql_follows_its_client() {
 }
 
 #[test]
+fn statement_of_sql_was_put_back_before_the_settings() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Query set work_mem to '1MB'
+          p1> Query set work_mem to '1MB'
+          a< CommandComplete SET | ReadyForQuery I
+        a> Query prepare q as select 1
+          p1> Query prepare q as select 1
+          a< CommandComplete PREPARE | ReadyForQuery I
+        b> Query select 1
+          p1> Query DEALLOCATE "q" | Query RESET "work_mem"; | Query select 1
+          b< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Query execute q
+          p1> Query SET "work_mem" TO '1MB'; | Query prepare q as select 1 | Query execute q
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
 fn setting_that_cannot_be_restored_is_told() {
     Stage { startup: &[("work_mem", "bad")], ..PRIMARY_ONLY }.plays(
         "
@@ -1503,7 +1523,7 @@ fn transaction_that_only_reads_runs_on_a_replica_as_a_whole() {
         a> Query begin read only
           a< CommandComplete BEGIN | ReadyForQuery T
         a> Query select 1
-          r1> Query begin read only | Query select 1
+          r1> Query begin read only | Query SHOW transaction_isolation | Query select 1
           a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Query select 2 | Query commit
           r1> Query select 2 | Query commit

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::auth::Certificate;
 use crate::auth::scram::{MECHANISM, ScramClient, Seed};
 use crate::auth::secret::verifier;
 
@@ -25,10 +26,11 @@ fn house() -> House {
     House { users, ring }
 }
 
-fn begin(house: &House, method: AuthMethod, name: &str) -> Result<(Login, Ask), Refusal> {
+fn begin<'a>(house: &'a House, method: AuthMethod, name: &'a str) -> Result<(Login<'a>, Ask), Refusal> {
     let entropy = Entropy { md5_salt: [1, 2, 3, 4], nonce: [5; 18] };
     let user = house.users.get(name);
-    Login::begin(method, TlsMode::Disable, name, user, Certificate::None, &house.ring, entropy)
+    let channel = Channel { certificate: Certificate::None, end_point: None };
+    Login::begin(method, TlsMode::Disable, name, user, channel, &house.ring, entropy)
 }
 
 /// A client with this password, as drivers answer what they are asked.
@@ -45,7 +47,7 @@ fn log_in(
         Ask::ClearText => login.message(format!("{password}\0").as_bytes())?,
         Ask::Md5(salt) => login
             .message(format!("{}\0", md5::response(&client, name, salt).expect("a password")).as_bytes())?,
-        Ask::Sasl => {
+        Ask::Sasl(_) => {
             let mut client = ScramClient::new(&client, None, &[2; 18]).expect("a password");
             let data = client.first();
             let length = i32::try_from(data.len()).expect("short").to_be_bytes();
@@ -116,7 +118,8 @@ fn a_certificate_is_asked_of_known_users_by_name() {
     let certificate = |name: &str, certificate| {
         let entropy = Entropy { md5_salt: [0; 4], nonce: [0; 18] };
         let user = house.users.get(name);
-        Login::begin(AuthMethod::Cert, TlsMode::VerifyFull, name, user, certificate, &house.ring, entropy)
+        let channel = Channel { certificate, end_point: None };
+        Login::begin(AuthMethod::Cert, TlsMode::VerifyFull, name, user, channel, &house.ring, entropy)
             .map(|_| ())
     };
     assert_eq!(certificate("none", Certificate::Verified("none")), Ok(()));

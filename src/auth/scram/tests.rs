@@ -37,7 +37,7 @@ fn seed() -> Seed {
 }
 
 fn server(secret: &Secret) -> ScramServer {
-    ScramServer::new(Arc::new(Keys::derive("app", Some(secret), &seed())), &[1; 18])
+    ScramServer::new(Arc::new(Keys::derive("app", Some(secret), &seed())), &[1; 18], None)
 }
 
 fn client(password: &str) -> ScramClient {
@@ -124,8 +124,8 @@ fn a_plain_password_is_derived_once_and_gives_no_pass_through_keys() {
     let keys = ring.keys("app");
     assert!(!ring.must_derive("app"));
     assert!(Arc::ptr_eq(&keys, &ring.keys("app")));
-    let (learned, _) =
-        exchange(&mut ScramServer::new(keys, &[1; 18]), &mut client("secret")).expect("the password fits");
+    let (learned, _) = exchange(&mut ScramServer::new(keys, &[1; 18], None), &mut client("secret"))
+        .expect("the password fits");
     assert!(learned.is_none(), "no server holds a verifier with our own salt");
 }
 
@@ -161,7 +161,7 @@ fn cached_keys_save_the_derivation_and_are_dropped_when_the_verifier_changes() {
 fn a_wrong_password_and_an_unknown_user_fail_in_the_same_place() {
     let wrong = exchange(&mut server(&quick("secret")), &mut client("Secret"));
     let keys = Arc::new(Keys::derive("nobody", None, &seed()));
-    let unknown = exchange(&mut ScramServer::new(keys, &[1; 18]), &mut client("secret"));
+    let unknown = exchange(&mut ScramServer::new(keys, &[1; 18], None), &mut client("secret"));
     assert_eq!(wrong.err(), Some(ScramError::WrongProof));
     assert_eq!(unknown.err(), Some(ScramError::WrongProof));
 }
@@ -169,7 +169,7 @@ fn a_wrong_password_and_an_unknown_user_fail_in_the_same_place() {
 #[test]
 fn an_unknown_user_shows_a_salt_of_its_own_and_always_the_same() {
     let first = |user: &str| {
-        let mut server = ScramServer::new(Arc::new(Keys::derive(user, None, &seed())), &[1; 18]);
+        let mut server = ScramServer::new(Arc::new(Keys::derive(user, None, &seed())), &[1; 18], None);
         continued(server.message(&initial(MECHANISM, b"n,,n=,r=abc")))
     };
     assert_eq!(first("nobody"), first("nobody"));
@@ -213,11 +213,63 @@ fn a_client_that_could_bind_channels_says_y() {
     );
 }
 
+/// One that offers to bind to this.
+fn binding_server(end_point: &[u8]) -> ScramServer {
+    let keys = Arc::new(Keys::derive("app", Some(&quick("secret")), &seed()));
+    ScramServer::new(keys, &[1; 18], Some(end_point.into()))
+}
+
+/// What a client with the right password ends with that binds to `seen`.
+fn bound(server: &mut ScramServer, seen: &[u8]) -> Result<ServerStep, ScramError> {
+    let bare = "n=,r=abc";
+    let first = initial(MECHANISM_PLUS, format!("{END_POINT}{bare}").as_bytes());
+    let server_first = String::from_utf8(continued(server.message(&first))).expect("text");
+    let parsed = ServerFirst::parse(&server_first, "abc").expect("good");
+    let keys = secret::keys("secret", &parsed.salt, parsed.iterations);
+    let binding = BASE64.encode([END_POINT.as_bytes(), seen].concat());
+    let without_proof = format!("c={binding},r={}", parsed.nonce);
+    let auth_message = format!("{bare},{server_first},{without_proof}");
+    let proof = xor(keys.client_key, hmac(&sha256(&keys.client_key), auth_message.as_bytes()));
+    server.message(format!("{without_proof},p={}", BASE64.encode(proof)).as_bytes())
+}
+
 #[test]
-fn channel_binding_is_refused_politely() {
+fn a_client_binds_to_our_certificate_and_to_no_other() {
+    assert_eq!(binding_server(b"ours").mechanisms(), b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+    assert!(matches!(
+        bound(&mut binding_server(b"ours"), b"ours"),
+        Ok(ServerStep::Proven { keys: Some(_), .. })
+    ));
+    let between = bound(&mut binding_server(b"ours"), b"theirs").err();
+    assert_eq!(between, Some(ScramError::ChannelBinding("SCRAM channel binding check failed")));
+    // It can do without, if it says that it knows of nothing else.
+    assert!(exchange(&mut binding_server(b"ours"), &mut client("secret")).is_ok());
+}
+
+#[test]
+fn who_was_told_that_we_cannot_bind_is_told_otherwise() {
+    let told = binding_server(b"ours").message(&initial(MECHANISM, b"y,,n=,r=abc")).err();
+    assert_eq!(told, Some(ScramError::ChannelBinding("SCRAM channel binding negotiation error")));
+}
+
+#[test]
+fn mechanism_and_flag_must_agree() {
     for (mechanism, data) in [
-        ("SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,n=,r=abc"),
+        (MECHANISM_PLUS, "n,,n=,r=abc"),
+        (MECHANISM_PLUS, "y,,n=,r=abc"),
         (MECHANISM, "p=tls-server-end-point,,n=,r=abc"),
+    ] {
+        let refused = binding_server(b"ours").message(&initial(mechanism, data.as_bytes()));
+        assert!(matches!(refused.err(), Some(ScramError::Malformed(_))), "{mechanism} {data}");
+    }
+    let unique = binding_server(b"ours").message(&initial(MECHANISM_PLUS, b"p=tls-unique,,n=,r=abc"));
+    assert_eq!(unique.err(), Some(ScramError::Unsupported("its type of channel binding")));
+}
+
+#[test]
+fn what_was_not_offered_is_refused_politely() {
+    for (mechanism, data) in [
+        (MECHANISM_PLUS, "p=tls-server-end-point,,n=,r=abc"),
         ("SCRAM-SHA-1", "n,,n=,r=abc"),
         (MECHANISM, "n,a=admin,n=,r=abc"),
         (MECHANISM, "n,,m=1,n=,r=abc"),

@@ -85,7 +85,7 @@ async fn a_password_is_sent_as_the_server_asks_for_it() {
 async fn scram_server(server: &mut Fake, final_message: Option<&[u8]>) {
     let seed = scram::Seed::new([7; 32]);
     let keys = scram::Keys::derive("app", Some(&Secret::Plain("secret".into())), &seed);
-    let mut exchange = ScramServer::new(Arc::new(keys), &[9; 18]);
+    let mut exchange = ScramServer::new(Arc::new(keys), &[9; 18], None);
     server.packet().await;
     // Over TLS, real servers offer channel binding first.
     server.say(|out| write_authentication(out, 10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0")).await;

@@ -69,6 +69,12 @@ impl Mailbox {
         Some(letter)
     }
 
+    /// Whether there is a letter or an end.
+    pub fn has_tidings(&self) -> bool {
+        let mail = lock(&self.0);
+        !mail.letters.is_empty() || mail.end.is_some()
+    }
+
     /// Why nothing will come any more, once all that had come before is taken.
     pub fn end(&self) -> Option<Report> {
         let mail = lock(&self.0);
