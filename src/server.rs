@@ -21,6 +21,7 @@ use crate::cluster::{Admission, Care, Cluster, Directory};
 use crate::config::{self, Changes, Config, ConfigError};
 use crate::frontend::clients::{Clients, Order};
 use crate::frontend::listener::{Accepted, Listener};
+use crate::frontend::passage::Passenger;
 use crate::frontend::{Access, Frontend, cancel};
 use crate::net::{Acceptor, Resolver};
 use crate::runtime::{self, Inboxes, Workers};
@@ -29,11 +30,12 @@ use arc_swap::ArcSwap;
 use operate::Controls;
 use sockets::{Inherited, Sockets};
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use succession::{Predecessor, StandingOrders, Successor};
+use succession::{LAST_BREATHS, Predecessor, StandingOrders, Successor};
 use systemd::Systemd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -343,24 +345,15 @@ type Before = (Predecessor, mpsc::UnboundedReceiver<ClientKey>);
 
 /// Takes on the clients of the process before, and asks it about those that are still there.
 async fn arrive(before: Option<Before>, workers: &Workers) {
-    let Some((predecessor, mut cancelled)) = before else { return std::future::pending().await };
-    let mut count = 0;
-    let coming = async {
-        while let Some(passenger) = predecessor.client().await {
+    if let Some((predecessor, cancelled)) = before {
+        let mut count = 0;
+        let board = |passenger| {
             count += 1;
             workers.inboxes().hand_over(Accepted::Passenger(passenger));
-        }
-    };
-    let asking = async {
-        while let Some(key) = cancelled.recv().await {
-            predecessor.cancel(&key).await;
-        }
-    };
-    tokio::select! {
-        () = coming => {}
-        () = asking => {}
+        };
+        predecessor.hear_out(cancelled, board).await;
+        tracing::info!(clients = count, "the process before has ended");
     }
-    tracing::info!(clients = count, "the process before has ended");
     std::future::pending().await
 }
 
@@ -428,56 +421,116 @@ async fn hand_over(shared: &Shared, successor: Successor, workers: &Workers) -> 
     shared.frontend.directory.databases().iter().for_each(|database| database.reconnect(usize::MAX));
     let deadline = Instant::now() + shared.frontend.access.load().config.drain_timeout;
     let order = if successor.takes_clients { Order::HandOver } else { Order::Drain };
-    let mut tick = tokio::time::interval(DRAIN_POLL);
-    let mut count = 0;
     // Cancel requests are read by a future that lasts: half a letter cannot be read again.
     let answering = async {
         while let Some(key) = successor.cancel().await {
             cancel::cancel(clients, &key).await;
         }
     };
-    let handing = async {
-        loop {
-            tokio::select! {
-                biased;
-                Some(passenger) = leaving.recv() => {
-                    if let Err(passenger) = successor.take(passenger).await {
-                        workers.inboxes().hand_over(Accepted::Passenger(passenger));
-                        return Upgraded::GoOn;
-                    }
-                    count += 1;
-                }
-                _ = tick.tick() => {
-                    // Those who are logging in are let in first; what else is left is in the console.
-                    let is_over = clients.in_service() == 0 && workers.connections() <= clients.logged_in();
-                    if is_over && leaving.is_empty() {
-                        return Upgraded::Done;
-                    }
-                    clients.all().iter().for_each(|card| card.command(order));
-                    if Instant::now() >= deadline {
-                        tracing::warn!(clients = clients.in_service(), "drain_timeout is over: closing what is left");
-                        dismiss(clients).await;
-                        return Upgraded::Done;
-                    }
-                }
-            }
+    let emptying = async {
+        empty(clients, workers, order, deadline).await;
+        // Those who are on their way still come out of it.
+        clients.lead(None);
+        Ok(())
+    };
+    let mut boarding = None;
+    let handing = async { tokio::try_join!(emptying, convey(&successor, &mut leaving, &mut boarding)) };
+    let handed = tokio::select! {
+        handed = handing => handed,
+        () = answering => Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    match handed {
+        Ok(((), count)) => {
+            tracing::info!(clients = count, "upgrade: handed over");
+            Upgraded::Done
+        }
+        Err(error) => {
+            tracing::warn!(%error, "upgrade: nobody can be handed over any more");
+            boarding
+                .into_iter()
+                .for_each(|passenger| workers.inboxes().hand_over(Accepted::Passenger(passenger)));
+            stay_behind(shared, successor, leaving, workers, deadline).await
+        }
+    }
+}
+
+/// Waits until all have done as they are ordered, and closes those who have not by then.
+async fn empty(clients: &Clients, workers: &Workers, order: Order, deadline: Instant) {
+    let mut tick = tokio::time::interval(DRAIN_POLL);
+    loop {
+        tick.tick().await;
+        // Those who are logging in are let in first; what else is left is in the console.
+        if clients.in_service() == 0 && workers.connections() <= clients.logged_in() {
+            return;
+        }
+        clients.all().iter().for_each(|card| card.command(order));
+        if Instant::now() >= deadline {
+            tracing::warn!(clients = clients.in_service(), "drain_timeout is over: closing what is left");
+            return dismiss(clients).await;
+        }
+    }
+}
+
+/// Hands over whoever leaves, and counts them. Who could not be is left in `boarding`.
+async fn convey(
+    successor: &Successor,
+    leaving: &mut mpsc::UnboundedReceiver<Passenger>,
+    boarding: &mut Option<Passenger>,
+) -> io::Result<usize> {
+    let mut count = 0;
+    while let Some(passenger) = leaving.recv().await {
+        successor.take(boarding.insert(passenger)).await?;
+        *boarding = None;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Nobody can be handed over any more. If the new process has ended, this one serves on; if it lives, two would serve: it
+/// keeps those whom it has, and those who are here are told goodbye.
+async fn stay_behind(
+    shared: &Shared,
+    mut successor: Successor,
+    mut leaving: mpsc::UnboundedReceiver<Passenger>,
+    workers: &Workers,
+    deadline: Instant,
+) -> Upgraded {
+    let clients = &shared.frontend.clients;
+    successor.hang_up();
+    let go_on = |passenger| workers.inboxes().hand_over(Accepted::Passenger(passenger));
+    // Who has got ready to leave meanwhile goes on here.
+    let returning = async {
+        while let Some(passenger) = leaving.recv().await {
+            go_on(passenger);
+        }
+        std::future::pending().await
+    };
+    let deciding = async {
+        if tokio::time::timeout(LAST_BREATHS, successor.ended()).await.is_ok() {
+            return Upgraded::GoOn;
+        }
+        tracing::error!("upgrade: the new process serves, but takes nobody over: draining");
+        tokio::select! {
+            _ = successor.ended() => Upgraded::GoOn,
+            () = empty(clients, workers, Order::Drain, deadline) => Upgraded::Done,
         }
     };
     let upgraded = tokio::select! {
-        upgraded = handing => upgraded,
-        () = answering => Upgraded::GoOn,
+        biased;
+        upgraded = returning => upgraded,
+        upgraded = deciding => upgraded,
     };
     clients.lead(None);
     if matches!(upgraded, Upgraded::GoOn) {
         tracing::error!("upgrade: the new process is gone; serving on");
         while let Ok(passenger) = leaving.try_recv() {
-            workers.inboxes().hand_over(Accepted::Passenger(passenger));
+            go_on(passenger);
         }
-        clients.all().iter().for_each(|card| card.obeyed(order));
+        for card in clients.all() {
+            [Order::HandOver, Order::Drain].into_iter().for_each(|order| card.obeyed(order));
+        }
         shared.phase.send_replace(Phase::Serving);
         shared.systemd.succeeded_by(std::process::id());
-    } else {
-        tracing::info!(clients = count, "upgrade: handed over");
     }
     upgraded
 }

@@ -204,9 +204,8 @@ impl Clients {
 
     /// A cancel request for a client that is not here.
     pub fn ask_predecessor(&self, key: &ClientKey) {
-        if let Some(predecessor) = &*lock(&self.predecessor) {
-            let _ = predecessor.send(key.clone());
-        }
+        // Nobody asks one that has ended.
+        lock(&self.predecessor).take_if(|predecessor| predecessor.send(key.clone()).is_err());
     }
 
     /// Connections, whether logged in or not.
@@ -498,5 +497,22 @@ impl ClientCard {
 
     fn lock(&self) -> MutexGuard<'_, Activity> {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_before_that_has_ended_is_asked_no_more() {
+        let (clients, key) = (Clients::new(), ClientKey::new(7, b"key"));
+        let (cancels, mut cancelled) = mpsc::unbounded_channel();
+        clients.follow(1, cancels);
+        clients.ask_predecessor(&key);
+        assert!(cancelled.try_recv().is_ok_and(|asked| asked.pid == 7));
+        drop(cancelled);
+        clients.ask_predecessor(&key);
+        assert!(lock(&clients.predecessor).is_none());
     }
 }

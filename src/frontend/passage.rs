@@ -4,7 +4,7 @@
 //!   old: Relay, at rest --> Passenger --courier--> new: board --> Authenticated --> Relay
 //! ```
 //! A passenger's socket is handed over as it is: what the client has sent meanwhile waits in it. Only sockets in the clear can
-//! be; nobody else can go on with the state of TLS.
+//! be; nobody else can go on with the state of TLS. There is room for so much with each ([`has_room`]): one letter.
 
 use super::clients::{ClientCard, Newcomer, Registration};
 use super::handshake::{self, Authenticated};
@@ -12,6 +12,7 @@ use super::relay::Relay;
 use super::{Frontend, Worker};
 use crate::auth::ServerCredential;
 use crate::error::{ErrorSource, Report};
+use crate::net::courier::MAX_LETTER;
 use crate::net::{Buffer, Side, Stream};
 use crate::session::luggage::Text;
 use crate::session::{Luggage, Session};
@@ -53,6 +54,15 @@ pub struct Passport {
     /// What was read from it and not dealt with.
     early: Text,
     luggage: Luggage,
+}
+
+/// How long the rest of a passport is at most, in bytes: names out of a startup packet, and a credential.
+const PAPERS: usize = 64 * 1024;
+
+/// Whether there is room for a client with this conversation, of which so many bytes were read and not dealt with.
+pub fn has_room(session: &Session, early: usize) -> bool {
+    let length = PAPERS + session.luggage_length() + early;
+    length.saturating_mul(Text::GROWTH) <= MAX_LETTER
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +171,11 @@ fn admit(
     if frontend.clients.find(passport.pid).is_some() {
         return Err(ended("Its number has been given to another client.".into()));
     }
-    let database = handshake::served(frontend.directory.find(&passport.database), &passport.database)?;
+    // DISABLE is for new clients, and this is none.
+    let database = frontend
+        .directory
+        .find(&passport.database)
+        .ok_or_else(|| ended(format!("Database \"{}\" is not configured any more.", passport.database)))?;
     let pools = database.user(&passport.user, &passport.credential);
     pools.set_level(user.consistency);
     if passport.uses_sequences {

@@ -15,7 +15,7 @@ use super::clients::{ClientCard, Order, Registration};
 use super::handshake::Authenticated;
 use super::outlet::{Outlet, fill};
 use super::passage::{Leaving, Passenger};
-use super::{Desk, Seat, Worker, cancel};
+use super::{Desk, Seat, Worker, cancel, passage};
 use crate::backend::Backend;
 use crate::cluster::{Declined, Granted, Notes, Subscription, UserPools};
 use crate::config::Config;
@@ -50,7 +50,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long a farewell may take to reach the client.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client and what serves it.
 pub struct Relay {
@@ -913,14 +913,16 @@ impl Relay {
             && self.seat.outbox.settle(Owner { client: self.card().id, to: Side::Client }, self.last.client)
             && !self.client.is_tls()
             && self.session.is_portable()
+            && passage::has_room(&self.session, self.from_client.len())
     }
 
     /// Why it never can be; `None`: it can be sooner or later.
     fn keeps_it_here(&self) -> Option<&'static str> {
-        match self.client.is_tls() {
-            true => Some("it is encrypted"),
-            false => self.session.keeps_it_here(),
+        if self.client.is_tls() {
+            return Some("it is encrypted");
         }
+        let why = self.session.keeps_it_here();
+        why.or((!passage::has_room(&self.session, 0)).then_some("its prepared statements are too long"))
     }
 
     fn count(&mut self, events: Events, now: Instant) {

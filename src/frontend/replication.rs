@@ -8,6 +8,7 @@
 use super::Worker;
 use super::clients::{Order, Registration};
 use super::outlet::{fill, flush};
+use super::relay::FAREWELL_TIMEOUT;
 use crate::cluster::Replication;
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Shelf, Stream};
@@ -105,7 +106,9 @@ pub async fn run(replicating: Replicating, worker: &Worker) {
     // From here on no cancel request can be aimed at it.
     card.rests(0);
     held.backend.stream.write_if_ready(up.filled());
-    let _ = stream.shutdown().await;
+    // Before the goodbye, for which a client that reads nothing may keep us waiting.
+    drop(held);
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, stream.shutdown()).await;
 }
 
 /// Passes what there is from one side to the other. Ready when the first has ended and all that it said is passed on.

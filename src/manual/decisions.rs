@@ -1,5 +1,10 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-23, a new process that lives is not doubled.** If nobody can be handed over any more, the old process could accept
+//! again: then two poolers, each with pools of its own, would share the clients for good, and half of them would see the old
+//! configuration. It could end the new one, and with it the connections of all who have gone over. So it does neither: the new
+//! process keeps whom it has, and the old one drains. Only if the new one has ended does the old one serve on.
+//!
 //! **2026-11-23, channel binding for clients, not towards servers.** A connection string that requires it must work, and every libpq
 //! prefers it where it is offered, so a login that goes through somebody else's TLS is refused. Towards servers it would
 //! refuse what works today: a server behind a proxy that has TLS of its own on both sides. Whether a server is the right one is for

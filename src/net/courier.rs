@@ -9,7 +9,7 @@
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
 };
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,8 +21,10 @@ use tokio::net::UnixStream;
 /// The most descriptors of one letter (the kernel takes 253).
 pub const MAX_DESCRIPTORS: usize = 64;
 
-/// The longest letter, in bytes: 10,000 prepared statements of 6 KiB each.
-const MAX_LETTER: usize = 64 * 1024 * 1024;
+/// The longest letter, in bytes: 10,000 prepared statements of 6 KiB each. Programs of other versions have the same limit.
+pub const MAX_LETTER: usize = 64 * 1024 * 1024;
+
+const TOO_LONG: &str = "a letter that is too long";
 
 /// One end of the connection.
 #[derive(Debug)]
@@ -53,9 +55,12 @@ impl Courier {
     /// None: a part of it may have been sent.
     ///
     /// # Errors
-    /// What the socket says.
+    /// [`ErrorKind::InvalidInput`]: nothing has been sent of a letter that is too long. Else what the socket says.
     pub async fn send(&self, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let head = u32::try_from(body.len()).map_err(|_| ErrorKind::InvalidInput)?.to_be_bytes();
+        if body.len() > MAX_LETTER {
+            return Err(io::Error::new(ErrorKind::InvalidInput, TOO_LONG));
+        }
+        let head = (body.len() as u32).to_be_bytes();
         let sent = self.0.async_io(Interest::WRITABLE, || send_head(&self.0, &head, descriptors)).await?;
         self.send_all(&head[sent..]).await?;
         self.send_all(body).await
@@ -90,11 +95,17 @@ impl Courier {
         self.receive_all(&mut head[count..]).await?;
         let length = u32::from_be_bytes(head) as usize;
         if length > MAX_LETTER {
-            return Err(io::Error::new(ErrorKind::InvalidData, "a letter that is too long"));
+            return Err(io::Error::new(ErrorKind::InvalidData, TOO_LONG));
         }
         let mut body = vec![0; length];
         self.receive_all(&mut body).await?;
         Ok(Some(Letter { body, descriptors }))
+    }
+
+    /// Ends the conversation in both directions: what was sent before still arrives.
+    pub fn hang_up(&self) {
+        // It has ended already.
+        let _ = shutdown(&self.0, Shutdown::Both);
     }
 
     async fn receive_all(&self, mut space: &mut [u8]) -> io::Result<()> {
@@ -169,6 +180,19 @@ mod tests {
         let copy = letters.into_iter().nth(1).unwrap().descriptors.remove(0);
         StdUnixStream::from(copy).read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"hello");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_of_a_letter_that_is_too_long() {
+        let (here, there) = pair();
+        let error = here.send(&vec![b'x'; MAX_LETTER + 1], &[]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        here.send(b"short", &[]).await.unwrap();
+        assert_eq!(there.receive().await.unwrap().unwrap().body, b"short");
+        here.send(b"last", &[]).await.unwrap();
+        here.hang_up();
+        assert_eq!(there.receive().await.unwrap().unwrap().body, b"last");
+        assert!(there.receive().await.unwrap().is_none());
     }
 
     #[tokio::test]

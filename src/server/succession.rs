@@ -10,7 +10,8 @@
 //!    |-- end
 //! ```
 //! Both run on a private pair of sockets; the new one finds its end as its standard input, so that no descriptor's number has
-//! to be believed. If the new process ends before the old one has, the old one accepts again and keeps whom it has.
+//! to be believed. If the new process ends before the old one has, the old one accepts again and keeps whom it has. If it lives,
+//! but takes no clients any more, it has what it has: the old one drains.
 
 use super::sockets::{FileOf, Inherited, Sockets};
 use crate::config::values::duration_text;
@@ -23,11 +24,12 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// The form of what is said here. Raised whenever it changes: processes of different forms do not succeed each other.
 const FORM: u32 = 1;
@@ -35,9 +37,14 @@ const FORM: u32 = 1;
 /// How long the new process may take until it can serve.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the new process may take to read one client's letter.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long a process that has closed its connection may take to end, so that it can be said how it did.
+pub(super) const LAST_BREATHS: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether it has.
 const LAST_BREATH: Duration = Duration::from_millis(20);
-const LAST_BREATHS: usize = 50;
 
 /// The argument by which a process knows that it takes over.
 pub const TAKE_OVER: &str = "--take-over";
@@ -56,6 +63,12 @@ enum Word {
         pid: i32,
         secret: Text,
     },
+}
+
+/// [`Word::Client`] of one who is kept until it is said.
+#[derive(Serialize)]
+enum Said<'a> {
+    Client(&'a Passport),
 }
 
 /// What the new process must know before it begins.
@@ -155,20 +168,24 @@ impl Successor {
         Ok(())
     }
 
-    /// Hands a client over.
+    /// Hands a client over, who is to be kept until then.
+    ///
+    /// # Cancel safety
+    /// None: nothing else can be said afterwards.
     ///
     /// # Errors
-    /// The client: the process is gone.
-    pub(super) async fn take(&self, passenger: Passenger) -> Result<(), Passenger> {
-        let Passenger { socket, passport } = passenger;
-        let word = Word::Client(passport);
-        match send(&self.courier, &word, &[socket.as_fd()]).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
+    /// The process is gone, or takes nobody any more; nothing else can be said.
+    pub(super) async fn take(&self, passenger: &Passenger) -> io::Result<()> {
+        let said = Said::Client(&passenger.passport);
+        let sockets = [passenger.socket.as_fd()];
+        match tokio::time::timeout(TAKE_TIMEOUT, send(&self.courier, &said, &sockets)).await {
+            // Who has that much does not come here; if he does, it is not the other process's fault.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                 tracing::warn!(%error, "a client could not be handed over");
-                let Word::Client(passport) = word else { unreachable!("made above") };
-                Err(Passenger { socket, passport })
+                Ok(())
             }
+            Ok(sent) => sent,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
@@ -190,15 +207,27 @@ impl Successor {
         self.child.id()
     }
 
-    /// What is said of a process that has closed the connection.
-    async fn epitaph(&mut self) -> String {
-        for _ in 0..LAST_BREATHS {
+    /// Says no more to it, and hears no more.
+    pub(super) fn hang_up(&self) {
+        self.courier.hang_up();
+    }
+
+    /// Waits until it has ended; its exit status.
+    pub(super) async fn ended(&mut self) -> ExitStatus {
+        loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return format!("it has ended ({status}); its own log says why");
+                return status;
             }
             tokio::time::sleep(LAST_BREATH).await;
         }
-        "it has closed the connection".into()
+    }
+
+    /// What is said of a process that has closed the connection.
+    async fn epitaph(&mut self) -> String {
+        match tokio::time::timeout(LAST_BREATHS, self.ended()).await {
+            Ok(status) => format!("it has ended ({status}); its own log says why"),
+            Err(_) => "it has closed the connection".into(),
+        }
     }
 }
 
@@ -252,11 +281,34 @@ impl Predecessor {
         }
     }
 
+    /// Takes clients on until the process before ends or breaks off, and passes on cancel requests meanwhile. Then the
+    /// connection is closed, so that the other side notices, and no cancel request is kept for it any more.
+    pub(super) async fn hear_out(
+        self,
+        mut cancelled: mpsc::UnboundedReceiver<ClientKey>,
+        mut board: impl FnMut(Passenger),
+    ) {
+        let coming = async {
+            while let Some(passenger) = self.client().await {
+                board(passenger);
+            }
+        };
+        let asking = async {
+            while let Some(key) = cancelled.recv().await {
+                self.cancel(&key).await;
+            }
+        };
+        tokio::select! {
+            () = coming => {}
+            () = asking => {}
+        }
+    }
+
     /// The next client; `None` when the process before has ended.
     ///
     /// # Cancel safety
     /// None: a client may be lost.
-    pub(super) async fn client(&self) -> Option<Passenger> {
+    async fn client(&self) -> Option<Passenger> {
         loop {
             match receive(&self.courier).await {
                 Ok(Some((Word::Client(passport), sockets))) => match sockets.into_iter().next() {
@@ -274,7 +326,7 @@ impl Predecessor {
     }
 
     /// Passes on a cancel request.
-    pub(super) async fn cancel(&self, key: &ClientKey) {
+    async fn cancel(&self, key: &ClientKey) {
         let word = Word::Cancel { pid: key.pid, secret: Text::of(key.secret()) };
         // Gone: then so is its client.
         let _ = send(&self.courier, &word, &[]).await;
@@ -288,7 +340,7 @@ impl Hello {
     }
 }
 
-async fn send(courier: &Courier, word: &Word, sockets: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+async fn send(courier: &Courier, word: &impl Serialize, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
     courier.send(&serde_json::to_vec(word)?, sockets).await
 }
 
@@ -309,4 +361,30 @@ fn spawn(file: &Path, theirs: UnixStream) -> io::Result<Child> {
         .env_remove("WATCHDOG_PID")
         .env_remove("LISTEN_FDNAMES")
         .spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Courier, Courier) {
+        let (one, other) = UnixStream::pair().unwrap();
+        (Courier::new(one).unwrap(), Courier::new(other).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_process_before_that_ends_or_talks_nonsense_is_done_with() {
+        for nonsense in [None, Some(b"nonsense")] {
+            let (old, new) = pair();
+            let (cancels, cancelled) = mpsc::unbounded_channel();
+            let hearing = Predecessor { courier: new }.hear_out(cancelled, |_| panic!("nobody has come"));
+            let ending = async {
+                let Some(nonsense) = nonsense else { return drop(old) };
+                old.send(nonsense, &[]).await.unwrap();
+                assert!(old.receive().await.unwrap().is_none(), "the other side has noticed");
+            };
+            tokio::join!(hearing, ending);
+            assert!(cancels.is_closed(), "nothing is kept");
+        }
+    }
 }

@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 /// The form of what is packed. Raised whenever that changes: processes of different forms hand each other no clients.
 pub const FORM: u32 = 1;
 
+/// What stands around one statement, as a part of [`Session::luggage_length`].
+const FRAME: usize = 8;
+
+/// What stands around the rest: twice [`settings::MAX_SETTINGS`] settings at most, and what the client has chosen itself.
+const FORMS: usize = 16 * 1024;
+
 /// One client's luggage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Luggage {
@@ -39,6 +45,9 @@ struct Statement {
 pub struct Text(String);
 
 impl Text {
+    /// The most bytes that one becomes when it is written as JSON: a control character is `\u0007`.
+    pub const GROWTH: usize = 6;
+
     /// These bytes.
     pub fn of(bytes: &[u8]) -> Text {
         Text(bytes.iter().copied().map(char::from).collect())
@@ -68,6 +77,19 @@ impl Session {
         }
         let pin = self.pins.reasons().next().map(|reason| reason.label);
         pin.or((!self.channels.is_empty()).then_some("it listens"))
+    }
+
+    /// How long the luggage is, in bytes: written as JSON, it is at most [`Text::GROWTH`] times as long. That is not counted
+    /// exactly because who waits for a connection is asked again and again.
+    pub fn luggage_length(&self) -> usize {
+        let statements = self.statements.iter().flat_map(|statements| statements.all());
+        let statements = statements
+            .map(|(name, Named { prepared, .. })| name.len() + prepared.text.len() + prepared.types.len());
+        let nothing = SqlStatements::default();
+        let sql_statements = self.sql_statements.beyond(&nothing);
+        let sql_statements = sql_statements.map(|(name, text)| name.len() + text.len());
+        let values: usize = statements.chain(sql_statements).map(|length| length + FRAME).sum();
+        FORMS + values + self.base.length() + self.settings.length()
     }
 
     /// What goes along. The client is portable.
@@ -188,5 +210,31 @@ mod tests {
         assert_eq!(&*found.prepared.text, b"SELECT '\xe4'");
         assert_eq!(&*found.prepared.types, b"\0\x01\0\0\0\x17");
         assert!(statements.find(b"").is_some() && statements.len() == 1);
+    }
+
+    #[test]
+    fn luggage_grows_by_no_more_than_is_said() {
+        let mut registry = Registry::new(10, [1; 16]);
+        let mut session = Session::new(PoolMode::Transaction, Settings::default(), Own::default());
+        let assert_bounded = |session: &Session| {
+            let packed = serde_json::to_vec(&session.pack()).unwrap().len();
+            let bound = session.luggage_length() * Text::GROWTH;
+            assert!(packed <= bound, "{packed} bytes, not {bound}");
+        };
+        assert_bounded(&session);
+        let mut name = |session: &mut Session, name: &[u8], text: &[u8]| {
+            let named = Named {
+                prepared: registry.intern(text, &[0; 8], 0, 0),
+                statement: unclassified(),
+                version: 0,
+            };
+            session.statements.get_or_insert_default().insert(name, named);
+        };
+        for number in 0..5_000_u32 {
+            name(&mut session, &number.to_be_bytes(), b"");
+        }
+        assert_bounded(&session);
+        name(&mut session, b"", &[1; 200_000]);
+        assert_bounded(&session);
     }
 }

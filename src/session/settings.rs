@@ -89,6 +89,12 @@ impl Settings {
         })))
     }
 
+    /// How long all names and values are together, in bytes.
+    pub fn length(&self) -> usize {
+        let values = self.0.iter().flat_map(|inner| inner.values.iter());
+        values.map(|(name, Value::Text(value) | Value::Expression(value))| name.len() + value.len()).sum()
+    }
+
     /// To be taken to another process.
     pub fn pack(&self) -> Packed {
         let values = self.0.iter().flat_map(|inner| inner.values.iter());

@@ -450,8 +450,14 @@ impl Lagoon {
 
     /// Ends the process that has taken over without a word.
     pub fn kill_successor(&mut self) {
-        let pid = self.successor.take().expect("there is one").to_string();
-        assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+        self.signal_successor("-KILL");
+        self.successor = None;
+    }
+
+    /// Sends the process that has taken over a signal: `-STOP`, `-CONT`.
+    pub fn signal_successor(&self, name: &str) {
+        let pid = self.successor.expect("there is one").to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     /// Looks in the log which process has taken over last: it is to be ended with the test.

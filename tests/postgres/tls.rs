@@ -7,11 +7,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pglagoon::cli::playground::{Installation, Node};
+use pglagoon::cli::playground::{DATABASE, Installation, Node, SUPERUSER};
 use rustls::ClientConfig;
 
 use crate::certificates::{Authority, Identity};
-use crate::harness::{Lagoon, Setup, Stand, eventually, installations, quote, sqlstate, table, value};
+use crate::harness::{
+    Lagoon, Setup, Stand, eventually, eventually_async, installations, quote, sqlstate, table, value,
+};
 use crate::raw::{
     GSS_REQUEST, Message, Raw, SSL_REQUEST, V3_0, bind, cancel_request, copy_data, copy_done, execute,
     first_column, parse, query, startup, sync,
@@ -400,6 +402,32 @@ fn an_encrypted_client_is_told_goodbye_at_a_hand_over_as_soon_as_it_is_idle() {
     let notes = first_column(&world.log_in(&lagoon).query("SELECT word FROM notes ORDER BY id"));
     assert_eq!(notes, ["idle", "begun", "during"]);
     assert!(lagoon.end_successor());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_client_that_replicates_and_reads_nothing_can_be_killed() {
+    let world = World::new();
+    let lagoon = world.start(world.trusting("prefer"));
+    let mut client = world.encrypt(&lagoon).expect("TLS is agreed upon");
+    client.send(&startup(V3_0, &[("user", SUPERUSER), ("database", DATABASE), ("replication", "database")]));
+    assert_eq!(client.until_ready().last().map(Message::status), Some('I'));
+    client.send(&query("SELECT repeat('x', 100000000)"));
+    let primary = world.stand.playground.primary();
+    let stuck = || {
+        let walsenders = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' \
+                          AND wait_event = 'ClientWrite' AND datname = 'app'";
+        primary.sql(walsenders).unwrap().trim() == "1"
+    };
+    eventually("nobody takes what the server says", stuck);
+    let console = lagoon.console().await;
+    let replicating = async || {
+        let clients = table(&console, "SHOW CLIENTS").await;
+        clients.into_iter().find(|client| client["replication"] != "none")
+    };
+    let id = replicating().await.expect("it is shown")["id"].clone();
+    console.simple_query(&format!("KILL_CLIENT {id}")).await.unwrap();
+    eventually("its server connection is closed", || !stuck());
+    eventually_async("it is forgotten", async || replicating().await.is_none()).await;
 }
 
 // Towards servers.

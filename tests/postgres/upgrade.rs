@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio_postgres::NoTls;
 
 use crate::harness::{Lagoon, Stand, eventually, eventually_async, quote, rows, sqlstate, table, value};
+use crate::raw::{Raw, first_column, parse, query, sync};
 use crate::reload::Crowd;
+use pglagoon::cli::playground::{DATABASE, USER};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -120,9 +122,11 @@ async fn a_process_that_dies_while_it_takes_over_leaves_the_old_one_its_clients(
 async fn what_an_operator_has_said_holds_and_who_waits_goes_along() {
     let mut stand = Stand::new(|setup| setup.set("pool", "checkout_timeout", quote("30s")));
     let (waiting, console) = (stand.client().await, stand.lagoon.console().await);
+    let early = stand.client().await;
     let replica = stand.playground.nodes()[2].address();
     rows(&console, &format!("DETACH {replica}")).await;
     rows(&console, "PAUSE app").await;
+    rows(&console, "DISABLE app").await;
     let asked = tokio::spawn(async move { value(&waiting, "SELECT count(*) FROM notes").await });
     let waits = async |console: &tokio_postgres::Client| {
         table(console, "SHOW CLIENTS").await.iter().any(|row| row["state"] == "waiting")
@@ -138,6 +142,9 @@ async fn what_an_operator_has_said_holds_and_who_waits_goes_along() {
     assert!(!asked.is_finished());
     rows(&console, "RESUME app").await;
     assert_eq!(asked.await.unwrap(), "0");
+    assert_eq!(value(&early, "SELECT count(*) FROM notes").await, "0", "who was there before may stay");
+    let late = stand.lagoon.connect(&stand.lagoon.url(USER, DATABASE)).await.map(drop);
+    assert_eq!(sqlstate(late).0, "57P03", "new clients are refused");
     drop(console);
     assert!(stand.lagoon.end_successor());
 }
@@ -157,6 +164,63 @@ async fn who_cannot_go_along_is_told_so_when_he_is_free() {
     eventually("who is pinned is told", || pinned.is_closed());
     assert!(stand.lagoon.wait_end(LIMIT).success());
     assert_eq!(value(&plain, "SELECT 1").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_too_much_luggage_keeps_nobody_else_here() {
+    const MIB: usize = 1024 * 1024;
+    let mut stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let (mut named, mut asking) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+    let plain = stand.client().await;
+    rows(&plain, "SET work_mem = '3MB'").await;
+    named.exchange(&[parse("long", &format!("SELECT 1 /* {} */", "x".repeat(11 * MIB))), sync()]);
+    // Half of it is more than a letter holds, wherever it waits.
+    let long = query(&format!("SELECT 1 /* {} */", "\x01".repeat(48 * MIB)));
+    let (half, rest) = long.split_at(24 * MIB);
+    asking.send(half);
+
+    stand.lagoon.upgrade();
+    let end = named.until_end();
+    let why = end.last().expect("it is told").field('D');
+    assert!(why.contains("cannot be handed over: its prepared statements are too long"), "{why}");
+    let console = stand.lagoon.console().await;
+    eventually_async("the other one is in the new process", async || {
+        table(&console, "SHOW CLIENTS").await.iter().any(|row| row["database"] == DATABASE)
+    })
+    .await;
+    drop(console);
+    assert_eq!(value(&plain, "SHOW work_mem").await, "3MB");
+    assert!(stand.lagoon.has_ended().is_none(), "a request has come by half");
+    asking.send(rest);
+    assert_eq!(first_column(&asking.until_ready()), ["1"]);
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    assert_eq!(first_column(&asking.query("SELECT 2")), ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_hangs_is_not_waited_for() {
+    let mut stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let mut clients = [(); 2].map(|()| Raw::login(stand.lagoon.port));
+    for client in &mut clients {
+        // More than waits in the connection between the two processes.
+        client.exchange(&[parse("long", &format!("SELECT 1 /* {} */", "x".repeat(5_000_000))), sync()]);
+        client.query("BEGIN");
+        client.query("SELECT note('begun')");
+    }
+    stand.lagoon.upgrade();
+    stand.lagoon.signal_successor("-STOP");
+    for client in &mut clients {
+        client.query("COMMIT");
+    }
+    for client in &mut clients {
+        let end = client.until_end();
+        let why = end.last().expect("it is told");
+        assert_eq!((why.code().as_str(), why.field('D').as_str()), ("57P01", "pglagoon is shutting down."));
+    }
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    stand.lagoon.signal_successor("-CONT");
+    assert_eq!(value(&stand.client().await, "SELECT count(*) FROM notes").await, "2");
+    assert!(stand.lagoon.end_successor());
 }
 
 #[tokio::test(flavor = "multi_thread")]
