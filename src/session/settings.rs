@@ -194,7 +194,7 @@ impl Settings {
     }
 
     /// Whether no server can refuse to go from `from` to these settings, whoever had set those: all that differs is
-    /// [`PLAIN`], and a server has taken these values before.
+    /// `PLAIN`, and a server has taken these values before.
     pub fn are_sure_behind(&self, from: &Settings) -> bool {
         let is_taken = self.0.as_ref().is_none_or(|inner| inner.proven.load(Ordering::Relaxed));
         is_taken && self.differs_plainly(from) && from.differs_plainly(self)
