@@ -606,6 +606,8 @@ impl Relay {
         for channel in self.session.channels().names() {
             now.listen(channel).await.map_err(|Declined| no_listener())?;
         }
+        // What was committed before it was heard here may still be on its way there.
+        before.catch_up().await;
         while let Some(notification) = before.take() {
             self.to_client.extend(&notification);
         }
