@@ -736,7 +736,7 @@ impl Relay {
         if subscription.channels() != channels.len() {
             subscription.keep(channels.len(), |channel| channels.has(channel));
         }
-        if !self.session.is_between_requests() || !self.session.can_be_told() {
+        if !self.may_be_told() {
             return None;
         }
         self.pass_on_letters(MAX_UNREAD);
@@ -757,10 +757,12 @@ impl Relay {
     /// Whether [`deliver`](Self::deliver) would tell the client something.
     fn has_tidings(&self) -> bool {
         let Some(subscription) = &self.subscription else { return false };
-        self.to_client.len() <= MAX_UNREAD
-            && self.session.is_between_requests()
-            && self.session.can_be_told()
-            && subscription.has_tidings()
+        self.to_client.len() <= MAX_UNREAD && self.may_be_told() && subscription.has_tidings()
+    }
+
+    /// Whether a notification may stand here.
+    fn may_be_told(&self) -> bool {
+        self.session.is_between_requests() && self.session.can_be_told()
     }
 
     /// What it has heard, as long as no more than `unread` bytes wait for it to read.
