@@ -3,11 +3,12 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo drill test truth regress prove soak chaos bench bench-growth budget
+.PHONY: help setup release demo drill test truth regress prove soak chaos bench bench-growth budget
 
 help:
 	@echo 'make demo           a primary, two replicas, pglagoon and a workload; shows what goes where; Ctrl-C ends it'
 	@echo 'make demo CHECK=1   the same for some seconds; verifies on the servers what went where; exits 0 or 1'
+	@echo 'make release        pglagoon built by a profile of itself at work: target/guided/pglagoon; some 6 minutes'
 	@echo 'make drill          breaks such a cluster in every way that is built in; a report; exits 0 or 1'
 	@echo 'make test           everything that must pass: format, lints, documentation, all tests'
 	@echo 'make truth          long runs of what the classifier calls a read, on a real primary and a real standby'
@@ -16,13 +17,16 @@ help:
 	@echo 'make chaos          fifty clients while servers, the network and pglagoon break in every way; CHAOS=10 seconds per phase'
 	@echo 'make prove          what reads return, level by level, under faults; writes target/prove.md; SECONDS_EACH=60 per run,'
 	@echo '                    READS_EACH=1000000 per level'
-	@echo 'make bench          pglagoon beside PgBouncer: the targets, measured, with pass or fail; some 12 minutes'
+	@echo 'make bench          pglagoon beside PgBouncer: the targets, measured, with pass or fail; some 14 minutes'
 	@echo 'make bench-growth   how costs grow: databases, users, statements, replicas, clients, bytes; BENCH_ARGS=--quick for a first look'
 	@echo 'make budget         instructions of the hot paths against benches/budgets; fails if one takes 3 % more; needs valgrind'
 	@echo 'make setup          installs what these need and this machine lacks'
 
 setup:
 	@scripts/setup.sh all
+
+release:
+	@scripts/release.sh
 
 # DEMO_ARGS: more arguments for `pglagoon demo`, for example --replicas 1.
 demo:

@@ -21,6 +21,7 @@ from memory import measure_idle
 from pgbench import measure_cell
 from say import begin, progress, show
 from syscalls import measure_syscalls
+from train import train
 from variants import USUAL, VARIANTS, fill, needs_pglagoon, running, start_servers
 from workloads import WORKLOADS, Plan, plans
 
@@ -33,7 +34,7 @@ def main():
     begun = time.monotonic()
     try:
         with Stage("compare") as stage:
-            status = (grow if options.growth else compare)(stage, options)
+            status = (train if options.train else grow if options.growth else compare)(stage, options)
     except KeyboardInterrupt:
         sys.exit("interrupted; servers stopped, folder removed")
     minutes, seconds = divmod(round(time.monotonic() - begun), 60)
@@ -44,13 +45,13 @@ def main():
 def parse_options():
     known = (*WORKLOADS, *EXTRAS)
     parser = argparse.ArgumentParser(prog="benches/compare/run.sh", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pglagoon", metavar="PATH", default=str(ROOT / "target/release/pglagoon"), help="the release binary")
+    parser.add_argument("--pglagoon", metavar="PATH", default=str(ROOT / "target/guided/pglagoon"), help="the binary (what make release builds)")
     parser.add_argument("--workloads", type=names_of(known), default=list(known), help=f"of {','.join(known)} (all)")
     parser.add_argument("--variants", type=names_of(VARIANTS), default=list(USUAL), help=f"of {','.join(VARIANTS)} ({','.join(USUAL)})")
     parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")],
                         help="each workload with so many, for example 1,32,500 (what the targets need)")
     parser.add_argument("--rounds", type=int, help="rounds per cell (5; for --growth 3)")
-    parser.add_argument("--seconds", type=int, help="measured seconds per turn, after 1 s of warm-up (3; for --growth 2)")
+    parser.add_argument("--seconds", type=int, help="measured seconds per turn, after 1 s of warm-up (2)")
     parser.add_argument("--idle-clients", type=int, default=1000, help="idle connections for the memory figures (1000)")
     parser.add_argument("--pool", type=int, default=20, help="server connections per pool (20)")
     parser.add_argument("--workers", type=int, default=1, help="pglagoon's worker threads (1; PgBouncer has one)")
@@ -60,15 +61,16 @@ def parse_options():
     parser.add_argument("--json", metavar="FILE", help="also write every run there")
     parser.add_argument("--growth", nargs="?", type=names_of(GROWTH), const=list(GROWTH),
                         help=f"instead: how costs grow; of {','.join(GROWTH)} (all)")
+    parser.add_argument("--train", action="store_true", help="instead: a moment of everything, for a profile of --pglagoon (scripts/release.sh)")
     parser.add_argument("--sizes", type=lambda text: [int(part) for part in text.split(",")], help="for its curves (10,100,1000)")
     parser.add_argument("--quick", action="store_true", help="a first look: 2 rounds of 2 s; small sizes")
     parser.add_argument("--strict", action="store_true", help="end with status 1 if a target is missed")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 3 if options.growth else 5)
-    options.seconds = options.seconds or (2 if options.quick or options.growth else 3)
+    options.seconds = options.seconds or 2
     options.sizes = options.sizes or ([10, 100] if options.quick else [10, 100, 1000])
     if needs_pglagoon(options) and not os.access(options.pglagoon, os.X_OK):
-        parser.error(f"{options.pglagoon} is not there: cargo build --release, or --pglagoon PATH")
+        parser.error(f"{options.pglagoon} is not there: make release, or --pglagoon PATH")
     return options
 
 
