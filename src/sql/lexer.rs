@@ -16,6 +16,8 @@
 //! corners `src/backend/parser/scan.l`: where an operator ends, how a string goes on in the next line, that a carriage
 //! return ends a `--` comment.
 
+use memchr::{memchr, memchr2};
+
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -229,6 +231,15 @@ impl<'a> Lexer<'a> {
         kind
     }
 
+    fn rest(&self) -> &'a [u8] {
+        &self.text[self.at..]
+    }
+
+    /// Passes what stands before a place in the rest; all of it if there is none.
+    fn skip_to(&mut self, place: Option<usize>) {
+        self.at = place.map_or(self.text.len(), |ahead| self.at + ahead);
+    }
+
     #[inline]
     fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
         let rest = &self.text[self.at..];
@@ -274,18 +285,21 @@ impl<'a> Lexer<'a> {
     /// string, and a later line of an `E''` string knows escapes too, though it has no E of its own.
     fn string(&mut self, kind: Kind, escapes: Escapes) -> Kind {
         loop {
+            match escapes {
+                Escapes::None => self.skip_to(memchr(b'\'', self.rest())),
+                Escapes::Backslash => self.skip_to(memchr2(b'\'', b'\\', self.rest())),
+            }
             match self.text.get(self.at) {
                 None => return self.unterminated(),
-                Some(b'\\') if escapes == Escapes::Backslash => self.at = (self.at + 2).min(self.text.len()),
+                Some(b'\\') => self.at = (self.at + 2).min(self.text.len()),
                 Some(b'\'') if self.peek(1) == b'\'' && kind != Kind::BitString => self.at += 2,
-                Some(b'\'') => {
+                Some(_) => {
                     self.at += 1;
                     match self.continuation() {
                         Some(inside) => self.at = inside,
                         None => return kind,
                     }
                 }
-                Some(_) => self.at += 1,
             }
         }
     }
@@ -313,7 +327,7 @@ impl<'a> Lexer<'a> {
 
     fn quoted_name(&mut self, kind: Kind) -> Kind {
         loop {
-            self.skip_while(|byte| byte != b'"');
+            self.skip_to(memchr(b'"', self.rest()));
             match (self.text.get(self.at), self.peek(1)) {
                 (None, _) => return self.unterminated(),
                 (Some(_), b'"') => self.at += 2,
@@ -437,7 +451,7 @@ impl<'a> Lexer<'a> {
     fn operator(&mut self, first: u8) -> Kind {
         match (first, self.peek(1)) {
             (b'-', b'-') => {
-                self.skip_while(|byte| !matches!(byte, b'\n' | b'\r'));
+                self.skip_to(memchr2(b'\n', b'\r', self.rest()));
                 return Kind::Comment;
             }
             (b'/', b'*') => return self.block_comment(),
@@ -463,6 +477,7 @@ impl<'a> Lexer<'a> {
         self.at += 2;
         let mut depth = 1;
         while depth > 0 {
+            self.skip_to(memchr2(b'*', b'/', self.rest()));
             match (self.text.get(self.at), self.peek(1)) {
                 (None, _) => return self.unterminated(),
                 (Some(b'*'), b'/') => {
@@ -513,7 +528,7 @@ fn is_name_part(byte: u8) -> bool {
 fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
-        let at = from + hay.get(from..)?.iter().position(|byte| *byte == b'$')?;
+        let at = from + memchr(b'$', hay.get(from..)?)?;
         if hay[at..].starts_with(needle) {
             return Some(at);
         }
