@@ -611,6 +611,7 @@ impl Relay {
         while let Some(notification) = before.take() {
             self.to_client.extend(&notification);
         }
+        self.session.on_notified(Instant::now());
         Ok(())
     }
 
@@ -769,6 +770,7 @@ impl Relay {
     fn pass_on_letters(&mut self, unread: usize) {
         let Some(subscription) = &self.subscription else { return };
         let channels = self.session.channels();
+        let before = self.sent;
         while self.to_client.len() <= unread
             && let Some(notification) = subscription.take()
         {
@@ -777,6 +779,9 @@ impl Relay {
                 self.sent += notification.len() as u64;
                 self.to_client.extend(&notification);
             }
+        }
+        if self.sent != before {
+            self.session.on_notified(Instant::now());
         }
     }
 

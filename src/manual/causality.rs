@@ -9,6 +9,8 @@
 //! | `sticky` | reads stay on the primary for a while after the client's last write |
 //! | `eventual` | a consistent prefix, within `max_lag` |
 //!
+//! A transaction that reads on a replica counts as one read, which arrives with its first statement, under READ COMMITTED too.
+//!
 //! A level is set per database (`routing.consistency`), per user (`users.NAME.consistency`) and by the client (`SET
 //! pglagoon.consistency`, also in the startup packet). Not promised by any: one snapshot over several servers, and that what a
 //! replica ahead of the synchronous quorum has shown outlasts a failover.
@@ -24,7 +26,9 @@
 //!    like what it wrote, but from the replica that was promoted; an answer that a server of the old line gives after all is
 //!    dated before the new one, so that it is in doubt.
 //! 6. Connections share a history by `routing.scope` or `SET pglagoon.causality_key` ([`crate::routing::scope`]), statements by a
-//!    key in their comments ([`crate::sql::comment`]); or they hand it on by a token ([`crate::routing::token`]).
+//!    key in their comments ([`crate::sql::comment`]); or they hand it on by a token ([`crate::routing::token`]). A replica's answer
+//!    counts for what was to be seen when it was granted; whatever has come since (another's write, a token, a notification) is
+//!    asked for anew by the next read.
 //!
 //! Positions are the *insert* position of the primary, without the page header that it may stand behind, and what a replica
 //! has *replayed*, with its role in the same statement. `tests/postgres/prove.rs` holds all of this against servers that lag,

@@ -134,7 +134,7 @@ impl Session {
         if let Some(want) = self.take_key(span, bytes, world) {
             return Flow::Stop(want);
         }
-        self.agree(world);
+        self.agree(held.as_deref(), world);
         if held.is_none()
             && let Some(flow) = self.deferred_request(span, bytes, world, edits)
         {
@@ -310,14 +310,26 @@ impl Session {
         }
     }
 
-    /// Takes note of the level that holds from here on.
-    pub(super) fn agree(&mut self, world: &World<'_>) {
+    /// Takes note of the level that holds from here on, and of what has been seen by whoever shares that. A request goes by the
+    /// history as it is when it is routed, whatever others do meanwhile: so it stays that for as long as what was granted
+    /// then serves.
+    pub(super) fn agree(&mut self, held: Option<&Held<'_>>, world: &World<'_>) {
         let level = self.own.consistency().unwrap_or(world.level);
         self.own.join(world.scopes, level, world.now, &mut self.history);
         self.recall(|history| history.agree(level, world.now));
-        if let Some(shared) = self.own.shared() {
-            // A request goes by the history as it is when it is routed, whatever others do meanwhile.
-            self.history = scope::read(shared);
+        let shared = self.own.shared().map(scope::read);
+        match (held, shared) {
+            (None, shared) => {
+                self.history = shared.unwrap_or(self.history);
+                self.has_outrun = false;
+            }
+            (Some(_), None) => {}
+            (Some(_), Some(_)) if self.routed || self.is_bound() => {}
+            (Some(held), Some(shared)) => {
+                let is_its_own = shared.shown().is_some_and(|shown| shown.node == held.node);
+                self.has_outrun |= shared != self.history && !is_its_own;
+                self.history = shared;
+            }
         }
     }
 
@@ -345,7 +357,9 @@ impl Session {
 
     /// Changes what the client has seen, and with it what those have who share that.
     pub(super) fn recall(&mut self, change: impl Fn(&mut History)) {
+        let before = self.history;
         change(&mut self.history);
+        self.has_outrun |= self.history != before;
         if let Some(shared) = self.own.shared() {
             scope::change(shared, change);
         }
@@ -353,6 +367,9 @@ impl Session {
 
     /// A request goes to the server that is held, or its answer has come from there.
     pub(super) fn follow(&mut self, held: &Held<'_>, now: Instant) {
+        if held.role == Role::Replica && self.has_outrun {
+            return self.recall(|history| history.lost_track(now));
+        }
         match self.own.shared() {
             Some(shared) => scope::answered(shared, &self.history, held.role, held.node, now),
             None => self.history.used(held.role, held.node, now),

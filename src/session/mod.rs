@@ -414,6 +414,8 @@ pub struct Session {
     channels: Channels,
     hearing: Hearing,
     history: History,
+    /// The client has seen, since its server was granted, what that one may not show.
+    has_outrun: bool,
     statements: Option<Box<ClientStatements>>,
     /// What SQL PREPARE made.
     sql_statements: SqlStatements,
@@ -482,6 +484,7 @@ impl Session {
             channels: Channels::default(),
             hearing: Hearing::Shared,
             history: History::default(),
+            has_outrun: false,
             statements: None,
             sql_statements: SqlStatements::default(),
             executes: Effects::NONE,
@@ -712,6 +715,11 @@ impl Session {
     /// What [`Want::Tell`] asked for was done.
     pub fn on_told(&mut self) {
         self.is_told = true;
+    }
+
+    /// It was told a notification. What that is about, the primary has shown by now.
+    pub fn on_notified(&mut self, now: Instant) {
+        self.recall(|history| history.used(Role::Primary, 0, now));
     }
 
     /// Whether what the server has sent is to be looked at again, for that.

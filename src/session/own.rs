@@ -707,7 +707,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         if command.as_ref().is_ok_and(Command::needs_position) && !self.own.has_position() {
-            return Flow::Stop(Want::Position(self.history.shown()));
+            return Flow::Stop(Want::Position(self.shown()));
         }
         if let Some(statements) = &mut self.statements {
             statements.remove(b"");
@@ -795,7 +795,7 @@ impl Session {
                     return Some(Flow::Stop(Want::Input));
                 }
                 if command.needs_position() && !self.own.has_position() {
-                    return Some(Flow::Stop(Want::Position(self.history.shown())));
+                    return Some(Flow::Stop(Want::Position(self.shown())));
                 }
                 if is_set {
                     self.own.may_be_undone();
@@ -827,15 +827,21 @@ impl Session {
             }
         }
         if let Command::Set(Setting::CausalityToken, Some(text), _) = command {
-            self.take_token(text, world)?;
+            self.take_token(text, held, world)?;
         }
         self.own.run(command, world, out)
     }
 
     /// The client has seen what the token says. A position that is asked for from now on is at or above the token's, if both
     /// are of one history: no more must be remembered than that it has to be asked for.
-    fn take_token(&mut self, text: &str, world: &World<'_>) -> Result<(), Report> {
+    fn take_token(&mut self, text: &str, held: Option<&Held<'_>>, world: &World<'_>) -> Result<(), Report> {
         let refused = |text: &'static str, code| Err(Report::new(ErrorSource::Client, code, text));
+        if self.transaction.is_open() && held.is_some_and(|held| held.role == Role::Replica) {
+            return refused(
+                "a causality token must be given before the first statement of a transaction that reads on a replica",
+                SqlState::ACTIVE_SQL_TRANSACTION,
+            );
+        }
         let Some(token) = Token::read(text, world.secret) else {
             return refused(
                 "this is no causality token, or one of another secret",
@@ -870,7 +876,7 @@ impl Session {
 
     /// Where a text would go if it were the client's next.
     fn explained(&mut self, text: &[u8], held: Option<&Held<'_>>, world: &mut World<'_>) -> Vec<Line> {
-        self.agree(world);
+        self.agree(held, world);
         let statement = world.classify(text);
         let route = match self.mode {
             PoolMode::Session => Route::primary(Why::Held),

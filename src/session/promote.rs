@@ -214,7 +214,7 @@ impl Session {
         if self.batch != Batch::Idle || self.transaction.status() == TransactionStatus::Failed {
             return;
         }
-        let shown = self.history.shown();
+        let shown = self.shown();
         self.deferred = self.promotable.take().and_then(|promotable| match (promotable.stage, shown) {
             (Stage::Asking, _) => Some(promotable.deferred),
             (Stage::Reading | Stage::Leaving, Some(shown)) => Some(promotable.deferred.promoted(shown)),

@@ -370,7 +370,7 @@ impl Session {
             self.head = None;
         }
         let may_be_sent_away = rescue.is_of_one_server() && tries + 1 < MAX_TRIES;
-        (!may_be_sent_away).then_some(Route::Primary { why: Why::Rescued, shown: self.history.shown() })
+        (!may_be_sent_away).then_some(Route::Primary { why: Why::Rescued, shown: self.shown() })
     }
 
     /// A replica refused what looked like a read: whoever sends that text again, sends it to the primary.

@@ -544,3 +544,62 @@ async fn a_scope_may_be_a_user_an_application_or_the_database() {
         assert_eq!(value(&reader, "SHOW pglagoon.causality_key").await, "", "{scope}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_ends_on_a_replica_makes_nobody_forget_a_write_that_came_meanwhile() {
+    let stand = Stand::new(|setup| session(setup).set("routing", "scope", quote("user")));
+    let (reader, writer) = (stand.client().await, stand.client().await);
+    let count = async |client: &Client| value(client, "SELECT count(*) FROM notes").await;
+    let mut written = 0;
+    for reads_on in [false, true] {
+        for end in ["COMMIT", "ROLLBACK"] {
+            reader.simple_query("BEGIN READ ONLY").await.unwrap();
+            rows(&reader, "SELECT count(*) FROM notes /* in the block */").await;
+            for replica in stand.playground.replicas() {
+                replica.pause_replay().unwrap();
+            }
+            write(&writer, "x").await;
+            written += 1;
+            if reads_on {
+                count(&reader).await;
+            }
+            reader.simple_query(end).await.unwrap();
+            let expected = written.to_string();
+            assert_eq!(count(&writer).await, expected, "{end}, {reads_on}: the writer itself");
+            assert_eq!(count(&reader).await, expected, "{end}, {reads_on}: the other");
+            for replica in stand.playground.replicas() {
+                replica.resume_replay().unwrap();
+            }
+            eventually_async("replicas serve again", async || {
+                let before = stand.ran_on("caught up");
+                rows(&reader, "SELECT count(*) FROM notes /* caught up */").await;
+                stand.ran_on("caught up")[0] == before[0]
+            })
+            .await;
+        }
+    }
+    assert_eq!(stand.ran_on("in the block")[0], 0, "the blocks ran on replicas");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_comes_before_a_transaction_that_reads_on_a_replica() {
+    let stand = at_level("session");
+    let (reader, writer) = (stand.client().await, stand.client().await);
+    reader.simple_query("BEGIN READ ONLY").await.unwrap();
+    rows(&reader, "SELECT count(*) FROM notes /* block */").await;
+    for replica in stand.playground.replicas() {
+        replica.pause_replay().unwrap();
+    }
+    write(&writer, "x").await;
+    let token = value(&writer, "SHOW pglagoon.causality_token").await;
+    let set = format!("SET pglagoon.causality_token = '{token}'");
+    assert_eq!(sqlstate(reader.simple_query(&set).await).0, "25001");
+    assert_eq!(stand.ran_on("block")[0], 0);
+    reader.simple_query("ROLLBACK").await.unwrap();
+    for begin in ["BEGIN READ ONLY", ""] {
+        reader.simple_query(begin).await.unwrap();
+        reader.simple_query(&set).await.unwrap();
+        assert_eq!(value(&reader, "SELECT count(*) FROM notes").await, "1", "{begin}");
+        reader.simple_query("COMMIT").await.unwrap();
+    }
+}

@@ -322,3 +322,20 @@ fn what_a_listener_can_pile_up_is_limited() {
     assert_eq!(tags(&end), "C Z E");
     assert_eq!(end.last().unwrap().code(), "54000");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_notified_reads_what_the_notification_is_about() {
+    let stand = Stand::new(|setup| setup.set("routing", "consistency", quote("session")));
+    let mut listener = Listener::to(&stand, "news").await;
+    let writer = stand.client().await;
+    let read = "SELECT count(*) FROM notes /* told */";
+    assert_eq!(value(&listener.client, read).await, "0");
+    assert_eq!(stand.ran_on("told")[0], 0);
+    for replica in stand.playground.replicas() {
+        replica.pause_replay().unwrap();
+    }
+    let text = "BEGIN; INSERT INTO notes (word) VALUES ('x'); NOTIFY news, 'written'; COMMIT";
+    writer.simple_query(text).await.unwrap();
+    listener.hears(&["news: written".into()]).await;
+    assert_eq!(value(&listener.client, read).await, "1");
+}
