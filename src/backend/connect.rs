@@ -20,6 +20,7 @@ use arc_swap::ArcSwapOption;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::dialog::{DialogError, Message};
+use super::usual::{Parameter, Usual};
 use super::{Backend, CancelTarget, Dialog, Remote};
 use crate::auth::scram::{MECHANISM, offered};
 use crate::auth::{ScramClient, ScramError, ScramKeys, ServerCredential, md5};
@@ -55,6 +56,8 @@ pub struct Target {
     pub resolver: Resolver,
     /// Where the server was found, which is where to go; while that is not known, where its name leads.
     pub abode: Abode,
+    /// What all connections of its user report.
+    pub usual: Usual,
 }
 
 /// Where a server was found.
@@ -183,10 +186,22 @@ pub async fn connect(target: &Target, within: Duration) -> Result<Backend, Conne
 }
 
 async fn connect_and_log_in(target: &Target, deadline: Instant) -> Result<Backend, ConnectError> {
+    let backend = log_in(target, &[], deadline).await?;
+    let lacking = target.usual.lacking(&backend.state);
+    if lacking.is_empty() {
+        return Ok(backend);
+    }
+    backend.farewell();
+    tracing::debug!(server = %target.address, ?lacking, "a server's defaults differ from what clients were told: it is asked for these");
+    log_in(target, &lacking, deadline).await
+}
+
+/// `further`: parameters of the startup packet beside the target's own.
+async fn log_in(target: &Target, further: &[Parameter], deadline: Instant) -> Result<Backend, ConnectError> {
     let (place, stream) =
         open_any(target, deadline).await.map_err(|error| ConnectError::Io(target.address.clone(), error))?;
     let mut stream = negotiate(stream, &target.tls, &target.address).await?;
-    let (state, key) = Login::new(target).run(&mut stream).await?;
+    let (state, key) = Login::new(target, further).run(&mut stream).await?;
     if target.abode.is_elsewhere(&place) {
         let moved = io::Error::other("the server's name has come to stand for another address");
         return Err(ConnectError::Io(target.address.clone(), moved));
@@ -317,6 +332,7 @@ async fn start_tls(stream: Stream, tls: &Connector, address: &ServerAddress) -> 
 /// From the StartupMessage to ReadyForQuery.
 struct Login<'a> {
     target: &'a Target,
+    further: &'a [Parameter],
     exchange: Exchange,
 }
 
@@ -335,8 +351,8 @@ enum Exchange {
 }
 
 impl<'a> Login<'a> {
-    fn new(target: &'a Target) -> Self {
-        Login { target, exchange: Exchange::Start }
+    fn new(target: &'a Target, further: &'a [Parameter]) -> Self {
+        Login { target, further, exchange: Exchange::Start }
     }
 
     async fn run(mut self, stream: &mut Stream) -> Result<(ServerState, Option<ServerKey>), ConnectError> {
@@ -370,9 +386,11 @@ impl<'a> Login<'a> {
 
     fn startup_parameters(&self) -> Vec<(&'a str, &'a str)> {
         let target = self.target;
-        let further = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let further = self.further.iter().map(|(name, value)| (&**name, &**value));
         [("user", target.user.as_str()), ("database", target.database.as_str())]
             .into_iter()
+            .chain(own)
             .chain(further)
             .collect()
     }

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connect::{Abode, ScramCache, Target};
+use super::usual::Usual;
 use crate::auth::ServerCredential;
 use crate::config::ServerAddress;
 use crate::net::{Connector, Resolver};
@@ -38,6 +39,7 @@ pub(super) fn target(address: ServerAddress) -> Target {
         scram: ScramCache::default(),
         resolver: Resolver::system(),
         abode: Abode::default(),
+        usual: Usual::default(),
     }
 }
 

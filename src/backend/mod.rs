@@ -13,6 +13,7 @@ pub mod connect;
 mod dialog;
 pub mod listen;
 pub mod reset;
+pub mod usual;
 
 #[cfg(test)]
 mod fake;
@@ -27,6 +28,7 @@ pub use connect::{Abode, ConnectError, Target, connect};
 use dialog::Dialog;
 pub use listen::{Ear, Heard};
 pub use reset::Owed;
+pub use usual::Usual;
 
 use crate::config::ServerAddress;
 use crate::net::{Arrival, Stream};

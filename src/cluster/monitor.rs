@@ -8,7 +8,7 @@ use super::logins::Login;
 use super::patroni::Patroni;
 use super::{Cluster, Node};
 use crate::backend::connect::ScramCache;
-use crate::backend::{self, Abode, Backend, CommandError, ConnectError, Target, command};
+use crate::backend::{self, Abode, Backend, CommandError, ConnectError, Target, Usual, command};
 use crate::config::Monitor;
 use crate::routing::Lsn;
 use std::net::SocketAddr;
@@ -274,6 +274,7 @@ pub(super) fn target(cluster: &Cluster, node: &Node, login: Login) -> Target {
         statements: 0,
         parameters: vec![("application_name".into(), "pglagoon monitor".into())],
         scram: ScramCache::default(),
+        usual: Usual::default(),
         resolver: cluster.resolver().clone(),
         abode: node.abode.clone(),
     }

@@ -2,7 +2,7 @@
 
 use super::failover::Standing;
 use super::{Node, UserPools};
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Usual};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::routing::Role;
 use crate::wire::SqlState;
@@ -38,7 +38,8 @@ impl Replication {
         let rules = pools.database.rules();
         let node = pools.await_primary(Instant::now() + rules.pool.hold_timeout).await?;
         let mut target = pools.target(node);
-        target.parameters = parameters;
+        // It is not shared: what its client asks for holds.
+        (target.parameters, target.usual) = (parameters, Usual::default());
         match Box::pin(backend::connect(&target, rules.pool.connect_timeout)).await {
             Ok(backend) => Ok(Replication { backend, place, node }),
             Err(error) => {

@@ -7,7 +7,7 @@ use super::pinned::Pinned;
 use super::{Database, lock};
 use crate::auth::ServerCredential;
 use crate::backend::connect::ScramCache;
-use crate::backend::{Backend, CommandError, Target, command};
+use crate::backend::{Backend, CommandError, Target, Usual, command};
 use crate::config::{self, Consistency};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
@@ -46,6 +46,7 @@ pub struct UserPools {
     pub replication: AtomicUsize,
     greetings: Mutex<BTreeMap<u64, (Settings, Arc<Greeting>)>>,
     credential: Mutex<ServerCredential>,
+    usual: Usual,
     /// What the user's reads may return, as the configuration had it at the last login: a place in [`Consistency::ALL`].
     level: AtomicU8,
 }
@@ -76,10 +77,10 @@ impl UserPools {
         workers: usize,
         process: Arc<Process>,
     ) -> Arc<Self> {
-        let rules = database.rules();
+        let (rules, usual) = (database.rules(), Usual::default());
         let pool = |index: usize| {
             let node = database.section.cluster.nodes()[index].clone();
-            let target = target(&database, &rules, index, user, &credential);
+            let target = target(&database, &rules, index, user, &credential, &usual);
             Pool::new(target, pool_settings(&rules), node, process.clone())
         };
         let pools = (0..database.section.cluster.nodes().len()).map(pool).collect();
@@ -94,6 +95,7 @@ impl UserPools {
             replication: AtomicUsize::new(0),
             greetings: Mutex::default(),
             credential: Mutex::new(credential),
+            usual,
             level: AtomicU8::new(u8::MAX),
         })
     }
@@ -371,7 +373,7 @@ impl UserPools {
 
     /// How this user logs in to a server.
     pub(super) fn target(&self, node: usize) -> Target {
-        target(&self.database, &self.database.rules(), node, &self.user, &lock(&self.credential))
+        target(&self.database, &self.database.rules(), node, &self.user, &lock(&self.credential), &self.usual)
     }
 
     /// Whether a sweep must not be put off.
@@ -395,7 +397,7 @@ impl UserPools {
         }
         let rules = self.database.rules();
         for (index, pool) in self.pools.iter().enumerate() {
-            pool.retarget(target(&self.database, &rules, index, &self.user, credential));
+            pool.retarget(target(&self.database, &rules, index, &self.user, credential, &self.usual));
         }
     }
 
@@ -413,6 +415,7 @@ impl UserPools {
 
     pub(super) fn reconnect(&self, home: usize) {
         self.forget_greetings();
+        self.usual.forget();
         self.pools.iter().for_each(|pool| pool.reconnect(home));
     }
 
@@ -526,6 +529,7 @@ fn target(
     index: usize,
     user: &str,
     credential: &ServerCredential,
+    usual: &Usual,
 ) -> Target {
     let credential = match &rules.server_password {
         Some(secret) => ServerCredential::of(Some(secret)),
@@ -542,6 +546,7 @@ fn target(
         scram: ScramCache::default(),
         resolver: database.section.cluster.resolver().clone(),
         abode: database.section.cluster.nodes()[index].abode.clone(),
+        usual: usual.clone(),
     }
 }
 

@@ -482,3 +482,38 @@ async fn a_statement_of_sql_is_prepared_under_its_clients_settings() {
     }
     assert_eq!(value(&client, "EXECUTE q").await, "0");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_s_own_configuration_says_is_not_what_its_rows_are_written_by() {
+    let stand = Stand::new(|setup| setup);
+    let changed = ["timezone = 'Asia/Tokyo'", "datestyle = 'German'", "standard_conforming_strings = off"];
+    for replica in stand.playground.replicas() {
+        changed.iter().for_each(|change| drop(replica.sql(&format!("ALTER SYSTEM SET {change}")).unwrap()));
+        replica.sql("SELECT pg_reload_conf()").unwrap();
+        eventually("the replica has its own defaults", || {
+            replica.sql("SHOW timezone").is_ok_and(|zone| zone.contains("Tokyo"))
+        });
+    }
+    let noon = r"SELECT '2020-01-31 12:00+00'::timestamptz::text || length('a\\b')";
+    let client = stand.client().await;
+    let expected = value(&client, &format!("/* pglagoon: primary */ {noon}")).await;
+    assert!(!expected.contains("JST"), "{expected}");
+    for turn in 0..4 {
+        assert_eq!(value(&client, &format!("{noon} /* elsewhere */")).await, expected, "{turn}");
+    }
+    assert_eq!(stand.ran_on("elsewhere")[0], 0);
+    // A role's new default is for those who come when all connections are made anew.
+    stand.playground.primary().sql("ALTER ROLE app SET timezone = 'Europe/Rome'").unwrap();
+    let (one, other) = (stand.client().await, stand.client().await);
+    for client in [&one, &other] {
+        client.simple_query("BEGIN").await.unwrap();
+        assert_eq!(value(client, noon).await, expected);
+    }
+    for client in [&one, &other] {
+        client.simple_query("COMMIT").await.unwrap();
+    }
+    let console = stand.lagoon.console().await;
+    console.simple_query("RECONNECT app").await.unwrap();
+    let new = stand.client().await;
+    assert!(value(&new, &format!("{noon} /* anew */")).await.starts_with("2020-01-31 13:00:00+01"));
+}
