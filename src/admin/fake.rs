@@ -188,12 +188,13 @@ impl Observed for Fake {
     }
 
     fn config(&self) -> Vec<ConfigRow> {
-        vec![ConfigRow {
-            key: "pool.size".into(),
-            value: "20".into(),
-            default: "20".into(),
+        let row = |key: &str, value: &str| ConfigRow {
+            key: key.into(),
+            value: value.into(),
+            default: value.into(),
             changeable: true,
-        }]
+        };
+        vec![row("pool.size", "20"), row("drain_timeout", "30s")]
     }
 
     fn readiness(&self) -> Readiness {

@@ -159,13 +159,9 @@ impl Http {
 }
 
 fn auth(section: &mut Section<'_, '_>) -> Auth {
-    let methods = [
-        ("trust", AuthMethod::Trust),
-        ("md5", AuthMethod::Md5),
-        ("scram-sha-256", AuthMethod::ScramSha256),
-        ("password", AuthMethod::Password),
-        ("cert", AuthMethod::Cert),
-    ];
+    let methods =
+        [AuthMethod::Trust, AuthMethod::Md5, AuthMethod::ScramSha256, AuthMethod::Password, AuthMethod::Cert]
+            .map(|method| (method.as_str(), method));
     Auth {
         method: section.word("method", &methods, AuthMethod::ScramSha256),
         auth_file: section.path("auth_file"),

@@ -1,5 +1,6 @@
 //! The virtual database: PgBouncer's columns, and the commands.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::harness::{Stand, eventually, eventually_async, quote, rows, sqlstate, table, value};
@@ -73,6 +74,19 @@ async fn show_has_pgbouncers_columns_in_both_protocols() {
         let simple = table(&console, &format!("{};", command.to_lowercase())).await;
         assert!(!simple.is_empty(), "{command} shows something");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_setting_is_shown_once_and_in_the_configurations_words() {
+    let stand = Stand::new(|setup| setup.set("listen", "max_clients", "77"));
+    let settings = table(&stand.lagoon.console().await, "SHOW CONFIG").await;
+    let mut seen = BTreeMap::new();
+    for row in &settings {
+        let before = seen.insert(row["key"].as_str(), row["value"].as_str());
+        assert_eq!(before, None, "{} is there twice", row["key"]);
+    }
+    assert_eq!((seen["max_client_conn"], seen["max_user_connections"]), ("77", "0"));
+    assert_eq!(seen["auth.method"], "scram-sha-256");
 }
 
 #[tokio::test(flavor = "multi_thread")]
