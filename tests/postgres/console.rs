@@ -346,6 +346,9 @@ async fn reload_applies_a_changed_file_and_refuses_a_broken_one() {
     stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "\"many\""));
     let (_, message) = sqlstate(console.simple_query("RELOAD").await);
     assert!(message.contains("pool.size"), "the error names the key: {message}");
+    let log = stand.lagoon.log();
+    let refused = log.lines().find(|line| line.contains("operation=Reload")).expect("the log has it");
+    assert!(refused.contains("WARN") && refused.contains("pool.size"), "{refused}");
 
     stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "2"));
     console.simple_query("RELOAD").await.unwrap();
@@ -353,6 +356,20 @@ async fn reload_applies_a_changed_file_and_refuses_a_broken_one() {
         tokio::time::timeout(Duration::from_secs(5), other.simple_query("SELECT note('second')")).await;
     second.expect("there are two server connections now").unwrap();
     holder.simple_query("COMMIT").await.unwrap();
+}
+
+#[test]
+fn the_loss_of_a_server_is_a_warning() {
+    let mut stand = Stand::new(|setup| setup);
+    stand.playground.node_mut(1).kill().unwrap();
+    eventually("the log warns of it", || {
+        let log = stand.lagoon.log();
+        log.lines().any(|line| line.contains("WARN") && line.contains("server standing changed"))
+    });
+    let log = stand.lagoon.log();
+    let came =
+        log.lines().find(|line| line.contains("server standing changed") && line.contains("to=Primary"));
+    assert!(came.expect("it came").contains("INFO"), "{came:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
