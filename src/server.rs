@@ -730,10 +730,11 @@ impl Shared {
 
     fn read_again(&self) -> Result<String, String> {
         let old = self.frontend.access.load().config.clone();
-        let cores = old.listen.workers;
-        let new = config::load(&self.file, cores).map_err(|errors| ServeError::Config(errors).to_string())?;
-        let new = Arc::new(new);
+        let mut new = config::load(&self.file, runtime::cores())
+            .map_err(|errors| ServeError::Config(errors).to_string())?;
         let changes = Changes::between(&old, &new);
+        new.keep_until_restart(&old);
+        let new = Arc::new(new);
         let access = access(&new, seed(&self.secrets)).map_err(|error| error.to_string())?;
         let moved = self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
         self.frontend.access.store(Arc::new(access));

@@ -259,3 +259,25 @@ async fn prepared_statements_outlast_a_change_of_the_mode() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_is_said_at_each_reload_and_not_shown_as_if_it_held() {
+    let mut stand = Stand::new(|setup| setup);
+    let workers = async |stand: &Stand| {
+        let settings = table(&stand.lagoon.console().await, "SHOW CONFIG").await;
+        settings.into_iter().find(|row| row["key"] == "listen.workers").unwrap()["value"].clone()
+    };
+    for _ in 0..2 {
+        reload(&mut stand, |setup| setup.set("listen", "workers", "3")).await;
+        assert_eq!(workers(&stand).await, "2");
+    }
+    reload(&mut stand, |setup| setup.set("listen", "workers", "2")).await;
+    let log = stand.lagoon.log();
+    // One for each RELOAD, with who said it and what came of it.
+    let reloads: Vec<&str> = log.lines().filter(|line| line.contains("operation=Reload")).collect();
+    assert_eq!(reloads.len(), 3, "{log}");
+    assert!(reloads.iter().all(|line| line.contains("user=\"app\"")), "{reloads:?}");
+    let sentence = "listen.workers changes from 2 to 3 only with a restart";
+    assert!(reloads[..2].iter().all(|line| line.contains(sentence)), "{reloads:?}");
+    assert!(reloads[2].contains("no setting has changed"), "{reloads:?}");
+}
