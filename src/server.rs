@@ -20,6 +20,7 @@ use crate::cluster::failover::Standing;
 use crate::cluster::{Admission, Care, Cluster, Directory};
 use crate::config::{self, Changes, Config, ConfigError};
 use crate::frontend::clients::{Clients, Order};
+use crate::frontend::journal::Journal;
 use crate::frontend::listener::{Accepted, Listener};
 use crate::frontend::passage::Passenger;
 use crate::frontend::{Access, Frontend, cancel};
@@ -221,6 +222,7 @@ fn assemble(
                 clients: Clients::new(),
                 directory,
                 console: Arc::new(console),
+                journal: Journal::default(),
             }),
             file: file.to_owned(),
             secrets,

@@ -187,6 +187,10 @@ impl Observed for Fake {
         vec![row("app"), row("web")]
     }
 
+    fn refusals(&self) -> Vec<(String, u64)> {
+        vec![("28P01".into(), 3)]
+    }
+
     fn config(&self) -> Vec<ConfigRow> {
         let row = |key: &str, value: &str| ConfigRow {
             key: key.into(),

@@ -186,6 +186,10 @@ impl Observed for View {
         self.user_pools().iter().map(row).collect()
     }
 
+    fn refusals(&self) -> Vec<(String, u64)> {
+        self.shared().frontend.journal.refusals()
+    }
+
     fn config(&self) -> Vec<ConfigRow> {
         config_rows(&View::config(self))
     }
