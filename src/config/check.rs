@@ -41,6 +41,12 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
     let drain_timeout = root.duration("drain_timeout", seconds(30));
     let listen = root.within("listen", |section| listen(section, read_file, cores));
     let http = root.within("http", |section| Http::read(section));
+    if let Some(http) = &http
+        && http.address.port() != 0
+        && listen.addresses.contains(&http.address)
+    {
+        root.refuse("http.address", "is listen.address, too; each needs one of its own");
+    }
     let auth = root.within("auth", auth);
     let users = users(root, &auth, read_file);
     let admin = root.within("admin", |section| admin(section, &users));
