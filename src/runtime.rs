@@ -184,6 +184,11 @@ impl Drop for Leaving {
     }
 }
 
+/// How many threads can run at once here.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The runtime of the process itself, for all that is not about one client.
 ///
 /// # Errors

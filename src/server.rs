@@ -3,7 +3,7 @@
 //! ```text
 //!   serve: rooms -> workers -> listeners, HTTP, housekeeping -> signals
 //!   SIGTERM, SIGINT: no new clients; idle ones are told goodbye, transactions end within drain_timeout; exit 0
-//!   the same again: at once          SIGHUP: the configuration is read again
+//!   the same again, SIGQUIT: at once  SIGHUP: the configuration is read again
 //!   SIGUSR2: another process takes over the sockets, and the clients as they come to rest; exit 0
 //! ```
 
@@ -20,6 +20,7 @@ use crate::cluster::failover::Standing;
 use crate::cluster::{Admission, Care, Cluster, Directory};
 use crate::config::{self, Changes, Config, ConfigError};
 use crate::frontend::clients::{Clients, Order};
+use crate::frontend::journal::Journal;
 use crate::frontend::listener::{Accepted, Listener};
 use crate::frontend::passage::Passenger;
 use crate::frontend::{Access, Frontend, cancel};
@@ -221,6 +222,7 @@ fn assemble(
                 clients: Clients::new(),
                 directory,
                 console: Arc::new(console),
+                journal: Journal::default(),
             }),
             file: file.to_owned(),
             secrets,
@@ -541,7 +543,10 @@ async fn stop(shared: &Shared, shutdown: Shutdown, signals: &mut Signals) {
     let patience = shared.frontend.access.load().config.drain_timeout;
     tokio::select! {
         () = drain(shared, shutdown, patience) => {}
-        _ = signals.told_to_stop(shared) => tracing::warn!("told to stop a second time: ending at once"),
+        _ = signals.told_to_stop(shared) => {
+            tracing::warn!("told to stop a second time: ending at once");
+            dismiss(&shared.frontend.clients).await;
+        }
     }
 }
 
@@ -564,6 +569,7 @@ async fn sweep(shared: &Shared, workers: &Workers) {
 struct Signals {
     term: Signal,
     interrupt: Signal,
+    quit: Signal,
     hangup: Signal,
     second: Signal,
 }
@@ -574,6 +580,7 @@ impl Signals {
         Signals {
             term: listen(SignalKind::terminate()),
             interrupt: listen(SignalKind::interrupt()),
+            quit: listen(SignalKind::quit()),
             hangup: listen(SignalKind::hangup()),
             second: listen(SignalKind::user_defined2()),
         }
@@ -591,7 +598,7 @@ impl Signals {
         }
     }
 
-    /// Waits for SIGTERM, SIGINT or SIGUSR2; reloads at SIGHUP meanwhile.
+    /// Waits for SIGTERM, SIGINT, SIGQUIT or SIGUSR2; reloads at SIGHUP meanwhile.
     ///
     /// # Cancel safety
     /// A signal that has come is kept.
@@ -600,6 +607,7 @@ impl Signals {
             tokio::select! {
                 _ = self.term.recv() => return Told::Stop(Shutdown::WaitForServers),
                 _ = self.interrupt.recv() => return Told::Stop(Shutdown::WaitForServers),
+                _ = self.quit.recv() => return Told::Stop(Shutdown::Now),
                 _ = self.second.recv() => return Told::Upgrade(None),
                 _ = self.hangup.recv() => match shared.reload() {
                     Ok(what) => tracing::info!(%what, "configuration reloaded"),
@@ -612,12 +620,12 @@ impl Signals {
 
 /// Lets clients end what they are in the midst of, for as long as `patience` lasts.
 async fn drain(shared: &Shared, shutdown: Shutdown, patience: Duration) {
-    if shutdown == Shutdown::Now {
-        return;
-    }
     let clients = &shared.frontend.clients;
     tracing::info!(clients = clients.connected(), "draining: no new clients are taken");
     shared.phase.send_replace(Phase::Draining);
+    if shutdown == Shutdown::Now {
+        return dismiss(clients).await;
+    }
     let deadline = Instant::now() + patience;
     // Who sits in the console watches, and who is still logging in has nothing to lose.
     while clients.in_service() > 0 {
@@ -730,10 +738,11 @@ impl Shared {
 
     fn read_again(&self) -> Result<String, String> {
         let old = self.frontend.access.load().config.clone();
-        let cores = old.listen.workers;
-        let new = config::load(&self.file, cores).map_err(|errors| ServeError::Config(errors).to_string())?;
-        let new = Arc::new(new);
+        let mut new = config::load(&self.file, runtime::cores())
+            .map_err(|errors| ServeError::Config(errors).to_string())?;
         let changes = Changes::between(&old, &new);
+        new.keep_until_restart(&old);
+        let new = Arc::new(new);
         let access = access(&new, seed(&self.secrets)).map_err(|error| error.to_string())?;
         let moved = self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
         self.frontend.access.store(Arc::new(access));

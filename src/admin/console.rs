@@ -50,6 +50,24 @@ pub struct Console {
     averages: Mutex<Averages>,
 }
 
+/// What an operator has asked for. The log has it once, with what came of it; or that nobody waited for that.
+struct Errand<'a> {
+    user: &'a str,
+    operation: Operation,
+    outcome: Option<Result<String, Report>>,
+}
+
+impl Drop for Errand<'_> {
+    fn drop(&mut self) {
+        let Errand { user, operation, outcome } = self;
+        match outcome {
+            Some(Ok(outcome)) => tracing::info!(user, ?operation, outcome, "console"),
+            Some(Err(report)) => tracing::warn!(user, ?operation, %report, "console: refused, or not done"),
+            None => tracing::info!(user, ?operation, "console: not waited for"),
+        }
+    }
+}
+
 impl Console {
     /// A console over what can be seen and done. `now` begins the first period of the averages.
     pub fn new(observed: Arc<dyn Observed>, operated: Arc<dyn Operated>, now: Instant) -> Self {
@@ -98,10 +116,12 @@ impl Console {
                     send(stream, &mut out).await?;
                 }
                 Want::Operate(operation) => {
-                    tracing::info!(user, ?operation, "console");
+                    let mut errand = Errand { user, operation: operation.clone(), outcome: None };
                     let Some(done) = self.operate(operation, stream, &mut conversation).await? else {
                         return Ok(());
                     };
+                    errand.outcome = Some(done.clone());
+                    drop(errand);
                     conversation.done(done, &mut out);
                 }
                 Want::Close => return stream.shutdown().await,

@@ -86,6 +86,7 @@ families! {
     TRANSACTIONS = "pglagoon_transactions_total", COUNTER, POOL, "Transactions.";
     ASSIGNMENTS = "pglagoon_server_assignments_total", COUNTER, POOL, "Server connections handed to clients.";
     LOGINS = "pglagoon_client_logins_total", COUNTER, POOL, "Client logins.";
+    REFUSED = "pglagoon_logins_refused_total", COUNTER, &["sqlstate"], "Logins that were refused, or took too long.";
     RECEIVED = "pglagoon_received_bytes_total", COUNTER, POOL, "Bytes from clients.";
     SENT = "pglagoon_sent_bytes_total", COUNTER, POOL, "Bytes to clients.";
     CLIENT_PARSES = "pglagoon_client_parses_total", COUNTER, POOL, "Parse messages from clients.";
@@ -107,6 +108,7 @@ pub fn text(observed: &dyn Observed) -> Vec<u8> {
     let labels = Labels::new(&pools, &stats);
     let mut sheet = Sheet::default();
     sheet.process(&observed.process());
+    observed.refusals().into_iter().for_each(|(code, count)| sheet.add(REFUSED, vec![code], count));
     pools.iter().for_each(|row| sheet.pool(row, &labels));
     stats.iter().for_each(|row| sheet.stats(row, &labels));
     observed.databases().iter().for_each(|row| sheet.database(row, &labels));

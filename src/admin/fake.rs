@@ -187,13 +187,18 @@ impl Observed for Fake {
         vec![row("app"), row("web")]
     }
 
+    fn refusals(&self) -> Vec<(String, u64)> {
+        vec![("28P01".into(), 3)]
+    }
+
     fn config(&self) -> Vec<ConfigRow> {
-        vec![ConfigRow {
-            key: "pool.size".into(),
-            value: "20".into(),
-            default: "20".into(),
+        let row = |key: &str, value: &str| ConfigRow {
+            key: key.into(),
+            value: value.into(),
+            default: value.into(),
             changeable: true,
-        }]
+        };
+        vec![row("pool.size", "20"), row("drain_timeout", "30s")]
     }
 
     fn readiness(&self) -> Readiness {

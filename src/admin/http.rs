@@ -5,11 +5,12 @@
 //! | `/metrics` | Prometheus text ([`super::exposition`]) |
 //! | `/health` | 200 while the process serves |
 //! | `/ready` | 200, or 503 while draining, paused, or without one database that can be served; says why for each |
-//! | `/ready?database=NAME` | the same for one database; 404 if it is not configured |
+//! | `/ready?database=NAME` | the same for one database (a space is `%20`); 404 if it is not configured |
 //!
 //! Connections, headers and time are bounded; request bodies are not read.
 
 use super::{Observed, Readiness, Standing, State, exposition};
+use crate::sql::comment;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -122,7 +123,8 @@ fn health(observed: &dyn Observed) -> Response<Full<Bytes>> {
 fn ready(observed: &dyn Observed, query: Option<&str>) -> Response<Full<Bytes>> {
     let (mut readiness, state_now) = (observed.readiness(), observed.process().state);
     if let Some(name) = query.and_then(|query| query.strip_prefix("database=")) {
-        readiness.databases.retain(|database| database.name == name);
+        let name = comment::decoded(name.as_bytes());
+        readiness.databases.retain(|database| database.name.as_bytes() == name);
         if readiness.databases.is_empty() {
             return json_answer(StatusCode::NOT_FOUND, &json!({ "error": "no such database is configured" }));
         }
@@ -239,6 +241,7 @@ mod tests {
         let (status, body) =
             get(Fake { standing: Standing::Degraded, ..Fake::default() }, "/ready?database=app").await;
         assert_eq!((status, &body["databases"]["app"]["status"]), (200, &json!("degraded")));
+        assert_eq!(get(Fake::default(), "/ready?database=%61p%70").await.0, 200);
 
         let (status, body) = get(Fake { standing: Standing::Unavailable, ..Fake::default() }, "/ready").await;
         assert_eq!((status, &body["why"]), (503, &json!("no database can be served")));

@@ -44,6 +44,8 @@ pub trait Observed: Send + Sync {
     fn users(&self) -> Vec<UserRow>;
     /// The counters, one row for each database and user, merged over the workers.
     fn stats(&self) -> Vec<StatsRow>;
+    /// Logins that were refused, by SQLSTATE; there are not many of these.
+    fn refusals(&self) -> Vec<(String, u64)>;
     /// The effective configuration, without secrets.
     fn config(&self) -> Vec<ConfigRow>;
     /// Which databases can be served.

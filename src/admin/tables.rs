@@ -6,8 +6,8 @@
 //! Source: <https://www.pgbouncer.org/usage.html#admin-console>
 
 use super::{
-    ClientRow, ConfigRow, Connection, DatabaseRow, NodeRow, Observed, PoolRow, PoolShare, Process, ServerRow,
-    State, StatsRow, UserRow,
+    ClientRow, ConfigRow, Connection, DatabaseRow, NodeRow, Observed, PoolRow, PoolShare, ServerRow, State,
+    StatsRow, UserRow,
 };
 use crate::config::Reads;
 use crate::metrics::Stats;
@@ -93,7 +93,7 @@ impl Show {
     pub fn table(self, observed: &dyn Observed, averages: &BTreeMap<String, Figures>) -> Table {
         let rows = match self {
             Show::Clients => observed.clients().iter().map(client).collect(),
-            Show::Config => config(observed.config(), observed.process()),
+            Show::Config => config(observed.config()),
             Show::Databases => observed.databases().iter().map(database).collect(),
             Show::Lists => lists(observed),
             Show::Nodes => nodes(&observed.nodes(), &observed.pools()),
@@ -473,16 +473,8 @@ fn lists(observed: &dyn Observed) -> Rows {
     items.into_iter().map(|(name, count)| Row::new().text(name).int(count).0).collect()
 }
 
-/// The settings in the order of their keys, with the two of PgBouncer's that exporters look for.
-fn config(mut settings: Vec<ConfigRow>, process: Process) -> Rows {
-    let alias = |key: &str, value: usize, default: &str| ConfigRow {
-        key: key.into(),
-        value: value.to_string(),
-        default: default.into(),
-        changeable: false,
-    };
-    settings.push(alias("max_client_conn", process.max_clients, "10000"));
-    settings.push(alias("max_user_connections", 0, "0"));
+/// The settings in the order of their keys.
+fn config(mut settings: Vec<ConfigRow>) -> Rows {
     settings.sort_by(|a, b| a.key.cmp(&b.key));
     let each = settings.into_iter().map(|row| {
         let changeable = if row.changeable { "yes" } else { "no" };
@@ -940,11 +932,11 @@ mod tests {
     }
 
     #[test]
-    fn config_has_the_two_keys_that_exporters_read() {
+    fn config_has_the_settings_in_the_order_of_their_keys() {
         let config = shown(Show::Config);
         let keys: Vec<_> = config.rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
-        assert_eq!(keys, ["max_client_conn", "max_user_connections", "pool.size"]);
-        assert_eq!(config.rows[0][1].as_deref(), Some("10000"));
+        assert_eq!(keys, ["drain_timeout", "pool.size"]);
+        assert_eq!(config.rows[1][1].as_deref(), Some("20"));
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{self, Config};
+use crate::runtime;
 
 /// Prints a summary and warnings to standard output and exits with 0, or the errors to standard error and with 1.
 pub fn run(path: &Path) -> ExitCode {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    match config::load(path, cores) {
+    match config::load(path, runtime::cores()) {
         Ok(config) => {
             println!("ok: {}", summary(&config));
             config::warnings(&config).iter().for_each(|warning| println!("warning: {warning}"));

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stderr)]
 
 use crate::config::{self, Config, LogFormat};
+use crate::runtime;
 use crate::server::{self, Beginning, ServeError};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -10,8 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Serves until told to stop; exits with 1 if it cannot start.
 pub fn run(path: &Path, beginning: Beginning) -> ExitCode {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let config = match config::load(path, cores) {
+    let config = match config::load(path, runtime::cores()) {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("{}", ServeError::Config(errors));

@@ -239,9 +239,11 @@ pub(super) fn log(node: &Node, shifts: &[(Arc<Section>, Shift)]) {
         let index = section.cluster.nodes().iter().position(|known| std::ptr::eq(&**known, node));
         let why = index.map(|index| section.state(index).why).unwrap_or_default();
         let others = same(&shifts[place + 1..]);
-        tracing::info!(
-            section = %section.name, others, server = %node.address, from = ?shift.from, to = ?shift.to, %why,
-            "server standing changed"
-        );
+        let (section, server, from, to) = (&section.name, &node.address, shift.from, shift.to);
+        if shift.is_loss() {
+            tracing::warn!(%section, others, %server, ?from, ?to, %why, "server standing changed");
+        } else {
+            tracing::info!(%section, others, %server, ?from, ?to, %why, "server standing changed");
+        }
     }
 }

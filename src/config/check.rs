@@ -41,6 +41,12 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
     let drain_timeout = root.duration("drain_timeout", seconds(30));
     let listen = root.within("listen", |section| listen(section, read_file, cores));
     let http = root.within("http", |section| Http::read(section));
+    if let Some(http) = &http
+        && http.address.port() != 0
+        && listen.addresses.contains(&http.address)
+    {
+        root.refuse("http.address", "is listen.address, too; each needs one of its own");
+    }
     let auth = root.within("auth", auth);
     let users = users(root, &auth, read_file);
     let admin = root.within("admin", |section| admin(section, &users));
@@ -159,13 +165,9 @@ impl Http {
 }
 
 fn auth(section: &mut Section<'_, '_>) -> Auth {
-    let methods = [
-        ("trust", AuthMethod::Trust),
-        ("md5", AuthMethod::Md5),
-        ("scram-sha-256", AuthMethod::ScramSha256),
-        ("password", AuthMethod::Password),
-        ("cert", AuthMethod::Cert),
-    ];
+    let methods =
+        [AuthMethod::Trust, AuthMethod::Md5, AuthMethod::ScramSha256, AuthMethod::Password, AuthMethod::Cert]
+            .map(|method| (method.as_str(), method));
     Auth {
         method: section.word("method", &methods, AuthMethod::ScramSha256),
         auth_file: section.path("auth_file"),

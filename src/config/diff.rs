@@ -117,6 +117,19 @@ fn restarts(old: &Config, new: &Config) -> Vec<Restart> {
     restarts
 }
 
+impl Config {
+    /// Takes over from the one that is running what only a restart can change: so that what is kept is what holds.
+    pub fn keep_until_restart(&mut self, running: &Config) {
+        let (listen, held) = (&mut self.listen, &running.listen);
+        listen.addresses.clone_from(&held.addresses);
+        listen.unix.clone_from(&held.unix);
+        listen.workers = held.workers;
+        listen.io_uring = held.io_uring;
+        self.http.clone_from(&running.http);
+        self.log.clone_from(&running.log);
+    }
+}
+
 fn addresses(listen: &Listen) -> String {
     listen.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -218,6 +231,22 @@ mod tests {
         let sentence = "listen.address changes from 127.0.0.1:6432 to 127.0.0.1:7000 only with a restart";
         assert_eq!(changes.restart[0].sentence, sentence);
         assert!(changes.settings.is_empty());
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_kept_and_said_again_until_then() {
+        let running = config(BASE);
+        let new = config(&format!(
+            "{BASE}listen = {{ address = '127.0.0.1:7000', unix_directory = '/run', workers = 3, io_uring = false }}\n\
+             http.address = '127.0.0.1:9632'\nlog = {{ filter = 'debug', format = 'json' }}\ndrain_timeout = '1s'"
+        ));
+        let mut kept = new.clone();
+        kept.keep_until_restart(&running);
+        let (before, now) = (Changes::between(&running, &new), Changes::between(&kept, &new));
+        assert_eq!((before.restart.len(), &before.restart), (7, &now.restart));
+        assert_eq!(now, Changes { restart: now.restart.clone(), ..Changes::default() });
+        assert_eq!(Changes::between(&kept, &running).settings, ["drain_timeout"]);
+        assert!(Changes::between(&kept, &running).restart.is_empty());
     }
 
     #[test]

@@ -159,6 +159,19 @@ pub enum AuthMethod {
     Cert,
 }
 
+impl AuthMethod {
+    /// The word in the configuration and in SHOW.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AuthMethod::Trust => "trust",
+            AuthMethod::Md5 => "md5",
+            AuthMethod::ScramSha256 => "scram-sha-256",
+            AuthMethod::Password => "password",
+            AuthMethod::Cert => "cert",
+        }
+    }
+}
+
 /// A user that may log in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {

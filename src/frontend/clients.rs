@@ -19,11 +19,17 @@ pub struct Clients {
     cards: Mutex<Cards>,
     ids: AtomicU64,
     connected: AtomicUsize,
+    /// Those in the console, or on their way to it, beyond `listen.max_clients`.
+    extra: AtomicUsize,
     /// Where clients go that are handed over.
     gangway: Mutex<Option<Gangway>>,
     /// The process before, which may have the client of a cancel request still.
     predecessor: Mutex<Option<mpsc::UnboundedSender<ClientKey>>>,
 }
+
+/// How many may be in the console when there is no place for clients any more: some operators, and what scrapes. Who is logging
+/// in counts, too.
+const EXTRA_PLACES: usize = 16;
 
 type Cards = HashMap<i32, Arc<ClientCard>, BuildHasherDefault<ByNumber>>;
 
@@ -163,6 +169,9 @@ pub struct Registration {
 /// A connection, logged in or not; dropped, it is not counted any more.
 pub struct Admission(Arc<super::Frontend>);
 
+/// A place in the console beyond `listen.max_clients`; dropped, it is free again.
+pub struct ExtraPlace(Arc<super::Frontend>);
+
 impl Clients {
     /// Nobody yet.
     pub fn new() -> Self {
@@ -170,6 +179,7 @@ impl Clients {
             cards: Mutex::default(),
             ids: AtomicU64::new(0),
             connected: AtomicUsize::new(0),
+            extra: AtomicUsize::new(0),
             gangway: Mutex::default(),
             predecessor: Mutex::default(),
         }
@@ -279,6 +289,21 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.0.clients.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl ExtraPlace {
+    /// One that is free, if there is one.
+    pub fn take(frontend: &Arc<super::Frontend>) -> Option<ExtraPlace> {
+        let next = |taken: usize| (taken < EXTRA_PLACES).then_some(taken + 1);
+        let taken = frontend.clients.extra.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        taken.is_ok().then(|| ExtraPlace(frontend.clone()))
+    }
+}
+
+impl Drop for ExtraPlace {
+    fn drop(&mut self) {
+        self.0.clients.extra.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -12,7 +12,7 @@
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>
 
 use super::cancel::Canceller;
-use super::clients::{ClientCard, Newcomer, Registration};
+use super::clients::{ClientCard, ExtraPlace, Newcomer, Registration};
 use super::opening::Opening;
 use super::outlet;
 use super::relay::Relay;
@@ -23,18 +23,18 @@ use crate::auth::{Admitted, Ask, Certificate, Channel, Entropy, Login, Refusal, 
 use crate::cluster::{Admission, Database, Greeting, Replication, UserPools};
 use crate::config::{Config, Scope, TlsMode};
 use crate::error::{ErrorSource, Report};
-use crate::net::{Buffer, Stream, tls};
+use crate::net::{Buffer, Endpoint, Stream, tls};
 use crate::session::{Session, Settings};
 use crate::wire::backend::{self, Severity, TransactionStatus};
 use crate::wire::scan::HEADER;
 use crate::wire::startup::{self, Parameters, StartupPacket, Version};
 use crate::wire::{ClientKey, FrontendTag, Scanner, SqlState, Step};
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The longest message that a client may send during its login, in bytes.
 const MAX_LOGIN_MESSAGE: usize = 64 * 1024;
@@ -83,24 +83,17 @@ pub struct Visitor {
     pub rights: Rights,
     /// Its entry among the clients.
     pub registration: Registration,
+    /// Its place, if there was none among the clients.
+    pub place: Option<ExtraPlace>,
 }
 
 /// Why a login ended.
 #[derive(Debug)]
-pub enum HandshakeError {
+enum HandshakeError {
     /// The connection broke.
     Io(io::Error),
-    /// The client was told this.
+    /// The client is told this.
     Refused(Report),
-}
-
-impl fmt::Display for HandshakeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HandshakeError::Io(error) => write!(f, "{error}"),
-            HandshakeError::Refused(report) => write!(f, "{report}"),
-        }
-    }
 }
 
 impl From<io::Error> for HandshakeError {
@@ -115,24 +108,44 @@ impl From<Report> for HandshakeError {
     }
 }
 
-/// Sees a connection through its login.
+/// Sees a connection through its login, for as long as `listen.login_timeout`. `None`: nobody came in. Who was refused was told
+/// why.
 ///
 /// # Cancel safety
 /// Dropped halfway, the connection is closed and nothing else remains.
-///
-/// # Errors
-/// The connection broke, or the client was refused (and told why).
-pub async fn handshake(
+pub fn handshake<'a>(
     stream: Stream,
-    frontend: &Arc<Frontend>,
-    access: &Arc<Access>,
-    worker: &Rc<Worker>,
-) -> Result<Arrived, HandshakeError> {
-    let mut line = Line { stream: Some(stream), input: Buffer::empty(), worker };
-    match arrive(&mut line, frontend, access).await {
-        Ok(arrived) => Ok(arrived),
-        Err(error) => Err(Box::pin(line.refuse(error)).await),
+    frontend: &'a Arc<Frontend>,
+    access: &'a Arc<Access>,
+    worker: &'a Rc<Worker>,
+) -> impl Future<Output = Option<Arrived>> + 'a {
+    let stream = Some(stream);
+    let mut line = Line { stream, peer: None, opening: None, place: None, input: Buffer::empty(), worker };
+    let end = Instant::now() + access.config.listen.login_timeout;
+    // Not an `async fn`: that would have room for the stream twice.
+    async move {
+        let ended = {
+            let login = pin!(arrive(&mut line, frontend, access));
+            worker.limits.until(end, login).await
+        };
+        match ended {
+            Some(Ok(arrived)) => Some(arrived),
+            Some(Err(error)) => {
+                let refused = pin!(Box::pin(line.refuse(error, frontend)));
+                worker.limits.until(end, refused).await;
+                None
+            }
+            None => {
+                line.note(&too_late(), frontend);
+                None
+            }
+        }
     }
+}
+
+fn too_late() -> Report {
+    let text = "the client did not log in in time (listen.login_timeout)";
+    Report::new(ErrorSource::Client, SqlState::QUERY_CANCELED, text)
 }
 
 async fn arrive(
@@ -147,6 +160,7 @@ async fn arrive(
             return Ok(Arrived::Cancel(Box::new(Canceller { stream, key })));
         }
     };
+    line.opening = Some(opening.clone());
     log_in(line, &opening, frontend, access).await
 }
 
@@ -212,12 +226,17 @@ async fn negotiate(line: &mut Line<'_>, parameters: &Parameters) -> io::Result<V
 
 /// Whether there is room for one more, who said who it is, and in the way that is asked for.
 fn may_try(
-    line: &Line<'_>,
+    line: &mut Line<'_>,
     opening: &Opening,
-    frontend: &Frontend,
+    frontend: &Arc<Frontend>,
     config: &Config,
 ) -> Result<(), HandshakeError> {
-    if frontend.clients.connected() > config.listen.max_clients {
+    let is_full = frontend.clients.connected() > config.listen.max_clients;
+    if is_full && admin::DATABASE_NAMES.contains(&&*opening.database) {
+        // Whoever it is: a refusal would tell strangers who may open it.
+        line.place = ExtraPlace::take(frontend);
+    }
+    if is_full && line.place.is_none() {
         let text =
             format!("sorry, too many clients already (listen.max_clients = {})", config.listen.max_clients);
         return Err(Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text).into());
@@ -343,8 +362,8 @@ async fn visit(
     });
     line.stream().write_all(&out).await?;
     let (stream, early) = line.hand_on();
-    let user = opening.user.clone();
-    Ok(Arrived::Console(Box::new(Visitor { stream, early, user, rights, registration })))
+    let (user, place) = (opening.user.clone(), line.place.take());
+    Ok(Arrived::Console(Box::new(Visitor { stream, early, user, rights, registration, place })))
 }
 
 /// A login that has begun.
@@ -512,6 +531,12 @@ impl Chance {
 /// A connection during its login: `stream` is there until it is handed on.
 struct Line<'a> {
     stream: Option<Stream>,
+    /// Where it comes from, if that was asked for.
+    peer: Option<Endpoint>,
+    /// What it wants, once it has said so.
+    opening: Option<Rc<Opening>>,
+    /// Its place, if there was none among the clients.
+    place: Option<ExtraPlace>,
     input: Buffer,
     worker: &'a Rc<Worker>,
 }
@@ -580,7 +605,7 @@ impl Line<'_> {
         let Some(acceptor) = &access.acceptor else {
             return Err(Report::protocol("TLS is not offered (listen.tls)").into());
         };
-        let stream = self.stream.take().expect("there during the login");
+        let stream = self.encrypting();
         let first = std::mem::take(&mut self.input);
         self.stream = Some(Box::pin(acceptor.accept_direct(stream, first.filled())).await?);
         Ok(())
@@ -594,9 +619,16 @@ impl Line<'_> {
             return Ok(());
         };
         self.stream().write_all(b"S").await?;
-        let stream = self.stream.take().expect("there during the login");
+        let stream = self.encrypting();
         self.stream = Some(Box::pin(acceptor.accept(stream)).await?);
         Ok(())
+    }
+
+    /// The connection, for who puts TLS around it. Where it comes from cannot be asked for meanwhile.
+    fn encrypting(&mut self) -> Stream {
+        let stream = self.stream.take().expect("there during the login");
+        self.peer = Some(stream.peer());
+        stream
     }
 
     /// Bytes glued to a request for encryption came in the clear, whoever sent them.
@@ -653,7 +685,7 @@ impl Line<'_> {
 
     /// Reads what there is. Who has sent nothing holds no buffer.
     async fn read(&mut self) -> io::Result<()> {
-        let Line { stream, input, worker } = self;
+        let Line { stream, input, worker, .. } = self;
         let stream = stream.as_mut().expect("handed on only when the login is over");
         let read = poll_fn(|cx| {
             let read = outlet::fill(stream, input, &worker.shelf, &mut false, cx);
@@ -666,12 +698,26 @@ impl Line<'_> {
         }
     }
 
+    /// Takes down who was not let in, and why.
+    #[cold]
+    fn note(&self, report: &Report, frontend: &Frontend) {
+        let asked = || self.stream.as_ref().map_or(Endpoint::Gone, Stream::peer);
+        let peer = self.peer.clone().unwrap_or_else(asked);
+        let (user, database) =
+            self.opening.as_ref().map_or(("", ""), |opening| (&*opening.user, &*opening.database));
+        frontend.journal.refused(&peer, user, database, report);
+    }
+
     /// Tells the client why, if it can still be told.
-    async fn refuse(&mut self, error: HandshakeError) -> HandshakeError {
-        if let (HandshakeError::Refused(report), Some(stream)) = (&error, &mut self.stream) {
-            tell(stream, report).await;
+    async fn refuse(&mut self, error: HandshakeError, frontend: &Frontend) {
+        let report = match error {
+            HandshakeError::Io(error) => return tracing::debug!(%error, "a login ended"),
+            HandshakeError::Refused(report) => report,
+        };
+        self.note(&report, frontend);
+        if let Some(stream) = &mut self.stream {
+            tell(stream, &report).await;
         }
-        error
     }
 }
 

@@ -8,10 +8,9 @@ use crate::net::Stream;
 use handshake::Arrived;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
@@ -138,14 +137,7 @@ async fn receive(accepted: Accepted, frontend: Arc<Frontend>, worker: Rc<Worker>
         }
     };
     let access = frontend.access.load_full();
-    let end = Instant::now() + access.config.listen.login_timeout;
-    let login = pin!(handshake::handshake(stream, &frontend, &access, &worker));
-    match worker.limits.until(end, login).await {
-        Some(Ok(arrived)) => return Some(arrived),
-        Some(Err(error)) => tracing::debug!(%error, "a login ended"),
-        None => tracing::info!("a client did not log in in time"),
-    }
-    None
+    handshake::handshake(stream, &frontend, &access, &worker).await
 }
 
 async fn console(mut visitor: handshake::Visitor, frontend: &Frontend) {

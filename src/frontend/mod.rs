@@ -2,11 +2,13 @@
 //!
 //! [`listener`] accepts and hands each connection to a worker; [`handshake`] turns it into somebody who has logged in (or
 //! a cancel request, or nobody); [`relay`] carries out what the client's [`crate::session::Session`] wants until it is
-//! over. [`passage`] hands clients to the next process. [`replication`] passes on bytes for those who replicate. [`clients`] knows everybody who is logged in.
+//! over. [`passage`] hands clients to the next process. [`replication`] passes on bytes for those who replicate. [`clients`] knows everybody who is logged in,
+//! [`journal`] what the log has of those who are not.
 
 pub mod cancel;
 pub mod clients;
 pub mod handshake;
+pub mod journal;
 mod limits;
 pub mod listener;
 mod opening;
@@ -24,6 +26,7 @@ use crate::prepared::Registry;
 use crate::session::Edits;
 use arc_swap::ArcSwap;
 use clients::Clients;
+use journal::Journal;
 use limits::Limits;
 use opening::Openings;
 use std::cell::{RefCell, RefMut};
@@ -42,6 +45,8 @@ pub struct Frontend {
     pub directory: Arc<Directory>,
     /// The virtual database.
     pub console: Arc<Console>,
+    /// What the log has of those who are turned away.
+    pub journal: Journal,
 }
 
 /// Who may come in, and how.

@@ -314,6 +314,7 @@ impl Relay {
                 Ok(next) => return next,
                 Err(_) => {
                     if let Some(report) = self.overdue(Instant::now()) {
+                        self.take_down(&report);
                         return Next::Want(Want::Close(Farewell::Fatal(Box::new(report))));
                     }
                 }
@@ -785,7 +786,15 @@ impl Relay {
         }
     }
 
+    /// The log has it.
+    #[cold]
+    fn take_down(&self, report: &Report) {
+        let card = self.card();
+        self.registration.frontend().journal.told(card.id, &card.user, &card.database, report);
+    }
+
     fn deny(&mut self, report: &Report) {
+        self.take_down(report);
         self.card().rests(self.session.prepared_statements());
         let mut desk = self.seat.desk();
         let edits = &mut desk.edits;

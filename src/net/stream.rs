@@ -69,6 +69,17 @@ impl Endpoint {
     }
 }
 
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::V4(address) => address.fmt(f),
+            Endpoint::V6(address) => address.fmt(f),
+            Endpoint::Unix => f.write_str("unix"),
+            Endpoint::Gone => f.write_str("gone"),
+        }
+    }
+}
+
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
         let (address, port) = (address.ip().to_canonical(), address.port());

@@ -117,7 +117,6 @@ impl Operated for Controls {
                 Report::new(ErrorSource::Pooler, SqlState::ADMIN_SHUTDOWN, "pglagoon is shutting down");
             return Box::pin(std::future::ready(Err(gone)));
         };
-        tracing::info!(?operation, "console");
         self.perform(&shared, operation).unwrap_or_else(|report| Box::pin(std::future::ready(Err(report))))
     }
 }

@@ -9,7 +9,7 @@ use crate::admin::{
 use crate::cluster::failover::Standing as NodeStanding;
 use crate::cluster::{Admission, Database, Section, UserPools};
 use crate::config::values::{duration_text, size_text};
-use crate::config::{Config, Consistency, Reads};
+use crate::config::{AuthMethod, Config, Consistency, Reads};
 use crate::frontend::clients::{ClientCard, Doing};
 use crate::net;
 use crate::routing::Role;
@@ -186,6 +186,10 @@ impl Observed for View {
         self.user_pools().iter().map(row).collect()
     }
 
+    fn refusals(&self) -> Vec<(String, u64)> {
+        self.shared().frontend.journal.refusals()
+    }
+
     fn config(&self) -> Vec<ConfigRow> {
         config_rows(&View::config(self))
     }
@@ -339,7 +343,8 @@ fn readiness(section: &Section) -> DatabaseReadiness {
     DatabaseReadiness { name: section.name.clone(), standing, why }
 }
 
-/// PgBouncer's keys first, for those who know them; then our own that concern the whole process.
+/// Those of PgBouncer's keys that exporters look for, and our own that concern the whole process: each once, or an exporter
+/// fails.
 fn config_rows(config: &Config) -> Vec<ConfigRow> {
     let any = config.any_database.as_ref().or(config.databases.values().next());
     let optional = |time: Option<std::time::Duration>| time.map_or("off".to_owned(), duration_text);
@@ -361,7 +366,7 @@ fn config_rows(config: &Config) -> Vec<ConfigRow> {
             "",
             false,
         ),
-        row("auth.method", format!("{:?}", config.auth.method), "ScramSha256", true),
+        row("auth.method", config.auth.method.as_str().into(), AuthMethod::ScramSha256.as_str(), true),
         row("admin.users", list(&config.admin.users), "", true),
         row("admin.stats_users", list(&config.admin.stats_users), "", true),
         row("monitor.interval", duration_text(config.monitor.interval), "1s", true),

@@ -118,7 +118,7 @@ impl Session {
             return Some(named.clone());
         }
         let (named, stands_in) = (named.clone(), name.is_empty() && self.replies.has_kept());
-        if stands_in || self.mode == PoolMode::Session {
+        if stands_in || self.naming == Naming::Own {
             return Some(named);
         }
         Some(self.analysed_anew(name, named, held, world))

@@ -810,7 +810,7 @@ impl Session {
             return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
         };
         let mut named = self.parsed(&parse, world);
-        if self.mode == PoolMode::Session && !parse.name.is_empty() {
+        if self.naming == Naming::Own && !parse.name.is_empty() {
             edits.events.client_parses += 1;
             // The connection is the client's own: names stay as they are, and the server says whether they are good. The unnamed
             // statement does not outlive what the server is asked on our own account.
@@ -944,7 +944,7 @@ impl Session {
         }
         edits.events.binds += 1;
         let named = self.find_for(bind.statement, held, world);
-        let is_own = self.mode == PoolMode::Session;
+        let is_own = self.naming == Naming::Own;
         let is_named = !bind.statement.is_empty();
         let is_kept = !is_named && self.replies.has_kept();
         match &named {
@@ -996,7 +996,7 @@ impl Session {
         let request = if is_close { Request::Close } else { Request::Describe };
         let name = match Target::new(span.body(bytes)) {
             None => return Flow::Stop(fatal(Report::protocol("invalid Describe or Close message"))),
-            Some(Target::Statement(name)) if self.mode != PoolMode::Session || name.is_empty() => name,
+            Some(Target::Statement(name)) if self.naming == Naming::Ours || name.is_empty() => name,
             Some(Target::Statement(name)) => {
                 if let Some(statements) = self.statements.as_mut().filter(|_| is_close) {
                     statements.remove(name);
@@ -1163,7 +1163,7 @@ impl Session {
     fn is_shared(&self, then: Option<&Then>) -> bool {
         let Some(Then::Deallocated(name)) = then else { return false };
         let knows = |statements: &ClientStatements| statements.find(name).is_some();
-        self.mode != PoolMode::Session && self.statements.as_deref().is_some_and(knows)
+        self.naming == Naming::Ours && self.statements.as_deref().is_some_and(knows)
     }
 
     /// Whether the state of the transaction must be known first: see [`stand_in`](Self::stand_in).

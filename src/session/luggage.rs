@@ -138,6 +138,7 @@ impl Session {
             let named = Named { prepared, statement: unclassified(), version: u64::MAX };
             session.statements.get_or_insert_default().insert(&name.bytes(), named);
         }
+        session.settle_naming();
         for (name, text) in sql_statements {
             // Nobody has looked into it here.
             session.executes = Effects::UNKNOWN;

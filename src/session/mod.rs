@@ -291,6 +291,15 @@ enum Passing {
     Skip,
 }
 
+/// Under which names servers have what a client prepares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// Under ours, whichever connection it is.
+    Ours,
+    /// Under its own: all that it has prepared was prepared on the connection that it holds, which is its own.
+    Own,
+}
+
 /// How a client sends its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
@@ -378,6 +387,7 @@ struct PortalEffect {
 #[derive(Debug)]
 pub struct Session {
     mode: PoolMode,
+    naming: Naming,
     /// The settings of the startup packet.
     base: Settings,
     settings: Settings,
@@ -456,8 +466,9 @@ pub struct Session {
 impl Session {
     /// A conversation that starts after the login, with the settings of the startup packet.
     pub fn new(mode: PoolMode, base: Settings, own: Own) -> Self {
-        Session {
+        let mut session = Session {
             mode,
+            naming: Naming::Ours,
             settings: base.clone(),
             base,
             reading: Reading::Common,
@@ -502,7 +513,17 @@ impl Session {
             stray: None,
             last_words: None,
             replay: Replay::Nothing,
-        }
+        };
+        session.settle_naming();
+        session
+    }
+
+    /// The client holds no server connection. What it has named until now, the next one does not have under those names.
+    fn settle_naming(&mut self) {
+        self.naming = match self.mode {
+            PoolMode::Session if self.prepared_statements() == 0 => Naming::Own,
+            _ => Naming::Ours,
+        };
     }
 
     /// Bytes from the client. `edits` is cleared first; its output goes to the server, its reply to the client.
@@ -791,6 +812,7 @@ impl Session {
         }
         self.own.part();
         self.mode = mode;
+        self.settle_naming();
         self.head = None;
     }
 

@@ -51,7 +51,7 @@ fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 }
 
 /// `%3A` is `:`. What is no such thing stays.
-fn decoded(value: &[u8]) -> Vec<u8> {
+pub fn decoded(value: &[u8]) -> Vec<u8> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value;

@@ -4,7 +4,7 @@ use std::fs;
 
 use pglagoon::cli::playground::PASSWORD;
 
-use crate::harness::{Stand, join_all, quote, rows, value};
+use crate::harness::{Stand, eventually, eventually_async, join_all, quote, rows, value};
 use crate::raw::{Raw, V3_0, startup};
 
 /// The SQLSTATE of a login that must fail.
@@ -118,13 +118,65 @@ async fn clients_beyond_the_limit_are_refused_and_places_become_free_again() {
     let mut clients = join_all((0..5).map(|_| stand.client())).await;
     assert_eq!(refusal(&stand, &stand.lagoon.url("app", "app")).await, "53300");
     clients.pop();
-    crate::harness::eventually_async("a place is free", async || {
+    eventually_async("a place is free", async || {
         stand.lagoon.connect(&stand.lagoon.url("app", "app")).await.is_ok()
     })
     .await;
     for client in &clients {
         rows(client, "SELECT 1").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_console_can_be_opened_when_there_is_no_place_for_clients() {
+    let stand = Stand::new(|setup| setup.set("listen", "max_clients", "2"));
+    let _clients = join_all((0..2).map(|_| stand.client())).await;
+    let console = stand.lagoon.url("app", "pgbouncer");
+    assert_eq!(refusal(&stand, &stand.lagoon.url("app", "app")).await, "53300");
+    let mut open = join_all((0..16).map(|_| stand.lagoon.console())).await;
+    assert_eq!(rows(&open[15], "SHOW VERSION").await.len(), 1);
+    assert_eq!(refusal(&stand, &console).await, "53300", "there is a limit to that, too");
+    open.pop();
+    eventually_async("a place is free", async || {
+        // Who may not open it takes a place only until that is known.
+        refusal(&stand, &stand.lagoon.url("old", "pglagoon")).await == "42501"
+    })
+    .await;
+    eventually_async("it is free again", async || stand.lagoon.connect(&console).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_is_in_the_log_and_counted() {
+    let stand = Stand::new(|setup| setup.set("listen", "login_timeout", quote("1s")));
+    let lagoon = &stand.lagoon;
+    let wrong = lagoon.url("app", "app").replace(PASSWORD, "hunter2");
+    assert_eq!(refusal(&stand, &wrong).await, "28P01");
+    assert_eq!(refusal(&stand, &lagoon.url("old", "pglagoon")).await, "42501");
+    let mut stranger = Raw::connect(lagoon.port);
+    stranger.send(&startup(V3_0, &[("user", "x\n2026 INFO forged\u{1b}[0m"), ("database", "app")]));
+    let silent = Raw::connect(lagoon.port);
+    eventually("all three are counted, and who says nothing, too", || {
+        let metrics = lagoon.http("/metrics").unwrap().body;
+        [("28P01", 1), ("42501", 1), ("57014", 2)].iter().all(|(code, count)| {
+            metrics.contains(&format!("pglagoon_logins_refused_total{{sqlstate=\"{code}\"}} {count}\n"))
+        })
+    });
+    let log = lagoon.log();
+    let refused: Vec<&str> = log.lines().filter(|line| line.contains("a login was refused")).collect();
+    assert!(
+        refused.iter().all(|line| line.contains("INFO") && line.contains("peer=127.0.0.1:")),
+        "{refused:?}"
+    );
+    for wanted in [
+        r#"user="app" database="app" sqlstate=28P01"#,
+        r#"user="old" database="pglagoon" sqlstate=42501"#,
+        r#"user="x\n2026 INFO forged\u{1b}[0m" database="app" sqlstate=57014"#,
+        r#"user="" database="" sqlstate=57014"#,
+    ] {
+        assert_eq!(refused.iter().filter(|line| line.contains(wanted)).count(), 1, "{wanted}: {refused:?}");
+    }
+    assert!(!log.contains("hunter2"), "a secret was shown:\n{log}");
+    drop((stranger, silent));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The virtual database: PgBouncer's columns, and the commands.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::harness::{Stand, eventually, eventually_async, quote, rows, sqlstate, table, value};
@@ -73,6 +74,19 @@ async fn show_has_pgbouncers_columns_in_both_protocols() {
         let simple = table(&console, &format!("{};", command.to_lowercase())).await;
         assert!(!simple.is_empty(), "{command} shows something");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_setting_is_shown_once_and_in_the_configurations_words() {
+    let stand = Stand::new(|setup| setup.set("listen", "max_clients", "77"));
+    let settings = table(&stand.lagoon.console().await, "SHOW CONFIG").await;
+    let mut seen = BTreeMap::new();
+    for row in &settings {
+        let before = seen.insert(row["key"].as_str(), row["value"].as_str());
+        assert_eq!(before, None, "{} is there twice", row["key"]);
+    }
+    assert_eq!((seen["max_client_conn"], seen["max_user_connections"]), ("77", "0"));
+    assert_eq!(seen["auth.method"], "scram-sha-256");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,6 +346,9 @@ async fn reload_applies_a_changed_file_and_refuses_a_broken_one() {
     stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "\"many\""));
     let (_, message) = sqlstate(console.simple_query("RELOAD").await);
     assert!(message.contains("pool.size"), "the error names the key: {message}");
+    let log = stand.lagoon.log();
+    let refused = log.lines().find(|line| line.contains("operation=Reload")).expect("the log has it");
+    assert!(refused.contains("WARN") && refused.contains("pool.size"), "{refused}");
 
     stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "2"));
     console.simple_query("RELOAD").await.unwrap();
@@ -339,6 +356,20 @@ async fn reload_applies_a_changed_file_and_refuses_a_broken_one() {
         tokio::time::timeout(Duration::from_secs(5), other.simple_query("SELECT note('second')")).await;
     second.expect("there are two server connections now").unwrap();
     holder.simple_query("COMMIT").await.unwrap();
+}
+
+#[test]
+fn the_loss_of_a_server_is_a_warning() {
+    let mut stand = Stand::new(|setup| setup);
+    stand.playground.node_mut(1).kill().unwrap();
+    eventually("the log warns of it", || {
+        let log = stand.lagoon.log();
+        log.lines().any(|line| line.contains("WARN") && line.contains("server standing changed"))
+    });
+    let log = stand.lagoon.log();
+    let came =
+        log.lines().find(|line| line.contains("server standing changed") && line.contains("to=Primary"));
+    assert!(came.expect("it came").contains("INFO"), "{came:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Stand, eventually, eventually_async, quote, rows, value};
+use crate::raw::Raw;
 
 fn pglagoon(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_pglagoon")).args(arguments).output().unwrap()
@@ -52,6 +53,18 @@ async fn a_second_signal_ends_at_once() {
     stand.lagoon.wait_end(Duration::from_secs(3));
     eventually("the transaction is rolled back", || stand.backends(0, "true") == 0);
     assert_eq!(stand.playground.primary().sql("SELECT count(*) FROM notes").unwrap(), "0\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigquit_ends_at_once_and_says_so() {
+    let mut stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let mut busy = Raw::login(stand.lagoon.port);
+    busy.query("BEGIN; SELECT note('never')");
+    stand.lagoon.signal("QUIT");
+    assert!(stand.lagoon.wait_end(Duration::from_secs(5)).success());
+    let last = busy.try_read().unwrap().expect("a word of farewell");
+    assert_eq!((last.tag, &*last.code()), ('E', "57P01"));
+    eventually("the transaction is rolled back", || stand.backends(0, "true") == 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

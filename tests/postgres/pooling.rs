@@ -360,3 +360,27 @@ async fn a_server_that_is_full_makes_clients_wait_or_tells_them_why() {
     assert!(refused.len() < done.len(), "somebody is served");
     rows(&stand.client().await, "SELECT note('after')").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_in_vain_or_takes_too_long_is_in_the_log() {
+    let stand = Stand::new(|setup| {
+        setup
+            .set("pool", "size", "1")
+            .set("pool", "checkout_timeout", quote("200ms"))
+            .set("pool", "idle_transaction_timeout", quote("1s"))
+            .set("routing", "reads", quote("primary"))
+    });
+    let (holder, waiter) = (stand.client().await, stand.client().await);
+    holder.simple_query("BEGIN; SELECT note('held')").await.unwrap();
+    assert_eq!(sqlstate(waiter.simple_query("SELECT 1").await).0, "53300");
+    eventually("the holder is cut off", || holder.is_closed());
+    let log = stand.lagoon.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("a client was told")).collect();
+    for code in ["53300", "25P03"] {
+        let wanted = format!("user=\"app\" database=\"app\" sqlstate={code}");
+        assert!(
+            told.iter().any(|line| line.contains("client=") && line.contains(&wanted)),
+            "{code}: {told:?}"
+        );
+    }
+}

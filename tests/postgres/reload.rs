@@ -231,3 +231,53 @@ async fn clients_of_what_is_removed_are_told_so_when_they_are_free() {
     assert_eq!((code.as_str(), text.as_str()), ("3D000", "database \"other\" does not exist"));
     assert_eq!(value(&stand.client().await, "SELECT count(*) FROM notes").await, "1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_statements_outlast_a_change_of_the_mode() {
+    let mut stand = Stand::new(|setup| setup);
+    let modes = ["transaction", "session", "statement"];
+    for (from, to) in modes.iter().flat_map(|from| modes.iter().map(move |to| (*from, *to))) {
+        reload(&mut stand, |setup| setup.set("pool", "mode", quote(from))).await;
+        let client = stand.client().await;
+        let before = client.prepare("SELECT $1::int + 1").await.unwrap();
+        let sql = format!("/* {from} to {to} */ PREPARE kept AS SELECT 3");
+        rows(&client, &sql).await;
+        if from == "session" {
+            rows(&client, "CREATE TEMP TABLE own (i int)").await;
+        }
+        reload(&mut stand, |setup| setup.set("pool", "mode", quote(to))).await;
+        for round in 0..2 {
+            let row = client.query_one(&before, &[&41]).await;
+            let row = row.unwrap_or_else(|error| panic!("{from} to {to}, {round}: {}", explain(&error)));
+            assert_eq!(row.get::<_, i32>(0), 42);
+        }
+        let after = client.prepare("SELECT $1::int + 2").await.unwrap();
+        assert_eq!(client.query_one(&after, &[&40]).await.unwrap().get::<_, i32>(0), 42);
+        assert_eq!(value(&client, "EXECUTE kept").await, "3");
+        if from == "session" {
+            assert_eq!(value(&client, "SELECT count(*) FROM own").await, "0");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_is_said_at_each_reload_and_not_shown_as_if_it_held() {
+    let mut stand = Stand::new(|setup| setup);
+    let workers = async |stand: &Stand| {
+        let settings = table(&stand.lagoon.console().await, "SHOW CONFIG").await;
+        settings.into_iter().find(|row| row["key"] == "listen.workers").unwrap()["value"].clone()
+    };
+    for _ in 0..2 {
+        reload(&mut stand, |setup| setup.set("listen", "workers", "3")).await;
+        assert_eq!(workers(&stand).await, "2");
+    }
+    reload(&mut stand, |setup| setup.set("listen", "workers", "2")).await;
+    let log = stand.lagoon.log();
+    // One for each RELOAD, with who said it and what came of it.
+    let reloads: Vec<&str> = log.lines().filter(|line| line.contains("operation=Reload")).collect();
+    assert_eq!(reloads.len(), 3, "{log}");
+    assert!(reloads.iter().all(|line| line.contains("user=\"app\"")), "{reloads:?}");
+    let sentence = "listen.workers changes from 2 to 3 only with a restart";
+    assert!(reloads[..2].iter().all(|line| line.contains(sentence)), "{reloads:?}");
+    assert!(reloads[2].contains("no setting has changed"), "{reloads:?}");
+}

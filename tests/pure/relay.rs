@@ -236,6 +236,22 @@ impl Relay {
         self.pump(client);
     }
 
+    /// A reload gives the pool another mode: who holds no server connection goes on in that.
+    pub fn reload(&mut self, mode: PoolMode) {
+        self.mode = mode;
+        if let Some(trace) = &mut self.trace {
+            trace.note(format!("  {} mode", mode.as_str()));
+        }
+        for client in 0..self.clients.len() {
+            let it = &mut self.clients[client];
+            if it.closed.is_none() && it.held.is_none() {
+                it.session.moved(mode, self.start + self.clock);
+                it.waiting = None;
+                self.pump(client);
+            }
+        }
+    }
+
     /// Up to `most` bytes arrive at the server. Answers how many.
     pub fn deliver(&mut self, server: usize, most: usize) -> usize {
         let it = &mut self.servers[server];

@@ -127,6 +127,7 @@ fn mishap(relay: &mut Relay, players: &mut [Player], random: &mut Random) {
             let client = random.below(relay.clients.len());
             relay.hand_over(client);
         }
+        13..=15 => relay.reload([PoolMode::Transaction, PoolMode::Session][random.below(2)]),
         2 => {
             let waiting = (0..relay.clients.len()).find(|&n| relay.clients[n].waiting.is_some());
             if let Some(client) = waiting {

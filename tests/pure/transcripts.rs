@@ -83,6 +83,10 @@ fn event(relay: &mut Relay, words: &str) {
         "gone" => relay.kill_client(client.unwrap()),
         "refuse" => relay.refuse(client.unwrap()),
         "alter" => relay.database.version += 1,
+        "mode" => {
+            let modes = [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement];
+            relay.reload(modes.into_iter().find(|mode| mode.as_str() == name).unwrap());
+        }
         "wait" => relay.clock += Duration::from_secs(name.trim_end_matches('s').parse().unwrap()),
         _ => panic!("no such event: {words}"),
     }
@@ -1925,6 +1929,28 @@ fn no_server_is_to_be_had() {
           r1> Query select 1
           a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
         ",
+    );
+}
+
+#[test]
+fn a_reload_to_session_mode_lost_prepared_statements() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        ! mode session
+          session mode
+        a> Bind :s | Execute | Sync
+          p1> Bind :@1 | Execute | Sync
+          a< BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> Parse t: select 2 | DescribeS t | Bind :t | Execute | Sync
+          p1> Parse @2: select 2 | DescribeS @2 | Bind :@2 | Execute | Sync
+          a< ParseComplete | ParameterDescription 0 | RowDescription c | BindComplete | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        a> CloseS s | Parse s: select 3 | Bind :s | Execute | Sync
+          p1> Parse @3: select 3 | Bind :@3 | Execute | Sync
+          a< CloseComplete | ParseComplete | BindComplete | DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
     );
 }
 

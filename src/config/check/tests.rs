@@ -234,6 +234,7 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "auth.method (line 2): got \"cert\" with listen.tls = \"disable\"; it needs",
         ),
         ("[monitor]\npassword = 'secret'", "monitor.password (line 2): whose? It needs monitor.user"),
+        ("[http]\naddress = '127.0.0.1:6432'", "http.address (line 2): is listen.address, too"),
         ("[log]\nfilter = 'a=b=c'", "log.filter (line 2): got \"a=b=c\"; allowed: a level"),
     ];
     for (text, error) in expected {
