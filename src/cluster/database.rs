@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
@@ -76,6 +76,8 @@ pub struct Database {
     /// Until then somebody waits for it to have no session.
     vacating: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
+    /// Those of them that clients had when it was closed: each is there for as long as one of those has not moved on.
+    left: Mutex<Vec<Weak<UserPools>>>,
     /// What runs by the way when something is written asks what its session drew from sequences.
     asks_sequences: AtomicBool,
     /// Clients that are held while there is no server for their request.
@@ -178,6 +180,7 @@ impl Database {
             suspected: Mutex::default(),
             vacating: Mutex::default(),
             users: Mutex::default(),
+            left: Mutex::default(),
             asks_sequences: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
@@ -400,14 +403,21 @@ impl Database {
 
     /// Server connections that clients hold, or that are being cleaned after one.
     pub fn in_use(&self) -> usize {
-        self.users().iter().map(|pools| pools.in_use()).sum()
+        self.users().iter().chain(&self.left()).map(|pools| pools.in_use()).sum()
+    }
+
+    /// The pools that are closed and have clients still.
+    pub fn left(&self) -> Vec<Arc<UserPools>> {
+        lock(&self.left).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Keeps no server connection from now on, and serves no request any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         // Users and their database know each other: one side has to let go.
-        std::mem::take(&mut *lock(&self.users)).values().for_each(|pools| pools.close());
+        let users = std::mem::take(&mut *lock(&self.users));
+        users.values().for_each(|pools| pools.close());
+        lock(&self.left).extend(users.values().map(Arc::downgrade));
         self.switchover.send_replace(None);
         // Who waits for a server to become usable waits no longer.
         self.section.cluster.changes.send_modify(|version| *version += 1);

@@ -83,7 +83,11 @@ impl Observed for View {
         }
         let now = Instant::now();
         let mut rows = Vec::new();
-        for pools in self.user_pools() {
+        let leaving = shared.frontend.directory.leaving();
+        let left = leaving.iter().flat_map(|database| database.left());
+        let all =
+            self.user_pools().into_iter().map(|pools| (pools, false)).chain(left.map(|pools| (pools, true)));
+        for (pools, close_needed) in all {
             for (index, pool) in pools.pools().iter().enumerate() {
                 let node = pools.database.section.cluster.nodes()[index].state();
                 for (card, is_idle) in pool.connections() {
@@ -113,7 +117,7 @@ impl Observed for View {
                         state,
                         role: node.role,
                         remote_pid: card.pid,
-                        close_needed: false,
+                        close_needed,
                     });
                 }
             }

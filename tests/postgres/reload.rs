@@ -281,3 +281,33 @@ async fn what_needs_a_restart_is_said_at_each_reload_and_not_shown_as_if_it_held
     assert!(reloads[..2].iter().all(|line| line.contains(sentence)), "{reloads:?}");
     assert!(reloads[2].contains("no setting has changed"), "{reloads:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_waits_for_what_a_reload_has_left_behind() {
+    let mut stand = Stand::new(|setup| setup);
+    let addresses = addresses(&stand);
+    let client = stand.client().await;
+    client.simple_query("BEGIN; INSERT INTO notes (word) VALUES ('x')").await.unwrap();
+    reload(&mut stand, |setup| servers(setup, &addresses[..2])).await;
+    let console = stand.lagoon.console().await;
+    let servers = table(&console, "SHOW SERVERS").await;
+    let condemned =
+        servers.iter().filter(|row| row["state"] == "active" && row["close_needed"] == "1").count();
+    assert_eq!(condemned, 1, "{servers:?}");
+    for command in ["PAUSE app", "WAIT_CLOSE app"] {
+        let waiter = stand.lagoon.console().await;
+        let mut waiting = tokio::spawn(async move { waiter.simple_query(command).await.map(drop) });
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+        assert!(early.is_err(), "{command}: a transaction is open on a server of before");
+        match command {
+            "PAUSE app" => waiting.abort(),
+            _ => {
+                client.simple_query("COMMIT").await.unwrap();
+                waiting.await.unwrap().unwrap();
+            }
+        }
+    }
+    console.simple_query("PAUSE app").await.unwrap();
+    console.simple_query("RESUME app").await.unwrap();
+    assert_eq!(value(&client, "SELECT count(*) FROM notes").await, "1");
+}
