@@ -160,6 +160,15 @@ impl Session {
             }
             self.routed = true;
         }
+        // It was a read as others read it.
+        if self.routed && held.role == Role::Replica && !self.is_misread && held.state.misreads_by_default() {
+            self.is_misread = true;
+            self.routed = false;
+            if self.may_return() {
+                return Flow::Stop(Want::Return);
+            }
+            self.routed = true;
+        }
         let is_held = match self.restoring {
             Restoring::Held(_) | Restoring::Failed(_) => true,
             // The answer is not over yet: what is to be done next is not for now, and nothing else is.
@@ -395,7 +404,8 @@ impl Session {
 
     /// Where a request may run that does this.
     pub(super) fn route(&self, access: Access, world: &World<'_>) -> Route {
-        let access = if self.settings.proofs_hold() { access } else { access.max(Access::Unsure) };
+        let holds = self.settings.proofs_hold() && !self.is_misread;
+        let access = if holds { access } else { access.max(Access::Unsure) };
         let terms = self.terms(world);
         let route = routing::route(access, &self.history, &terms, world.rules.reads, world.now);
         let route = match &self.deferred {

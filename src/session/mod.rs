@@ -417,6 +417,8 @@ pub struct Session {
     doubts_pins: bool,
     /// Something ran that may have left anything behind: the connection is reset before anybody else has it.
     is_soiled: bool,
+    /// A server was met that reads texts otherwise than the lexer by its own default: nothing that is proven of one holds.
+    is_misread: bool,
     /// Settings that the server shall be asked for.
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     hidden: Option<Box<BTreeSet<String>>>,
@@ -491,6 +493,7 @@ impl Session {
             own,
             doubts_pins: false,
             is_soiled: false,
+            is_misread: false,
             hidden: None,
             channels: Channels::default(),
             hearing: Hearing::Shared,

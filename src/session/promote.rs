@@ -145,11 +145,12 @@ impl Session {
         let body = span.body(bytes);
         let token = match span.tag() {
             FrontendTag::QUERY => {
-                misplaced(&world.classify(frontend::query(body).unwrap_or_default())).map(str::to_owned)
+                let text = frontend::query(body).unwrap_or_default();
+                misplaced(&world.classify(text), text).map(str::to_owned)
             }
             FrontendTag::BIND => {
                 let named = self.find(Bind::new(body)?.statement, world)?;
-                misplaced(&named.statement).map(str::to_owned)
+                misplaced(&named.statement, &named.prepared.text).map(str::to_owned)
             }
             _ => None,
         };
@@ -243,14 +244,18 @@ impl Session {
 }
 
 /// The word for which a statement does not belong on a replica, though it would run there: the lock that it takes is none on
-/// the primary, or it leaves something behind there that binds its client to it.
-fn misplaced(statement: &Statement) -> Option<&str> {
+/// the primary, it leaves something behind there that binds its client to it, or what follows could not be told from either.
+fn misplaced<'s>(statement: &'s Statement, text: &[u8]) -> Option<&'s str> {
     let locks = ["pg_advisory", "pg_try_advisory"];
     let token = &*statement.token;
     let is_lock = statement.reason == Reason::HarmfulFunction
         && locks.iter().any(|lock| token.to_ascii_lowercase().contains(lock));
     let effects = statement.effects.without(Effects::SEQUENCE.with(Effects::PREPARE));
-    (is_lock || !Pins::of(effects).is_empty()).then_some(token)
+    let changes_settings = effects
+        .any(Effects::SETTINGS.with(Effects::LOCAL_SETTINGS).with(Effects::SET_CONFIG).with(Effects::BLOCK));
+    let is_misplaced =
+        is_lock || !Pins::of(effects).is_empty() || (changes_settings && effect::names_reading(text));
+    is_misplaced.then_some(token)
 }
 
 fn misplacement(token: &str) -> Report {

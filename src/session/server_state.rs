@@ -1,6 +1,6 @@
 //! What one server connection has at the moment, as far as a session must know: plain data, carried by the connection.
 
-use super::settings::Settings;
+use super::settings::{self, Settings};
 use super::sql_statements::SqlStatements;
 use crate::prepared::ServerStatements;
 use crate::sql::effect::Isolation;
@@ -20,6 +20,10 @@ pub struct ServerState {
     pub isolation: Option<Isolation>,
     /// What it has reported by ParameterStatus, latest value by name.
     pub parameters: Vec<(Box<str>, Box<str>)>,
+    /// It has reported at its login that it reads texts otherwise than the lexer.
+    was_misread: bool,
+    /// By what it has reported last, it does.
+    is_misread: bool,
 }
 
 impl ServerState {
@@ -32,6 +36,8 @@ impl ServerState {
             sequences_of: None,
             isolation: None,
             parameters: Vec::new(),
+            was_misread: false,
+            is_misread: false,
         }
     }
 
@@ -39,9 +45,23 @@ impl ServerState {
     pub fn report(&mut self, name: &str, value: &str) {
         match self.parameters.iter_mut().find(|(key, _)| **key == *name) {
             Some((_, old)) if **old == *value => {}
-            Some((_, old)) => *old = value.into(),
-            None => self.parameters.push((name.into(), value.into())),
+            Some((_, old)) => {
+                *old = value.into();
+                self.is_misread =
+                    self.parameters.iter().any(|(name, value)| settings::is_misread(name, value));
+            }
+            None => {
+                self.parameters.push((name.into(), value.into()));
+                self.was_misread |= settings::is_misread(name, value);
+                self.is_misread |= self.was_misread;
+            }
         }
+    }
+
+    /// Whether it reads texts otherwise than the lexer though no client has said so: its user, its database or its
+    /// configuration has such a default.
+    pub fn misreads_by_default(&self) -> bool {
+        self.was_misread || (self.is_misread && self.settings.proofs_hold())
     }
 
     /// The latest reported value of `name`.
@@ -55,5 +75,33 @@ impl ServerState {
         self.settings = Settings::default();
         self.sql_statements.clear();
         self.sequences_of = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_is_told_from_what_a_client_has_set() {
+        let scs = "standard_conforming_strings";
+        let mut plain = ServerState::new(1);
+        plain.report(scs, "on");
+        plain.report("client_encoding", "UTF8");
+        assert!(!plain.misreads_by_default());
+        plain.settings = Settings::from_startup([(scs.to_owned(), "off".to_owned())]);
+        plain.report(scs, "off");
+        assert!(!plain.misreads_by_default(), "a client's own");
+        plain.settings = Settings::default();
+        assert!(plain.misreads_by_default(), "the configuration was reloaded");
+        plain.report(scs, "on");
+        assert!(!plain.misreads_by_default());
+        for (name, value) in [(scs, "off"), ("client_encoding", "SJIS")] {
+            let mut other = ServerState::new(1);
+            other.report(name, value);
+            assert!(other.misreads_by_default(), "{name}");
+            other.report(name, "on");
+            assert!(other.misreads_by_default(), "what it is after a RESET: {name}");
+        }
     }
 }

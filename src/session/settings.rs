@@ -394,6 +394,12 @@ fn shares_analysis(name: &str, value: &Value) -> bool {
     }
 }
 
+/// Whether a server that reports this value of `name` reads texts otherwise than the lexer.
+pub fn is_misread(name: &str, value: &str) -> bool {
+    ["standard_conforming_strings", "client_encoding"].contains(&name)
+        && !keeps_proofs(name, &Value::Text(value.to_owned()))
+}
+
 fn keeps_proofs(name: &str, value: &Value) -> bool {
     match name {
         "standard_conforming_strings" => matches!(word(value).as_str(), "on" | "true" | "yes" | "1"),

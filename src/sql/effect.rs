@@ -176,7 +176,24 @@ pub fn is_plain_set_local(text: &[u8]) -> bool {
     };
     let is_special = ["role", "session", "transaction", "xml"].contains(&name.as_str())
         || name.starts_with("transaction_");
-    is_one && !is_special
+    is_one && !is_special && !names_reading(text)
+}
+
+/// Whether `text`, which changes settings, names one of those by which a server tells strings from what is not in them.
+pub fn names_reading(text: &[u8]) -> bool {
+    let named = |token: &Token| {
+        let bytes = token.bytes(text).to_ascii_lowercase();
+        let has = |name: &str| bytes.windows(name.len()).any(|part| part == name.as_bytes());
+        has("standard_conforming_strings") || has("client_encoding")
+    };
+    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let is_word = |token: Token, words: &[&str]| {
+        token.kind == Kind::Word && words::name(token, text).is_some_and(|name| words.contains(&&*name))
+    };
+    let sets_names =
+        |pair: &[Token]| is_word(pair[0], &["set", "local", "session"]) && is_word(pair[1], &["names"]);
+    tokens.iter().any(|token| token.kind == Kind::UnicodeName || named(token))
+        || tokens.windows(2).any(sets_names)
 }
 
 /// Whether `text` is exactly one COMMIT, END, ROLLBACK or ABORT that ends its transaction and begins no other.
@@ -967,6 +984,9 @@ mod tests {
             "SET LOCAL transaction_isolation = 'serializable'",
             "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
             "SET LOCAL work_mem = '1MB'; SELECT 1",
+            "SET LOCAL standard_conforming_strings = off",
+            "SET LOCAL Client_Encoding TO 'SJIS'",
+            "SET LOCAL NAMES 'SJIS'",
             "SET LOCAL",
         ] {
             assert!(!is_plain_set_local(text.as_bytes()), "{text}");

@@ -248,3 +248,49 @@ fn a_read_only_transaction_of_a_role_that_is_serializable_runs_on_the_primary() 
     client.query("COMMIT");
     assert_replicas(&stand, "/* named */", 1);
 }
+
+/// A call that only a lexer sees for which a backslash ends no string.
+const HIDDEN: &str = r"SELECT '\'', pg_advisory_xact_lock(7) --' /* hidden */";
+
+#[test]
+fn a_default_by_which_texts_mean_something_else_is_found_out() {
+    let stand = Stand::new(|setup| setup.set("auth", "method", quote("trust")));
+    let alter = "ALTER ROLE app SET standard_conforming_strings = off";
+    stand.playground.primary().sql(alter).unwrap();
+    stand.playground.wait_caught_up().unwrap();
+    // Whoever had logged in before does not know of it.
+    let all = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'app'";
+    stand.playground.nodes().iter().for_each(|node| drop(node.sql(all).unwrap()));
+    let mut client = Raw::login(stand.lagoon.port);
+    for _ in 0..3 {
+        assert_eq!(tags(&client.query(HIDDEN)), "T D C Z");
+    }
+    client.query("BEGIN READ ONLY");
+    assert_eq!(tags(&client.query(HIDDEN)), "T D C Z");
+    client.query("COMMIT");
+    assert_primary(&stand, "/* hidden */", 4);
+}
+
+#[test]
+fn texts_mean_on_a_replica_what_they_say() {
+    let stand = stand();
+    let mut client = Raw::login(stand.lagoon.port);
+    client.query("BEGIN");
+    client.query("SELECT count(*) FROM numbers /* before */");
+    assert_eq!(tags(&client.query("SET LOCAL standard_conforming_strings = off")), "C Z");
+    assert_eq!(tags(&client.query(HIDDEN)), "T D C Z");
+    assert_eq!(tags(&client.query("COMMIT")), "C Z");
+    assert_replicas(&stand, "/* before */", 1);
+    assert_primary(&stand, "/* hidden */", 1);
+    for change in [
+        "SET LOCAL standard_conforming_strings = off",
+        "SET NAMES 'SJIS'",
+        "SELECT set_config('client_encoding', 'SJIS', true)",
+    ] {
+        client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        client.query("SELECT count(*) FROM numbers /* whole */");
+        assert_eq!(client.query(change)[0].code(), "0A000", "{change}");
+        client.query("ROLLBACK");
+    }
+    assert_replicas(&stand, "/* whole */", 3);
+}
