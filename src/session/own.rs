@@ -261,11 +261,18 @@ impl Own {
     /// The choices of a startup packet, by lower-cased name.
     ///
     /// # Errors
-    /// A name that nobody knows, or a value that its setting does not take.
+    /// A name that nobody knows, a value that its setting does not take, or a token: it is held against the history of the
+    /// servers, which only the session knows.
     pub fn from_startup<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Own, Report> {
         let mut startup = Choices::default();
         for (name, value) in pairs {
-            startup.set(Setting::named(name)?, value)?;
+            let setting = Setting::named(name)?;
+            if setting == Setting::CausalityToken {
+                let text = format!("parameter \"{name}\" cannot be set when connecting");
+                return Err(Report::new(ErrorSource::Client, SqlState::CANT_CHANGE_RUNTIME_PARAM, text)
+                    .hint("SET it after the login."));
+            }
+            startup.set(setting, value)?;
         }
         if startup == Choices::default() {
             return Ok(Own::default());
@@ -972,6 +979,8 @@ mod tests {
         assert_eq!(own.consistency(), Some(Consistency::Strong));
         assert!(Own::from_startup([("pglagoon.consistency", "x")]).is_err());
         assert!(Own::from_startup([("pglagoon.x", "1")]).is_err());
+        let refused = Own::from_startup([("pglagoon.causality_token", "any")]).unwrap_err();
+        assert_eq!(refused.code, SqlState::CANT_CHANGE_RUNTIME_PARAM);
     }
 
     #[test]
