@@ -494,6 +494,9 @@ async fn what_a_server_s_own_configuration_says_is_not_what_its_rows_are_written
             replica.sql("SHOW timezone").is_ok_and(|zone| zone.contains("Tokyo"))
         });
     }
+    // What has been there since before follows its server's configuration.
+    let console = stand.lagoon.console().await;
+    console.simple_query("RECONNECT app").await.unwrap();
     let noon = r"SELECT '2020-01-31 12:00+00'::timestamptz::text || length('a\\b')";
     let client = stand.client().await;
     let expected = value(&client, &format!("/* pglagoon: primary */ {noon}")).await;
@@ -512,7 +515,6 @@ async fn what_a_server_s_own_configuration_says_is_not_what_its_rows_are_written
     for client in [&one, &other] {
         client.simple_query("COMMIT").await.unwrap();
     }
-    let console = stand.lagoon.console().await;
     console.simple_query("RECONNECT app").await.unwrap();
     let new = stand.client().await;
     assert!(value(&new, &format!("{noon} /* anew */")).await.starts_with("2020-01-31 13:00:00+01"));
