@@ -76,7 +76,7 @@ pub struct Database {
     /// Until then somebody waits for it to have no session.
     vacating: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
-    /// Those of them that clients had when it was closed: each is there for as long as one of those has not moved on.
+    /// The pools in whose place these are: each is there for as long as one of its clients has not moved on.
     left: Mutex<Vec<Weak<UserPools>>>,
     /// What runs by the way when something is written asks what its session drew from sequences.
     asks_sequences: AtomicBool,
@@ -196,9 +196,11 @@ impl Database {
         database
     }
 
-    /// Takes the place of `before`, which a reload has closed: what an operator has said of it holds. What clients have
-    /// classified by its catalog is classified anew, because the generation is another.
+    /// Takes the place of `before`, which a reload is about to close: what an operator has said of it holds, and what is in
+    /// use there counts here. What clients have classified by its catalog is classified anew, because the generation is another.
     pub(super) fn inherit(&self, before: &Database) {
+        let pools = [before.users(), before.left()].concat();
+        *lock(&self.left) = pools.iter().map(Arc::downgrade).collect();
         self.generation.store(before.generation() + 1, Ordering::Relaxed);
         self.admit(before.admission());
         self.paused.store(before.is_paused() && before.switchover().is_none(), Ordering::Release);
@@ -381,9 +383,11 @@ impl Database {
         self.users().iter().for_each(|pools| pools.reconnect(home));
     }
 
-    /// Server connections from before the last [`reconnect`](Self::reconnect) that are still there.
+    /// Server connections from before the last [`reconnect`](Self::reconnect), or from before it took another's place, that
+    /// are still there.
     pub fn outdated(&self) -> usize {
-        self.users().iter().map(|pools| pools.outdated()).sum()
+        let left: usize = self.left().iter().map(|pools| pools.in_use()).sum();
+        left + self.users().iter().map(|pools| pools.outdated()).sum::<usize>()
     }
 
     /// Takes no new clients, or takes them again.
@@ -401,12 +405,12 @@ impl Database {
         self.paused.load(Ordering::Acquire)
     }
 
-    /// Server connections that clients hold, or that are being cleaned after one.
+    /// Server connections that clients hold, or that are being cleaned after one, with those of the pools that it replaces.
     pub fn in_use(&self) -> usize {
         self.users().iter().chain(&self.left()).map(|pools| pools.in_use()).sum()
     }
 
-    /// The pools that are closed and have clients still.
+    /// The pools that it replaces, as far as they have clients still.
     pub fn left(&self) -> Vec<Arc<UserPools>> {
         lock(&self.left).iter().filter_map(Weak::upgrade).collect()
     }
@@ -415,9 +419,7 @@ impl Database {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         // Users and their database know each other: one side has to let go.
-        let users = std::mem::take(&mut *lock(&self.users));
-        users.values().for_each(|pools| pools.close());
-        lock(&self.left).extend(users.values().map(Arc::downgrade));
+        std::mem::take(&mut *lock(&self.users)).values().for_each(|pools| pools.close());
         self.switchover.send_replace(None);
         // Who waits for a server to become usable waits no longer.
         self.section.cluster.changes.send_modify(|version| *version += 1);

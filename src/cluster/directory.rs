@@ -243,11 +243,6 @@ impl Directory {
         lock(&self.inner).databases.values().map(|served| served.database.clone()).collect()
     }
 
-    /// Those that a reload has replaced or removed, and that clients have not left yet.
-    pub fn leaving(&self) -> Vec<Arc<Database>> {
-        lock(&self.inner).leaving.iter().map(|served| served.database.clone()).collect()
-    }
-
     /// The sections of the configuration.
     pub fn sections(&self) -> Vec<Arc<Section>> {
         lock(&self.inner).sections.values().map(|open| open.section.clone()).collect()

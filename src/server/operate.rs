@@ -33,7 +33,7 @@ impl Controls {
             Operation::Pause(scope) => {
                 let databases = databases(shared, &scope)?;
                 databases.iter().for_each(|database| database.pause());
-                Ok(Box::pin(all_released(with_leaving(shared, databases))))
+                Ok(Box::pin(all_released(databases)))
             }
             Operation::Resume(scope) => {
                 databases(shared, &scope)?.iter().for_each(|database| database.resume(NOWHERE));
@@ -51,10 +51,7 @@ impl Controls {
                 databases(shared, &scope)?.iter().for_each(|database| database.reconnect(NOWHERE));
                 Ok(done(String::new()))
             }
-            Operation::WaitClose(scope) => {
-                let databases = databases(shared, &scope)?;
-                Ok(Box::pin(all_closed(with_leaving(shared, databases))))
-            }
+            Operation::WaitClose(scope) => Ok(Box::pin(all_closed(databases(shared, &scope)?))),
             Operation::Disable(name) => {
                 let scope = Scope::Database(name);
                 databases(shared, &scope)?.iter().for_each(|database| database.admit(Admission::Refused));
@@ -132,25 +129,6 @@ fn databases(shared: &Shared, scope: &Scope) -> Result<Vec<Arc<Database>>, Repor
     }
 }
 
-/// A database, and what a reload has put it into the place of, as long as clients have server connections there.
-struct Line {
-    database: Arc<Database>,
-    leaving: Vec<Arc<Database>>,
-}
-
-impl Line {
-    /// Server connections that are in use, of the database as it was before.
-    fn in_use_before(&self) -> usize {
-        self.leaving.iter().map(|database| database.in_use()).sum()
-    }
-}
-
-fn with_leaving(shared: &Shared, databases: Vec<Arc<Database>>) -> Vec<Line> {
-    let leaving = shared.frontend.directory.leaving();
-    let of = |name: &str| leaving.iter().filter(|database| *database.name == *name).cloned().collect();
-    databases.into_iter().map(|database| Line { leaving: of(&database.name), database }).collect()
-}
-
 fn database_named(shared: &Shared, name: &str) -> Result<Arc<Database>, Report> {
     shared.frontend.directory.find(name).ok_or_else(|| {
         let text = format!("database \"{name}\" is not configured");
@@ -181,8 +159,8 @@ fn kill(shared: &Shared, databases: &[Arc<Database>]) {
     databases.iter().for_each(|database| database.reconnect(NOWHERE));
 }
 
-async fn all_closed(lines: Vec<Line>) -> Result<String, Report> {
-    while lines.iter().any(|line| line.database.outdated() + line.in_use_before() > 0) {
+async fn all_closed(databases: Vec<Arc<Database>>) -> Result<String, Report> {
+    while databases.iter().any(|database| database.outdated() > 0) {
         tokio::time::sleep(PAUSE_POLL).await;
     }
     Ok(String::new())
@@ -198,10 +176,8 @@ async fn all_drained(nodes: Vec<(Arc<Cluster>, usize)>) -> Result<String, Report
     Ok(String::new())
 }
 
-async fn all_released(lines: Vec<Line>) -> Result<String, Report> {
-    let is_busy =
-        |line: &Line| line.database.is_paused() && line.database.in_use() + line.in_use_before() > 0;
-    while lines.iter().any(is_busy) {
+async fn all_released(databases: Vec<Arc<Database>>) -> Result<String, Report> {
+    while databases.iter().any(|database| database.is_paused() && database.in_use() > 0) {
         tokio::time::sleep(PAUSE_POLL).await;
     }
     Ok(String::new())

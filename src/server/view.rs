@@ -83,8 +83,8 @@ impl Observed for View {
         }
         let now = Instant::now();
         let mut rows = Vec::new();
-        let leaving = shared.frontend.directory.leaving();
-        let left = leaving.iter().flat_map(|database| database.left());
+        let databases = shared.frontend.directory.databases();
+        let left = databases.iter().flat_map(|database| database.left());
         let all =
             self.user_pools().into_iter().map(|pools| (pools, false)).chain(left.map(|pools| (pools, true)));
         for (pools, close_needed) in all {

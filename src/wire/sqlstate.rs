@@ -10,8 +10,8 @@ pub struct SqlState([u8; 5]);
 
 #[allow(missing_docs, reason = "the names are PostgreSQL's own condition names")]
 impl SqlState {
-    pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub const ACTIVE_SQL_TRANSACTION: Self = Self(*b"25001");
+    pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub const CANT_CHANGE_RUNTIME_PARAM: Self = Self(*b"55P02");
     pub const CONNECTION_EXCEPTION: Self = Self(*b"08000");
