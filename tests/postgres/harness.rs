@@ -325,7 +325,8 @@ impl Lagoon {
     }
 
     fn spawn(playground: &Playground, setup: Setup) -> Lagoon {
-        let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
+        let port = free_port().unwrap();
+        let http_port = std::iter::repeat_with(|| free_port().unwrap()).find(|other| *other != port).unwrap();
         let home = (0..)
             .map(|number| playground.folder().join(format!("lagoon{number}")))
             .find(|home| fs::create_dir(home).is_ok())
