@@ -1292,6 +1292,9 @@ impl Session {
         if statement.access != Access::Read {
             effects = effects.with(catalog.writes().without(Effects::SEQUENCE));
         }
+        if effects.any(Effects::DDL) && self.settings.may_create_temporary() {
+            effects = effects.with(Effects::TEMPORARY);
+        }
         effects
     }
 

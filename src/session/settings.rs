@@ -212,6 +212,11 @@ impl Settings {
         }
     }
 
+    /// Whether a relation may be temporary whose statement does not say so: `pg_temp` is in the search path.
+    pub fn may_create_temporary(&self) -> bool {
+        self.value("search_path").is_some_and(|path| word(path).contains("pgtemp"))
+    }
+
     /// Whether who runs the statements differs: the session user or the role.
     pub fn change_identity(&self) -> bool {
         IDENTITY.iter().any(|name| self.value(name).is_some())

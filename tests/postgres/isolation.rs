@@ -117,6 +117,20 @@ async fn temporary_tables_are_seen_by_their_client_only_and_go_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_temporary_without_a_word_where_the_search_path_says_so() {
+    let stand = Stand::new(|setup| setup.set("pool", "size", "2").set("routing", "reads", quote("primary")));
+    let (client, other) = (stand.client().await, stand.client().await);
+    for client in [&client, &other] {
+        client.simple_query("SET search_path = 'pg_temp', 'public'").await.unwrap();
+    }
+    client.simple_query("CREATE TABLE mine AS SELECT 'mine' AS word").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(sqlstate(other.simple_query("SELECT * FROM mine").await).0, "42P01");
+        assert_eq!(value(&client, "SELECT word FROM mine").await, "mine");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_temporary_table_that_hides_a_real_one_does_so_for_its_client_only() {
     let stand = Stand::new(|setup| setup.set("routing", "consistency", quote("eventual")));
     let (client, other) = (stand.client().await, stand.client().await);
