@@ -350,9 +350,7 @@ impl Inner {
     fn retire_changed(&mut self, wanted: &[&Arc<config::Database>]) {
         let by_name: BTreeMap<_, _> = wanted.iter().map(|rules| (&rules.name, *rules)).collect();
         let is_reached = |open: &Open| {
-            by_name
-                .get(&open.section.name)
-                .is_some_and(|rules| is_reached_alike(&open.section.rules(), rules))
+            by_name.get(&open.section.name).is_some_and(|rules| open.section.rules().keeps_pools(rules))
         };
         let (mut kept, changed): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.sections).into_iter().partition(|(_, open)| is_reached(open));
@@ -419,16 +417,6 @@ impl Inner {
             is_used
         });
     }
-}
-
-/// Whether what reaches the servers is the same: then a section keeps its pools.
-fn is_reached_alike(old: &config::Database, new: &config::Database) -> bool {
-    old.servers == new.servers
-        && old.server_database == new.server_database
-        && old.server_user == new.server_user
-        && old.server_password == new.server_password
-        && old.server_tls == new.server_tls
-        && old.pool.mode == new.pool.mode
 }
 
 /// TLS towards servers, for each way of it.
