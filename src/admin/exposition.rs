@@ -104,14 +104,14 @@ families! {
 
 /// What can be seen, as Prometheus text.
 pub fn text(observed: &dyn Observed) -> Vec<u8> {
-    let (pools, stats) = (observed.pools(), observed.stats());
-    let labels = Labels::new(&pools, &stats);
+    let (pools, stats, databases) = (observed.pools(), observed.stats(), observed.databases());
+    let labels = Labels::new(&pools, &stats, &databases);
     let mut sheet = Sheet::default();
     sheet.process(&observed.process());
     observed.refusals().into_iter().for_each(|(code, count)| sheet.add(REFUSED, vec![code], count));
     pools.iter().for_each(|row| sheet.pool(row, &labels));
     stats.iter().for_each(|row| sheet.stats(row, &labels));
-    observed.databases().iter().for_each(|row| sheet.database(row, &labels));
+    databases.iter().for_each(|row| sheet.database(row, &labels));
     sheet.errors(&stats, &labels);
     observed.nodes().iter().for_each(|row| sheet.node(row));
     sheet.text()
@@ -126,13 +126,20 @@ struct Labels {
 }
 
 impl Labels {
-    fn new(pools: &[PoolRow], stats: &[StatsRow]) -> Self {
+    fn new(pools: &[PoolRow], stats: &[StatsRow], databases: &[DatabaseRow]) -> Self {
         let from_pools = pools.iter().map(|row| (&row.database, &row.user));
         let pairs: BTreeSet<(&String, &String)> =
             from_pools.chain(stats.iter().map(|row| (&row.database, &row.user))).collect();
-        let databases: BTreeSet<&String> = pairs.iter().map(|(database, _)| *database).collect();
+        // Those that somebody uses come first.
+        let used = pairs.iter().map(|(database, _)| *database);
+        let mut names = BTreeSet::new();
+        for name in used.chain(databases.iter().map(|row| &row.name)) {
+            if names.len() < MAX_DATABASES {
+                names.insert(name.clone());
+            }
+        }
         Labels {
-            databases: databases.into_iter().take(MAX_DATABASES).cloned().collect(),
+            databases: names,
             pools: pairs.into_iter().take(MAX_POOLS).map(|(a, b)| (a.clone(), b.clone())).collect(),
         }
     }
@@ -426,6 +433,7 @@ mod tests {
             ("pglagoon_routed_queries_total{database=\"app\",role=\"replica\",reason=\"read\"}", 4.0),
             ("pglagoon_statements_total{database=\"app\",role=\"replica\",reason=\"proven_read\"}", 10.0),
             ("pglagoon_queries_total{database=\"app\",user=\"web\"}", 3.0),
+            ("pglagoon_clients_held{database=\"*\"}", 2.0),
             ("pglagoon_errors_total{source=\"pooler\",sqlstate=\"53300\",database=\"app\"}", 2.0),
             ("pglagoon_server_up{database=\"app\",server=\"127.0.0.1:5432\",role=\"primary\"}", 1.0),
             ("pglagoon_server_up{database=\"app\",server=\"127.0.0.1:5433\",role=\"replica\"}", 0.0),
@@ -456,7 +464,7 @@ mod tests {
             shares: vec![share(5432, Role::Primary)],
         };
         let pools: Vec<_> = (0..MAX_POOLS + 10).map(pool).collect();
-        let labels = Labels::new(&pools, &rows);
+        let labels = Labels::new(&pools, &rows, &Fake::default().databases());
         let mut sheet = Sheet::default();
         pools.iter().for_each(|row| sheet.pool(row, &labels));
         rows.iter().for_each(|row| sheet.stats(row, &labels));
@@ -476,7 +484,7 @@ mod tests {
         }
         let rows = [StatsRow { database: "app".into(), user: "u".into(), stats }];
         let mut sheet = Sheet::default();
-        sheet.errors(&rows, &Labels::new(&[], &rows));
+        sheet.errors(&rows, &Labels::new(&[], &rows, &[]));
         let errors = &sheet.numbers[ERRORS.name];
         assert_eq!(errors.len(), MAX_SQLSTATES + 1);
         assert_eq!(errors.values().sum::<f64>(), (MAX_SQLSTATES + 5) as f64);
@@ -486,7 +494,7 @@ mod tests {
     fn label_values_are_escaped() {
         let rows = [StatsRow { database: "a\"b\\c\nd".into(), user: "u".into(), stats: stats() }];
         let mut sheet = Sheet::default();
-        sheet.stats(&rows[0], &Labels::new(&[], &rows));
+        sheet.stats(&rows[0], &Labels::new(&[], &rows, &[]));
         let samples = read(&sheet.text());
         assert!(
             samples.contains_key(r#"pglagoon_queries_total{database="a\"b\\c\nd",user="u"}"#),

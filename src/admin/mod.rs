@@ -169,12 +169,22 @@ pub struct PoolRow {
     pub mode: PoolMode,
     /// Clients that are logged in, those that wait included.
     pub clients: usize,
-    /// Clients that keep a server connection beyond their transactions, by what keeps it.
+    /// Clients that keep a server connection beyond their transactions, by what keeps it: to be added up.
     pub pinned: Vec<(&'static str, usize)>,
     /// Server connections of clients that replicate.
     pub replication: usize,
-    /// The pool's part on each server.
+    /// The pool's parts on servers: to be added up.
     pub shares: Vec<PoolShare>,
+}
+
+impl PoolRow {
+    /// Counts another as part of this one.
+    pub fn add(&mut self, other: PoolRow) {
+        self.clients += other.clients;
+        self.replication += other.replication;
+        self.pinned.extend(other.pinned);
+        self.shares.extend(other.shares);
+    }
 }
 
 /// A pool's part on one server.

@@ -3,6 +3,7 @@
 use super::failover::Standing;
 use super::listener::Listener;
 use super::logins::Login;
+use super::user_pools::{self, Counters};
 use super::{Cluster, Node, Section, UserPools, lock, monitor};
 use crate::auth::ServerCredential;
 use crate::backend::{self, Backend, command};
@@ -76,8 +77,8 @@ pub struct Database {
     /// Until then somebody waits for it to have no session.
     vacating: Mutex<Option<Instant>>,
     users: Mutex<BTreeMap<String, Arc<UserPools>>>,
-    /// The pools in whose place these are: each is there for as long as one of its clients has not moved on.
-    left: Mutex<Vec<Weak<UserPools>>>,
+    /// Those of its name that reloads have closed, the latest last: each is there for as long as somebody uses it.
+    left: Vec<Weak<Database>>,
     /// What runs by the way when something is written asks what its session drew from sequences.
     asks_sequences: AtomicBool,
     /// Clients that are held while there is no server for their request.
@@ -159,19 +160,22 @@ pub enum Admission {
 }
 
 impl Database {
-    /// A database without users yet. `key` is the process's secret for hashing texts.
+    /// A database that nobody uses yet, in the place of those that reloads have closed, if there are any: `left`, the latest
+    /// last. `key` is the process's secret for hashing texts.
     pub fn new(
         name: &str,
         section: Arc<Section>,
+        left: &[Arc<Database>],
         workers: usize,
         key: [u8; 16],
         process: Arc<Process>,
     ) -> Arc<Self> {
+        let before = left.last();
         let database = Arc::new(Database {
             name: name.into(),
             section: section.clone(),
             clients: AtomicUsize::new(0),
-            listener: Listener::default(),
+            listener: before.map(|before| before.listener.heir()).unwrap_or_default(),
             catalog: Arc::new(ArcSwap::from_pointee(Box::new(NoCatalog))),
             is_consulted: AtomicBool::new(false),
             key,
@@ -180,7 +184,7 @@ impl Database {
             suspected: Mutex::default(),
             vacating: Mutex::default(),
             users: Mutex::default(),
-            left: Mutex::default(),
+            left: left.iter().map(Arc::downgrade).collect(),
             asks_sequences: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
@@ -193,28 +197,38 @@ impl Database {
             token_secret: TokenSecret(key.iter().map(|byte| format!("{byte:02x}")).collect()),
         });
         section.enter(&database);
+        before.iter().for_each(|before| database.inherit(before));
         database
     }
 
-    /// Takes the place of `before`, which a reload is about to close: what an operator has said of it holds, and what is in
-    /// use there counts here. What clients have classified by its catalog is classified anew, because the generation is another.
-    pub(super) fn inherit(&self, before: &Database) {
-        let pools = [before.users(), before.left()].concat();
-        *lock(&self.left) = pools.iter().map(Arc::downgrade).collect();
+    /// What an operator has said of the one before holds, and what was counted for its users goes on. What clients have
+    /// classified by its catalog is classified anew, because the generation is another.
+    fn inherit(self: &Arc<Self>, before: &Database) {
         self.generation.store(before.generation() + 1, Ordering::Relaxed);
         self.admit(before.admission());
-        self.paused.store(before.is_paused() && before.switchover().is_none(), Ordering::Release);
+        self.paused.store(before.is_paused(), Ordering::Release);
+        before.users().iter().for_each(|pools| drop(pools.heir(self)));
     }
 
     /// The pools of `user`, made if there are none; `credential` is what its login is worth at the servers.
     pub fn user(self: &Arc<Self>, user: &str, credential: &ServerCredential) -> Arc<UserPools> {
+        self.user_counted(user, credential, || user_pools::counters(self.workers))
+    }
+
+    /// The same; if they are made, it is with these counters.
+    pub(super) fn user_counted(
+        self: &Arc<Self>,
+        user: &str,
+        credential: &ServerCredential,
+        counters: impl FnOnce() -> Counters,
+    ) -> Arc<UserPools> {
         let mut users = lock(&self.users);
         if let Some(pools) = users.get(user) {
             pools.learn(credential);
             return pools.clone();
         }
         let process = self.process.clone();
-        let pools = UserPools::new(self.clone(), user, credential.clone(), self.workers, process);
+        let pools = UserPools::new(self.clone(), user, credential.clone(), counters(), process);
         if self.is_paused() {
             pools.pause();
         }
@@ -226,7 +240,7 @@ impl Database {
         pools
     }
 
-    /// The pools of every user that has logged in.
+    /// The pools of every user that has logged in, here or in one whose place it has taken.
     pub fn users(&self) -> Vec<Arc<UserPools>> {
         lock(&self.users).values().cloned().collect()
     }
@@ -386,8 +400,7 @@ impl Database {
     /// Server connections from before the last [`reconnect`](Self::reconnect), or from before it took another's place, that
     /// are still there.
     pub fn outdated(&self) -> usize {
-        let left: usize = self.left().iter().map(|pools| pools.in_use()).sum();
-        left + self.users().iter().map(|pools| pools.outdated()).sum::<usize>()
+        self.pools().iter().map(|pools| pools.outdated()).sum()
     }
 
     /// Takes no new clients, or takes them again.
@@ -405,24 +418,45 @@ impl Database {
         self.paused.load(Ordering::Acquire)
     }
 
-    /// Server connections that clients hold, or that are being cleaned after one, with those of the pools that it replaces.
+    /// Server connections that clients hold, or that are being cleaned after one.
     pub fn in_use(&self) -> usize {
-        self.users().iter().chain(&self.left()).map(|pools| pools.in_use()).sum()
+        self.pools().iter().map(|pools| pools.in_use()).sum()
     }
 
-    /// The pools that it replaces, as far as they have clients still.
-    pub fn left(&self) -> Vec<Arc<UserPools>> {
-        lock(&self.left).iter().filter_map(Weak::upgrade).collect()
+    /// Its pools, and those of the databases whose place it has taken, as far as somebody uses these still: what is in use
+    /// there counts here.
+    pub fn pools(&self) -> Vec<Arc<UserPools>> {
+        self.left().fold(self.users(), |pools, left| [pools, left.users()].concat())
+    }
+
+    /// Something that is counted of a database, of this one and of those whose place it has taken.
+    pub fn total(&self, of: impl Fn(&Database) -> usize) -> usize {
+        of(self) + self.left().map(|left| of(&left)).sum::<usize>()
+    }
+
+    fn left(&self) -> impl Iterator<Item = Arc<Database>> {
+        self.left.iter().filter_map(Weak::upgrade)
     }
 
     /// Keeps no server connection from now on, and serves no request any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        // Users and their database know each other: one side has to let go.
-        std::mem::take(&mut *lock(&self.users)).values().for_each(|pools| pools.close());
-        self.switchover.send_replace(None);
+        self.users().iter().for_each(|pools| pools.close());
+        if self.switchover.send_replace(None).is_some() {
+            self.paused.store(false, Ordering::Release);
+        }
         // Who waits for a server to become usable waits no longer.
         self.section.cluster.changes.send_modify(|version| *version += 1);
+    }
+
+    /// Whether somebody uses it, or a server connection is being cleaned after him.
+    pub(super) fn is_used(&self) -> bool {
+        self.clients.load(Ordering::Relaxed) > 0 || self.users().iter().any(|pools| pools.is_used())
+    }
+
+    /// Nobody uses it any more, or ever will. Users and their database know each other: one side has to let go.
+    pub(super) fn forget_users(&self) {
+        lock(&self.users).clear();
     }
 
     /// Whether it has been closed.

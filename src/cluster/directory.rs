@@ -7,7 +7,6 @@ use crate::config::{self, Config, Monitor, Patroni, Secret, ServerAddress, Serve
 use crate::net::{Connector, Resolver, tls::TlsSetupError};
 use crate::pool::Process;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 use tokio::runtime::Handle;
@@ -42,7 +41,7 @@ pub struct Directory {
 struct Inner {
     sections: BTreeMap<String, Open>,
     databases: BTreeMap<String, Served>,
-    /// What a reload has replaced or removed, and has clients still.
+    /// What a reload has replaced or removed, and somebody uses still.
     leaving: Vec<Served>,
     /// The sections of those.
     retired: Vec<Open>,
@@ -179,14 +178,12 @@ impl Directory {
                 inner.databases.insert(name, served);
                 continue;
             }
-            let heir = section.map(|section| self.serve(&name, section));
-            if let Some(heir) = heir {
-                heir.database.inherit(&served.database);
-                inner.databases.insert(name, heir);
-            }
             served.retire();
             moved.push(served.database.name.clone());
             inner.leaving.push(served);
+            if let Some(heir) = self.serve(&name, inner) {
+                inner.databases.insert(name, heir);
+            }
         }
         inner.forget_left();
         moved
@@ -205,18 +202,20 @@ impl Directory {
                 return None;
             }
         }
-        let served = self.serve(name, inner.section_of(name)?);
+        let served = self.serve(name, &inner)?;
         let database = served.database.clone();
         inner.databases.insert(name.to_owned(), served);
         Some(database)
     }
 
-    fn serve(&self, name: &str, open: &Open) -> Served {
-        let database =
-            Database::new(name, open.section.clone(), self.workers, self.key, self.process.clone());
+    /// In the place of those of its name that are leaving; `None`: no section has it.
+    fn serve(&self, name: &str, inner: &Inner) -> Option<Served> {
+        let section = inner.section_of(name)?.section.clone();
+        let left: Vec<_> = inner.leaving().filter(|database| *database.name == *name).cloned().collect();
+        let database = Database::new(name, section, &left, self.workers, self.key, self.process.clone());
         let catalog = self.runtime.spawn(database.clone().keep_catalog()).abort_handle();
         let listener = self.runtime.spawn(listener::keep(database.clone())).abort_handle();
-        Served { database, catalog, listener }
+        Some(Served { database, catalog, listener })
     }
 
     /// The database that physical replication of `name` is served from, which needs a server and no database: tools of
@@ -238,9 +237,15 @@ impl Directory {
         }
     }
 
-    /// The databases that somebody has asked for.
+    /// The databases that somebody has asked for, and those that a reload has removed and somebody uses still. What a reload
+    /// has replaced is known to what has taken its place.
     pub fn databases(&self) -> Vec<Arc<Database>> {
-        lock(&self.inner).databases.values().map(|served| served.database.clone()).collect()
+        let inner = lock(&self.inner);
+        let served = inner.databases.values().map(|served| &served.database);
+        // The latest of a name stands for those before it.
+        let by_name: BTreeMap<_, _> =
+            inner.leaving().chain(served).map(|latest| (&latest.name, latest)).collect();
+        by_name.into_values().cloned().collect()
     }
 
     /// The sections of the configuration.
@@ -323,13 +328,11 @@ impl Served {
         self.database.close();
     }
 
+    /// Nobody uses it.
     fn end(&self) {
         self.retire();
         self.listener.abort();
-    }
-
-    fn has_clients(&self) -> bool {
-        self.database.clients.load(Ordering::Relaxed) > 0
+        self.database.forget_users();
     }
 }
 
@@ -350,9 +353,7 @@ impl Inner {
     fn retire_changed(&mut self, wanted: &[&Arc<config::Database>]) {
         let by_name: BTreeMap<_, _> = wanted.iter().map(|rules| (&rules.name, *rules)).collect();
         let is_reached = |open: &Open| {
-            by_name
-                .get(&open.section.name)
-                .is_some_and(|rules| is_reached_alike(&open.section.rules(), rules))
+            by_name.get(&open.section.name).is_some_and(|rules| open.section.rules().keeps_pools(rules))
         };
         let (mut kept, changed): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.sections).into_iter().partition(|(_, open)| is_reached(open));
@@ -390,6 +391,10 @@ impl Inner {
         shared
     }
 
+    fn leaving(&self) -> impl Iterator<Item = &Arc<Database>> {
+        self.leaving.iter().map(|served| &served.database)
+    }
+
     fn section_of(&self, name: &str) -> Option<&Open> {
         self.sections.get(name).or_else(|| self.sections.get("*"))
     }
@@ -399,9 +404,9 @@ impl Inner {
     fn forget_left(&mut self) {
         let Inner { leaving, retired, .. } = self;
         leaving.retain(|served| {
-            let stays = served.has_clients();
+            let stays = served.database.is_used();
             if !stays {
-                served.listener.abort();
+                served.end();
             }
             stays
         });
@@ -412,23 +417,13 @@ impl Inner {
     fn forget_unused(&mut self, is_meant: impl Fn(&str) -> bool) {
         let Inner { sections, databases, .. } = self;
         databases.retain(|name, served| {
-            let is_used = served.has_clients() || sections.contains_key(name) || !is_meant(name);
-            if !is_used {
+            let stays = sections.contains_key(name) || !is_meant(name) || served.database.is_used();
+            if !stays {
                 served.end();
             }
-            is_used
+            stays
         });
     }
-}
-
-/// Whether what reaches the servers is the same: then a section keeps its pools.
-fn is_reached_alike(old: &config::Database, new: &config::Database) -> bool {
-    old.servers == new.servers
-        && old.server_database == new.server_database
-        && old.server_user == new.server_user
-        && old.server_password == new.server_password
-        && old.server_tls == new.server_tls
-        && old.pool.mode == new.pool.mode
 }
 
 /// TLS towards servers, for each way of it.

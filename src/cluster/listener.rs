@@ -47,7 +47,7 @@ pub struct Listener {
     exchange: Mutex<Exchange>,
     /// Something has changed in the exchange.
     calls: Notify,
-    delivered: AtomicU64,
+    delivered: Arc<AtomicU64>,
 }
 
 /// One client's share in the listener; dropped, the client hears nothing any more.
@@ -63,6 +63,11 @@ pub struct Subscription {
 pub struct Declined;
 
 impl Listener {
+    /// That of the database which takes the place of this one's: it counts on.
+    pub(super) fn heir(&self) -> Listener {
+        Listener { delivered: self.delivered.clone(), ..Listener::default() }
+    }
+
     /// Clients that hear something.
     pub fn listeners(&self) -> usize {
         lock(&self.exchange).listeners()

@@ -183,12 +183,15 @@ impl Cluster {
     /// A section that was served from `before` is served from here: what was known of servers that nobody has probed here
     /// holds until they are.
     fn inherit(&self, before: &Cluster) {
-        for node in self.nodes.iter().filter(|node| node.state().standing == Standing::Unknown) {
-            before
-                .nodes
-                .iter()
-                .filter(|known| known.address == node.address)
-                .for_each(|known| node.learn(known));
+        for node in &self.nodes {
+            let Some(known) = before.nodes.iter().find(|known| known.address == node.address) else {
+                continue;
+            };
+            if node.state().standing == Standing::Unknown {
+                node.learn(known);
+            }
+            // No section's count ever goes down: of those that share the node from now on, the highest holds.
+            node.oracle.fetches.fetch_max(known.questions(), Ordering::Relaxed);
         }
         if self.lineage().is_none() {
             self.inherit_history(before);

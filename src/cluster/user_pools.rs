@@ -29,6 +29,14 @@ const MAX_GREETINGS: usize = 256;
 /// How long changing a server connection's settings may take.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is counted for one user of one database by each worker, however often a reload puts other pools into the place of his.
+pub(super) type Counters = Arc<[Mutex<Stats>]>;
+
+/// Of somebody for whom nothing has been counted yet.
+pub(super) fn counters(workers: usize) -> Counters {
+    (0..workers).map(|_| Mutex::default()).collect()
+}
+
 /// One user of one database.
 pub struct UserPools {
     /// The database.
@@ -39,7 +47,7 @@ pub struct UserPools {
     pub clients: AtomicUsize,
     pools: Vec<Arc<Pool>>,
     pub(super) line: Line,
-    stats: Box<[Mutex<Stats>]>,
+    stats: Counters,
     /// Clients that keep a server connection.
     pub pinned: Pinned,
     /// Server connections of clients that replicate.
@@ -74,7 +82,7 @@ impl UserPools {
         database: Arc<Database>,
         user: &str,
         credential: ServerCredential,
-        workers: usize,
+        stats: Counters,
         process: Arc<Process>,
     ) -> Arc<Self> {
         let (rules, usual) = (database.rules(), Usual::default());
@@ -90,7 +98,7 @@ impl UserPools {
             clients: AtomicUsize::new(0),
             pools,
             line: Line::default(),
-            stats: (0..workers).map(|_| Mutex::default()).collect(),
+            stats,
             pinned: Pinned::default(),
             replication: AtomicUsize::new(0),
             greetings: Mutex::default(),
@@ -405,6 +413,11 @@ impl UserPools {
         self.pools.iter().map(|pool| pool.occupancy().in_use).sum()
     }
 
+    /// Whether a client has a server connection, or one is being cleaned after him.
+    pub(super) fn is_used(&self) -> bool {
+        self.in_use() > 0 || self.replication.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn pause(&self) {
         self.pools.iter().for_each(|pool| pool.pause());
     }
@@ -457,7 +470,7 @@ impl UserPools {
 
     /// The pools of the same user in the database that has taken the place of this one's.
     pub fn heir(&self, database: &Arc<Database>) -> Arc<UserPools> {
-        let heir = database.user(&self.user, &self.credential());
+        let heir = database.user_counted(&self.user, &self.credential(), || self.stats.clone());
         heir.set_level(self.level());
         if self.sequences() == Sequences::Used {
             heir.pinned.use_sequences();

@@ -13,7 +13,7 @@ pub struct Changes {
     pub databases_added: Vec<String>,
     /// Databases that are gone: their clients go at the end of their transactions, unless the wildcard serves them.
     pub databases_removed: Vec<String>,
-    /// Databases whose server connections are no longer the right ones: other servers, name, login or TLS.
+    /// Databases whose server connections are no longer the right ones: they do not [keep](Database::keeps_pools) their pools.
     pub databases_reconnected: Vec<String>,
     /// Databases whose pooling or routing settings changed; their connections stay.
     pub databases_resettled: Vec<String>,
@@ -57,7 +57,7 @@ impl Changes {
         let databases = compared(old, new);
         (self.databases_added, self.databases_removed) = (databases.added, databases.removed);
         for name in databases.changed {
-            if same_connections(old[&name], new[&name]) {
+            if old[&name].keeps_pools(new[&name]) {
                 self.databases_resettled.push(name);
             } else {
                 self.databases_reconnected.push(name);
@@ -66,10 +66,13 @@ impl Changes {
     }
 }
 
-/// Whether server connections of the one serve the other.
-fn same_connections(old: &Database, new: &Database) -> bool {
-    let Database { pool, routing, name, patroni, .. } = old.clone();
-    *old == Database { pool, routing, name, patroni, ..new.clone() }
+impl Database {
+    /// Whether a reload that makes it `new` leaves its pools in place: servers are reached in the same way, and for as long
+    /// at a time.
+    pub fn keeps_pools(&self, new: &Database) -> bool {
+        let Database { pool, routing, name, patroni, .. } = self.clone();
+        pool.mode == new.pool.mode && *self == Database { pool, routing, name, patroni, ..new.clone() }
+    }
 }
 
 fn by_name(config: &Config) -> BTreeMap<String, &Database> {
@@ -198,9 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn other_servers_and_logins_need_other_connections() {
-        for more in ["server_user = 'x'", "server_password = 'x'", "server_tls = 'require'", "database = 'x'"]
-        {
+    fn other_servers_logins_and_modes_need_other_connections() {
+        let login = ["server_user = 'x'", "server_password = 'x'", "server_tls = 'require'"];
+        for more in login.into_iter().chain(["database = 'x'", "pool.mode = 'session'"]) {
             let changes = after(&format!("databases.app.{more}\ndatabases.app.pool.size = 1"));
             assert_eq!(changes.databases_reconnected, ["app"], "{more}");
             assert!(changes.databases_resettled.is_empty());

@@ -265,7 +265,7 @@ impl<C: Connection, W: Waiter> Core<C, W> {
     /// Connections up to this number are not used again: the idle ones come back to be closed, the others close when
     /// they are put.
     pub fn outdate(&mut self, number: u64) -> Vec<C> {
-        self.outdated = number;
+        self.outdated = self.outdated.max(number);
         self.dismiss_idle()
     }
 
@@ -300,9 +300,10 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         handed
     }
 
-    /// Keeps nothing from now on.
+    /// Keeps nothing from now on: no connection is used again.
     pub fn close(&mut self) {
         self.admission = Admission::Closed;
+        self.outdated = u64::MAX;
     }
 
     /// New limits; what is too many goes when it comes back.

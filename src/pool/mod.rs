@@ -120,6 +120,16 @@ pub struct ServerCard {
     pub tls: String,
 }
 
+/// A connection at one instant.
+pub struct Seen {
+    /// What does not change.
+    pub card: Arc<ServerCard>,
+    /// Nobody has it.
+    pub is_idle: bool,
+    /// It is not used again.
+    pub is_outdated: bool,
+}
+
 /// Somebody who waits for a lease.
 struct Queued(oneshot::Sender<Result<Handed, LeaseError>>);
 
@@ -375,11 +385,19 @@ impl Pool {
         self.salvaging.load(Ordering::Relaxed)
     }
 
-    /// Every connection that is logged in, and whether it is idle.
-    pub fn connections(&self) -> Vec<(Arc<ServerCard>, bool)> {
-        let idle: Vec<u64> = self.lock().idle().map(|backend| backend.id).collect();
+    /// Every connection that is logged in.
+    pub fn connections(&self) -> Vec<Seen> {
+        let (idle, outdated) = {
+            let core = self.lock();
+            (core.idle().map(|backend| backend.id).collect::<Vec<_>>(), core.outdated())
+        };
         let cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
-        cards.values().map(|card| (card.clone(), idle.contains(&card.id))).collect()
+        let seen = |card: &Arc<ServerCard>| Seen {
+            card: card.clone(),
+            is_idle: idle.contains(&card.id),
+            is_outdated: card.id <= outdated,
+        };
+        cards.values().map(seen).collect()
     }
 
     fn begin_logins(self: &Arc<Self>, home: usize) {

@@ -12,6 +12,7 @@ use crate::config::values::{duration_text, size_text};
 use crate::config::{AuthMethod, Config, Consistency, Reads};
 use crate::frontend::clients::{ClientCard, Doing};
 use crate::net;
+use crate::pool::Seen;
 use crate::routing::Role;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -32,8 +33,12 @@ impl View {
         self.shared.upgrade().expect("whoever looks is part of what is looked at")
     }
 
+    fn served(&self) -> Vec<Arc<Database>> {
+        self.shared().frontend.directory.databases()
+    }
+
     fn user_pools(&self) -> Vec<Arc<UserPools>> {
-        self.shared().frontend.directory.databases().iter().flat_map(|database| database.users()).collect()
+        self.served().iter().flat_map(|database| database.pools()).collect()
     }
 
     fn config(&self) -> Arc<Config> {
@@ -45,7 +50,7 @@ impl Observed for View {
     fn process(&self) -> Process {
         let shared = self.shared();
         let clients = &shared.frontend.clients;
-        let databases = shared.frontend.directory.databases();
+        let databases = self.served();
         let state = if *shared.phase.borrow() != super::Phase::Serving {
             State::Draining
         } else if !databases.is_empty() && databases.iter().all(|database| database.is_paused()) {
@@ -64,7 +69,7 @@ impl Observed for View {
     }
 
     fn pools(&self) -> Vec<PoolRow> {
-        self.user_pools().iter().map(|pools| pool_row(pools)).collect()
+        self.served().iter().flat_map(|database| pool_rows(database)).collect()
     }
 
     fn clients(&self) -> Vec<ClientRow> {
@@ -83,14 +88,10 @@ impl Observed for View {
         }
         let now = Instant::now();
         let mut rows = Vec::new();
-        let databases = shared.frontend.directory.databases();
-        let left = databases.iter().flat_map(|database| database.left());
-        let all =
-            self.user_pools().into_iter().map(|pools| (pools, false)).chain(left.map(|pools| (pools, true)));
-        for (pools, close_needed) in all {
+        for pools in self.user_pools() {
             for (index, pool) in pools.pools().iter().enumerate() {
                 let node = pools.database.section.cluster.nodes()[index].state();
-                for (card, is_idle) in pool.connections() {
+                for Seen { card, is_idle, is_outdated } in pool.connections() {
                     let link = links.get(&card.id);
                     let state = match (is_idle, link) {
                         (true, _) => ServerState::Idle,
@@ -117,7 +118,7 @@ impl Observed for View {
                         state,
                         role: node.role,
                         remote_pid: card.pid,
-                        close_needed,
+                        close_needed: is_outdated,
                     });
                 }
             }
@@ -132,14 +133,8 @@ impl Observed for View {
     }
 
     fn databases(&self) -> Vec<DatabaseRow> {
-        let shared = self.shared();
-        let used: BTreeMap<_, _> = shared
-            .frontend
-            .directory
-            .databases()
-            .into_iter()
-            .map(|database| (database.name.to_string(), database))
-            .collect();
+        let used: BTreeMap<_, _> =
+            self.served().into_iter().map(|database| (database.name.to_string(), database)).collect();
         let mut rows: Vec<_> = used.values().map(|database| database_row(database)).collect();
         let config = self.config();
         let unused = config
@@ -187,7 +182,8 @@ impl Observed for View {
             user: pools.user.to_string(),
             stats: pools.all_stats(),
         };
-        self.user_pools().iter().map(row).collect()
+        // Those before them count in the same place.
+        self.served().iter().flat_map(|database| database.users()).map(|pools| row(&pools)).collect()
     }
 
     fn refusals(&self) -> Vec<(String, u64)> {
@@ -204,6 +200,19 @@ impl Observed for View {
     }
 }
 
+/// One for each user: what is in use in pools that a reload has replaced is in the row of those that have taken their place.
+fn pool_rows(database: &Database) -> Vec<PoolRow> {
+    let mut rows: BTreeMap<Arc<str>, PoolRow> = BTreeMap::new();
+    for pools in database.pools() {
+        let row = pool_row(&pools);
+        match rows.get_mut(&pools.user) {
+            Some(known) => known.add(row),
+            None => drop(rows.insert(pools.user.clone(), row)),
+        }
+    }
+    rows.into_values().collect()
+}
+
 fn pool_row(pools: &UserPools) -> PoolRow {
     let now = Instant::now();
     let share = |(index, pool): (usize, &Arc<crate::pool::Pool>)| {
@@ -212,7 +221,7 @@ fn pool_row(pools: &UserPools) -> PoolRow {
         PoolShare {
             server: node.address.clone(),
             role: node.state().role,
-            size: pool.limits().size,
+            size: if pools.is_closed() { 0 } else { pool.limits().size },
             in_use: full.in_use.saturating_sub(resetting),
             idle: full.idle,
             resetting,
@@ -304,13 +313,13 @@ fn database_row(database: &Database) -> DatabaseRow {
     DatabaseRow {
         name: database.name.to_string(),
         rules: database.rules(),
-        clients: database.clients.load(Ordering::Relaxed),
-        servers: database.users().iter().map(|pools| connections(pools)).sum(),
-        held: database.held.load(Ordering::Relaxed),
-        listeners: database.listener.listeners(),
+        clients: database.total(|one| one.clients.load(Ordering::Relaxed)),
+        servers: database.pools().iter().map(|pools| connections(pools)).sum(),
+        held: database.total(|one| one.held.load(Ordering::Relaxed)),
+        listeners: database.total(|one| one.listener.listeners()),
         notifications: database.listener.delivered(),
         paused: database.is_paused(),
-        disabled: database.admission() == Admission::Refused,
+        disabled: database.admission() == Admission::Refused || database.is_closed(),
         switchover: database.switchover().map(|switchover| switchover.to_string()),
     }
 }

@@ -196,6 +196,13 @@ async fn reconnect_replaces_connections_when_they_are_free() {
     console.simple_query("RECONNECT app").await.unwrap();
     assert_ne!(value(&idle, pid).await, free);
     assert_eq!(value(&busy, pid).await, held, "a transaction keeps its connection");
+    let servers = table(&console, "SHOW SERVERS").await;
+    let close_needed = |pid: &str| {
+        let row = servers.iter().find(|row| row["remote_pid"] == pid).expect("it is there");
+        row["close_needed"] == "1"
+    };
+    let fresh = value(&idle, pid).await;
+    assert!(close_needed(&held) && !close_needed(&fresh), "{servers:?}");
     let closing = console.simple_query("WAIT_CLOSE app");
     tokio::pin!(closing);
     assert!(tokio::time::timeout(Duration::from_millis(200), &mut closing).await.is_err());

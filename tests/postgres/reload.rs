@@ -1,12 +1,15 @@
 //! A reload under way: servers, databases and users come and go, and no client is dropped that need not be.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
-use crate::harness::{Setup, Stand, eventually, explain, quote, rows, sqlstate, table, value};
+use crate::harness::{
+    Setup, Stand, eventually, eventually_async, explain, quote, rows, sqlstate, table, value,
+};
 
 /// Who works while something is done to pglagoon, and counts.
 pub struct Crowd {
@@ -101,16 +104,19 @@ async fn work(client: Client, number: usize, stop: &AtomicBool, done: &AtomicUsi
     Ok(())
 }
 
-fn servers(setup: Setup, stand_servers: &[String]) -> Setup {
+/// Other servers for the application's database.
+pub fn servers(setup: Setup, stand_servers: &[String]) -> Setup {
     let list: Vec<String> = stand_servers.iter().map(|server| quote(server)).collect();
     setup.set("databases.app", "servers", format!("[{}]", list.join(", ")))
 }
 
-fn addresses(stand: &Stand) -> Vec<String> {
+/// Where the servers listen.
+pub fn addresses(stand: &Stand) -> Vec<String> {
     stand.playground.nodes().iter().map(|node| node.address()).collect()
 }
 
-async fn reload(stand: &mut Stand, adjust: impl FnOnce(Setup) -> Setup) {
+/// Changes the configuration and has it read.
+pub async fn reload(stand: &mut Stand, adjust: impl FnOnce(Setup) -> Setup) {
     stand.lagoon.reconfigure(adjust);
     rows(&stand.lagoon.console().await, "RELOAD").await;
 }
@@ -202,13 +208,16 @@ async fn who_listens_goes_on_hearing() {
         }
     });
     client.batch_execute("LISTEN news").await.unwrap();
-    reload(&mut stand, |setup| servers(setup, &all[..2])).await;
-    assert_eq!(value(&client, "SELECT 1").await, "1");
-    for word in ["one", "two"] {
+    for word in ["one", "two", "three"] {
+        if word == "two" {
+            reload(&mut stand, |setup| servers(setup, &all[..2])).await;
+            assert_eq!(value(&client, "SELECT 1").await, "1");
+        }
         stand.playground.primary().sql(&format!("NOTIFY news, '{word}'")).unwrap();
         let next = tokio::time::timeout(Duration::from_secs(10), hears.recv()).await.unwrap();
         assert_eq!(next.as_deref(), Some(word));
     }
+    assert!(counters(&stand)["pglagoon_notifications_total{database=\"app\"}"] >= 3.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,4 +319,151 @@ async fn a_pause_waits_for_what_a_reload_has_left_behind() {
     console.simple_query("PAUSE app").await.unwrap();
     console.simple_query("RESUME app").await.unwrap();
     assert_eq!(value(&client, "SELECT count(*) FROM notes").await, "1");
+}
+
+/// Every counter, and the counts of histograms, by name and labels.
+fn counters(stand: &Stand) -> BTreeMap<String, f64> {
+    let metrics = stand.lagoon.http("/metrics").unwrap().body;
+    let samples =
+        metrics.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+    let is_counter = |sample: &str| {
+        let name = sample.split('{').next().unwrap_or_default();
+        ["_total", "_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end))
+    };
+    samples
+        .filter(|(sample, _)| is_counter(sample))
+        .map(|(sample, count)| (sample.to_owned(), count.parse().unwrap()))
+        .collect()
+}
+
+/// What a SHOW says of the application's database or user, in one row.
+async fn of_app(console: &Client, sql: &str, columns: &[&str]) -> Vec<String> {
+    let is_meant = |row: &&BTreeMap<String, String>| {
+        [row.get("database"), row.get("name")].contains(&Some(&"app".to_owned()))
+    };
+    let shown = table(console, sql).await;
+    let found: Vec<_> = shown.iter().filter(is_meant).collect();
+    assert_eq!(found.len(), 1, "{sql}: {shown:?}");
+    columns.iter().map(|column| found[0][*column].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reload_leaves_behind_is_counted_until_it_is_gone_and_counters_go_on() {
+    let mut stand = Stand::new(|setup| setup.set("routing", "reads", quote("primary")));
+    let addresses = addresses(&stand);
+    let (busy, idle, console) = (stand.client().await, stand.client().await, stand.lagoon.console().await);
+    let queries = async || of_app(&console, "SHOW STATS", &["total_query_count"]).await.remove(0);
+    let open = async || {
+        let [pools, databases, users] = [
+            of_app(&console, "SHOW POOLS", &["cl_active", "sv_active"]).await,
+            of_app(&console, "SHOW DATABASES", &["current_client_connections", "current_connections"]).await,
+            of_app(&console, "SHOW USERS", &["current_client_connections", "current_connections"]).await,
+        ];
+        assert_eq!((&pools, &pools), (&databases, &users));
+        let lists = rows(&console, "SHOW LISTS").await;
+        let item = |name: &str| lists.iter().find(|row| row[0] == name).expect("it is there")[1].clone();
+        assert_eq!((item("pools"), item("used_servers")), ("1".into(), pools[1].clone()));
+        (pools[0].clone(), pools[1].clone())
+    };
+    rows(&idle, "SELECT 1").await;
+    rows(&busy, "SELECT 2").await;
+    busy.simple_query("BEGIN; INSERT INTO notes (word) VALUES ('x')").await.unwrap();
+    let (before, size) = (counters(&stand), of_app(&console, "SHOW POOLS", &["size"]).await);
+    assert_eq!(queries().await, "3");
+    let changes: [&dyn Fn(Setup) -> Setup; 2] =
+        [&|setup| servers(setup, &addresses[..2]), &|setup| setup.set("pool", "mode", quote("session"))];
+    for change in changes {
+        reload(&mut stand, change).await;
+        eventually_async("the idle client has moved", async || open().await == ("2".into(), "1".into()))
+            .await;
+        assert_eq!(queries().await, "3");
+    }
+    assert_ne!(of_app(&console, "SHOW POOLS", &["size"]).await, size, "there is a server less");
+    rows(&busy, "SELECT 4").await;
+    assert_eq!(queries().await, "4");
+    busy.simple_query("COMMIT").await.unwrap();
+    rows(&idle, "SELECT 6").await;
+    eventually_async("the one that was busy has moved", async || queries().await == "6").await;
+    rows(&busy, "SELECT 7").await;
+    assert_eq!(queries().await, "7");
+    assert_eq!(open().await.0, "2");
+    let after = counters(&stand);
+    let is_less = |(name, count): &(&String, &f64)| after.get(*name).is_none_or(|now| now < *count);
+    let of_removed = |name: &str| name.contains(&addresses[2]);
+    let gone: Vec<_> = before.iter().filter(is_less).filter(|(name, _)| !of_removed(name)).collect();
+    assert!(gone.is_empty(), "{gone:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_a_reload_removes_is_waited_for_and_shown_until_its_transactions_have_ended() {
+    for command in ["PAUSE", "WAIT_CLOSE"] {
+        let mut stand = Stand::new(|setup| {
+            let servers = setup.value("databases.app", "servers").unwrap().to_owned();
+            setup.set("databases.other", "servers", servers).set("databases.other", "database", quote("app"))
+        });
+        let busy = stand.lagoon.connect(&stand.lagoon.url("app", "other")).await.unwrap();
+        busy.simple_query("BEGIN; SELECT note('last')").await.unwrap();
+        reload(&mut stand, |setup| setup.without("databases.other")).await;
+        let console = stand.lagoon.console().await;
+        let pools = table(&console, "SHOW POOLS").await;
+        let row = pools.iter().find(|row| row["database"] == "other").expect("it is in use");
+        assert_eq!((&*row["cl_active"], &*row["sv_active"], &*row["size"]), ("1", "1", "0"));
+        let databases = table(&console, "SHOW DATABASES").await;
+        let row = databases.iter().find(|row| row["name"] == "other").expect("it is in use");
+        assert_eq!((&*row["current_connections"], &*row["disabled"]), ("1", "1"));
+        let waiter = stand.lagoon.console().await;
+        let mut waiting = tokio::spawn(async move { waiter.simple_query(command).await.map(drop) });
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+        assert!(early.is_err(), "{command}: a transaction is open in what was removed");
+        busy.simple_query("COMMIT").await.unwrap();
+        waiting.await.unwrap().unwrap();
+        for show in ["SHOW POOLS", "SHOW DATABASES", "SHOW STATS"] {
+            eventually_async("nothing of it is left", async || {
+                rows(&console, show).await.iter().all(|row| row[0] != "other")
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_waits_for_what_a_reload_has_left_behind() {
+    let mut stand = Stand::new(|setup| setup);
+    let addresses = addresses(&stand);
+    let changes: [&dyn Fn(Setup) -> Setup; 2] =
+        [&|setup| servers(setup, &addresses[..2]), &|setup| setup.set("pool", "mode", quote("session"))];
+    for change in changes {
+        let client = stand.client().await;
+        client.simple_query("BEGIN; INSERT INTO notes (word) VALUES ('x')").await.unwrap();
+        reload(&mut stand, change).await;
+        let (console, waiter) = (stand.lagoon.console().await, stand.lagoon.console().await);
+        let drain = format!("DRAIN {}", quote(&addresses[0]));
+        let mut waiting = tokio::spawn(async move { waiter.simple_query(&drain).await.map(drop) });
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+        assert!(early.is_err(), "a transaction is open on that server");
+        client.simple_query("COMMIT").await.unwrap();
+        waiting.await.unwrap().unwrap();
+        rows(&console, &format!("ATTACH {}", quote(&addresses[0]))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_to_servers_that_stay_are_counted_on() {
+    let mut stand = Stand::new(|setup| setup);
+    let addresses = addresses(&stand);
+    let client = stand.client().await;
+    let questions = |stand: &Stand| -> f64 {
+        let all = counters(stand).into_iter();
+        let is_meant = |name: &str| name.contains("position_questions") && !name.contains(&addresses[2]);
+        all.filter(|(name, _)| is_meant(name)).map(|(_, count)| count).sum()
+    };
+    eventually_async("reads hang on positions", async || {
+        rows(&client, "SELECT note('written')").await;
+        rows(&client, "SELECT count(*) FROM notes").await;
+        questions(&stand) >= 100.0
+    })
+    .await;
+    let before = questions(&stand);
+    reload(&mut stand, |setup| servers(setup, &addresses[..2])).await;
+    assert!(questions(&stand) >= before);
 }

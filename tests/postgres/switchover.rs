@@ -6,7 +6,7 @@ use pglagoon::cli::playground::Stop;
 use tokio_postgres::Client;
 
 use crate::harness::{Stand, eventually_async, quote, rows, sqlstate, table, value};
-use crate::reload::Crowd;
+use crate::reload::{Crowd, addresses, reload, servers};
 
 async fn shown(console: &Client) -> String {
     table(console, "SHOW DATABASES").await.remove(0).remove("switchover").unwrap()
@@ -79,4 +79,27 @@ async fn without_a_promotion_clients_go_on_where_they_were() {
     rows(&console, "RESUME app").await;
     assert!(switching.await.unwrap().1.contains("RESUME"));
     assert_eq!(value(&stand.client().await, "SELECT count(*) FROM notes").await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_waits_for_a_transaction_that_a_reload_has_left_behind() {
+    let mut stand = Stand::new(|setup| setup);
+    let addresses = addresses(&stand);
+    let busy = stand.client().await;
+    busy.simple_query("BEGIN; SELECT note('open')").await.unwrap();
+    reload(&mut stand, |setup| servers(setup, &addresses[..2])).await;
+    let (console, watcher) = (stand.lagoon.console().await, stand.lagoon.console().await);
+    let order = format!("SWITCHOVER app TO {} TIMEOUT 60", addresses[1]);
+    let switching = tokio::spawn(async move { sqlstate(console.simple_query(&order).await) });
+    eventually_async("it has begun", async || shown(&watcher).await != "NULL").await;
+    let early = tokio::time::timeout(Duration::from_millis(300), async {
+        while shown(&watcher).await.ends_with("transactions are ending") {}
+    });
+    assert!(early.await.is_err(), "a transaction is open on a server of before: {}", shown(&watcher).await);
+    busy.simple_query("COMMIT").await.unwrap();
+    let ready = format!("{}: waiting for its promotion", addresses[1]);
+    eventually_async("nothing runs any more", async || shown(&watcher).await == ready).await;
+    rows(&watcher, "RESUME app").await;
+    assert!(switching.await.unwrap().1.contains("RESUME"));
+    assert_eq!(value(&busy, "SELECT count(*) FROM notes").await, "1");
 }
