@@ -1,8 +1,9 @@
 //! `pglagoon drill`: breaks servers on purpose while a checked workload runs, and reports what the clients saw.
 //!
-//! Each fault has three phases of the same length: before, during and after it. The built-in cluster is made anew for each,
-//! so that every fault meets the same world; a staging cluster is broken and repaired by the operator's commands, and only
-//! after an express consent. A cluster that was broken is repaired, also when the drill is ended early.
+//! Each fault has three phases of the same length: before, during and after it; the last one goes on until a write has
+//! succeeded. The built-in cluster is made anew for each, so that every fault meets the same world; a staging cluster is broken
+//! and repaired by the operator's commands, and only after an express consent. A cluster that was broken is repaired, also when
+//! the drill is ended early.
 //!
 //! ```text
 //!   fault.rs     what can be broken, as steps
@@ -219,6 +220,7 @@ impl<'a> Director<'a> {
         self.condition = Condition::Whole;
         let repaired = self.workload.clock();
         tokio::time::sleep(phase).await;
+        self.wait_written(broken).await;
         let (ended, steps) = (self.workload.clock(), std::mem::take(&mut self.steps));
         Ok(Course { began, breaking, broken, repaired, ended, steps })
     }
@@ -233,6 +235,16 @@ impl<'a> Director<'a> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
+    }
+
+    /// Until a write succeeds that began under the fault: when it was is told, however short the phases are. Behind a network that
+    /// was cut off, connections come to life only when TCP sends again, which takes as long as it was cut off.
+    async fn wait_written(&self, broken: Duration) {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let until = self.workload.clock() + LIMIT;
+        while !self.workload.has_written_since(broken) && self.workload.clock() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn take(&mut self, steps: &[Step]) -> Result<(), Error> {

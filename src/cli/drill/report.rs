@@ -235,9 +235,7 @@ fn errors(fault: &Fault, course: &Course, operations: &[Operation]) -> BTreeMap<
 }
 
 fn successes(operations: &[Operation]) -> impl Iterator<Item = &Operation> {
-    operations.iter().filter(|operation| {
-        operation.kind != Kind::Connect && !matches!(operation.outcome, Outcome::Failed(_))
-    })
+    operations.iter().filter(|operation| operation.has_succeeded())
 }
 
 impl Latency {
@@ -268,7 +266,7 @@ fn longest_pause(operations: &[Operation], course: &Course) -> Duration {
 
 fn first_write(operations: &[Operation], course: &Course) -> Option<Duration> {
     successes(operations)
-        .filter(|done| done.kind != Kind::Read && done.began >= course.broken)
+        .filter(|done| done.is_write() && done.began >= course.broken)
         .map(|done| done.ended - course.broken)
         .min()
 }

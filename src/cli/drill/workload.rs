@@ -52,6 +52,18 @@ pub(super) struct Operation {
     pub(super) outcome: Outcome,
 }
 
+impl Operation {
+    /// Whether it asked for something and got it.
+    pub(super) fn has_succeeded(&self) -> bool {
+        self.kind != Kind::Connect && !matches!(self.outcome, Outcome::Failed(_))
+    }
+
+    /// Whether it wrote.
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self.kind, Kind::Write | Kind::Transaction)
+    }
+}
+
 /// What it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -179,6 +191,12 @@ impl Workload {
         let journal = self.journal.lock().expect("no client panics while it notes");
         let done = journal.operations.iter().filter(|operation| operation.kind == Kind::Read);
         done.map(|operation| operation.client).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// Whether a write has succeeded that began then or later.
+    pub(super) fn has_written_since(&self, moment: Duration) -> bool {
+        let journal = self.journal.lock().expect("no client panics while it notes");
+        journal.operations.iter().any(|done| done.is_write() && done.has_succeeded() && done.began >= moment)
     }
 
     /// Lets every client end after its present operation.
