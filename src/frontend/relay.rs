@@ -803,6 +803,7 @@ impl Relay {
         self.to_client.extend(&edits.reply);
         drop(desk);
         self.fresh = true;
+        self.turn(Instant::now(), true);
         self.pools.stats(self.seat.index).error(report.source, report.code);
     }
 
@@ -873,6 +874,7 @@ impl Relay {
         self.to_client.extend(&edits.reply);
         drop(desk);
         self.fresh = true;
+        self.turn(Instant::now(), true);
         self.pools.stats(self.seat.index).error(ErrorSource::Server, SqlState::CONNECTION_FAILURE);
         want
     }
@@ -946,7 +948,7 @@ impl Relay {
     fn count(&mut self, events: Events, now: Instant) {
         self.count_pins(self.session.pins());
         if events.is_none() {
-            return self.turn(now);
+            return self.turn(now, false);
         }
         if events.ddl {
             self.pools.database.catalog_changed();
@@ -986,7 +988,7 @@ impl Relay {
         if events.sequence_state {
             self.pools.pinned.use_sequences();
         }
-        self.turn(now);
+        self.turn(now, events.answered > 0);
     }
 
     fn count_pins(&mut self, pins: Pins) {
@@ -997,15 +999,16 @@ impl Relay {
         }
     }
 
-    /// Keeps the phase that time limits go by, where there are any.
-    fn turn(&mut self, now: Instant) {
+    /// Keeps the phase that time limits go by, where there are any. It begins anew with each answer, and whoever is heard of is
+    /// not idle.
+    fn turn(&mut self, now: Instant, is_answered: bool) {
         let Some(watch) = &mut self.watch else { return };
         let phase = match (self.session.is_waiting(), self.session.in_transaction()) {
             (true, _) => Phase::Asked,
             (false, true) => Phase::Open,
             (false, false) => Phase::Idle,
         };
-        if phase != watch.phase {
+        if phase != watch.phase || is_answered || phase == Phase::Idle {
             (watch.phase, watch.since) = (phase, now);
         }
     }
