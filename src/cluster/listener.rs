@@ -199,8 +199,20 @@ async fn hear(database: &Database, mut ear: Ear, node: &Node, first: Vec<Command
     let mut used_at = heard_at;
     ask(&mut ear, &mut asked, first);
     loop {
-        // Each branch is cancel safe.
+        // Each branch is cancel safe. What is rare comes first, and what was heard before the time is over.
         tokio::select! {
+            biased;
+            () = listener.calls.notified() => {
+                let commands = lock(&listener.exchange).commands();
+                if asked.is_empty() && !commands.is_empty() {
+                    // It has a whole beat to answer.
+                    heard_at = Instant::now();
+                }
+                ask(&mut ear, &mut asked, commands);
+            }
+            _ = standings.changed() => if is_outdated(cluster, node) {
+                return Some(ended("The server that it listened to is not the primary any more."));
+            },
             heard = ear.next() => {
                 heard_at = Instant::now();
                 match heard {
@@ -208,13 +220,6 @@ async fn hear(database: &Database, mut ear: Ear, node: &Node, first: Vec<Command
                     Err(error) => return Some(ended(&format!("The connection that listened was lost: {error}"))),
                 }
             }
-            () = listener.calls.notified() => {
-                let commands = lock(&listener.exchange).commands();
-                ask(&mut ear, &mut asked, commands);
-            }
-            _ = standings.changed() => if is_outdated(cluster, node) {
-                return Some(ended("The server that it listened to is not the primary any more."));
-            },
             () = tokio::time::sleep_until((heard_at + BEAT).into()) => {
                 if !asked.is_empty() {
                     return Some(ended("The server that it listened to does not answer."));

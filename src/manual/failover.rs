@@ -8,7 +8,6 @@
 //! | whose COMMIT, or write on its own, was not answered | 08007: whether it was committed is not known; it is never sent again |
 //! | with state that only its server connection had, or in session mode | 57P01 (08007 if something may have been committed), and the end of its connection |
 //! | that is being sent a row when the server dies | the end of its connection: nothing can be said inside a message |
-//!
 //! | whose server hangs: it accepts connections and answers nothing | after `monitor.dead_after` the same as by its death; a read on a replica of which nothing was shown runs again before that |
 //!
 //! The server's own farewells (57P01, 57P02, 57P03: a shutdown, a crash, `pg_terminate_backend`) are such losses, too, and never

@@ -347,11 +347,17 @@ pub fn set_configs(text: &[u8]) -> Option<Vec<String>> {
     (!tokens.iter().any(|token| token.kind == Kind::UnicodeName)).then_some(names)
 }
 
+/// How many tokens of a call's arguments are looked at: calls in calls are looked at once for each that they stand in.
+const MAX_ARGUMENTS: usize = 256;
+
 /// Whether the last argument, behind the value, is the word or the string that says so.
 fn is_local(tokens: &[Token], text: &[u8]) -> bool {
     let mut depth = 0_usize;
     let mut arguments = vec![Vec::new()];
-    for token in tokens {
+    for (place, token) in tokens.iter().enumerate() {
+        if place == MAX_ARGUMENTS {
+            return false;
+        }
         match token.kind {
             Kind::LeftParen | Kind::LeftBracket => depth += 1,
             Kind::RightParen if depth == 0 => break,
@@ -615,7 +621,8 @@ impl Reader<'_> {
         let mut name = self.name_part()?;
         while self.tokens.first().is_some_and(|token| token.kind == Kind::Dot) {
             self.take()?;
-            name = format!("{name}.{}", self.name_part()?);
+            name.push('.');
+            name.push_str(&self.name_part()?);
         }
         Some(name)
     }
@@ -633,7 +640,8 @@ impl Reader<'_> {
         let mut values = self.value()?;
         while self.tokens.first().is_some_and(|token| token.kind == Kind::Comma) {
             self.take()?;
-            values = format!("{values}, {}", self.value()?);
+            values.push_str(", ");
+            values.push_str(&self.value()?);
         }
         Some(values)
     }
@@ -829,6 +837,14 @@ mod tests {
         }
         let names = set_configs(b"SELECT set_config('transaction_isolation', 'serializable', false)");
         assert_eq!(names, Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_looked_at_may_last() {
+        let call = |value: &str| format!("SELECT set_config('work_mem', {value}, true)");
+        assert_eq!(set_configs(call("'1' || '2'").as_bytes()), Some(Vec::new()));
+        let long = call(&"'1' || ".repeat(MAX_ARGUMENTS));
+        assert_eq!(set_configs(long.as_bytes()), Some(vec!["work_mem".to_owned()]));
     }
 
     #[test]
