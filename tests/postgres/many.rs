@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use pglagoon::cli::playground::Stop;
 
 use crate::harness::{Setup, Stand, eventually, eventually_async, options, quote, rows, table, value};
+use crate::reload::reload;
 
 const SECTIONS: usize = 40;
 
@@ -241,9 +242,4 @@ async fn a_database_that_is_dropped_keeps_no_other_section_from_being_served() {
         stand.ran_on("/* split */")[1..] != [0, 0]
     })
     .await;
-}
-
-async fn reload(stand: &mut Stand, adjust: impl FnOnce(Setup) -> Setup) {
-    stand.lagoon.reconfigure(adjust);
-    rows(&stand.lagoon.console().await, "RELOAD").await;
 }
