@@ -23,6 +23,8 @@ pub struct ClientStatements {
     /// Most drivers' names are short: they lie in the table.
     named: HashMap<SmallVec<[u8; 16]>, Named>,
     unnamed: Option<Named>,
+    /// Of names and texts, in bytes, without the unnamed statement's.
+    length: usize,
 }
 
 impl ClientStatements {
@@ -44,12 +46,23 @@ impl ClientStatements {
 
     /// Gives a name; answers what had it before.
     pub fn insert(&mut self, name: &[u8], named: Named) -> Option<Named> {
-        if name.is_empty() { self.unnamed.replace(named) } else { self.named.insert(name.into(), named) }
+        if name.is_empty() {
+            return self.unnamed.replace(named);
+        }
+        self.length += length(name, &named);
+        let before = self.named.insert(name.into(), named);
+        self.length -= before.as_ref().map_or(0, |before| length(name, before));
+        before
     }
 
     /// Takes a name away; answers what had it.
     pub fn remove(&mut self, name: &[u8]) -> Option<Named> {
-        if name.is_empty() { self.unnamed.take() } else { self.named.remove(name) }
+        if name.is_empty() {
+            return self.unnamed.take();
+        }
+        let before = self.named.remove(name)?;
+        self.length -= length(name, &before);
+        Some(before)
     }
 
     /// Puts back what an insert or a remove that did not come true had changed.
@@ -63,6 +76,7 @@ impl ClientStatements {
     /// Takes every name away, as DEALLOCATE ALL does: the unnamed statement stays.
     pub fn clear(&mut self) {
         self.named.clear();
+        self.length = 0;
     }
 
     /// How many names there are, without the unnamed statement.
@@ -70,8 +84,18 @@ impl ClientStatements {
         self.named.len()
     }
 
+    /// How long their names and texts are together, in bytes, without the unnamed statement's.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     /// Whether nothing is prepared at all.
     pub fn is_empty(&self) -> bool {
         self.named.is_empty() && self.unnamed.is_none()
     }
+}
+
+/// A statement keeps its text as long as it has its name, whatever else of it is prepared anew.
+fn length(name: &[u8], named: &Named) -> usize {
+    name.len() + named.prepared.text.len()
 }

@@ -1,7 +1,7 @@
 //! What a client's messages mean: where they may run, what goes to the server for them, and what is owed for it.
 
 use super::own::End;
-use super::replies::{Action, Renamed, Request, Then};
+use super::replies::{Action, Leftover, Renamed, Request, Then};
 use super::*;
 use crate::prepared::Analysis;
 use crate::sql::body;
@@ -291,11 +291,13 @@ impl Session {
 
     /// Whether one more answer may be outstanding. If not, the server is asked for those that it may still hold back.
     fn has_room(&mut self, edits: &mut Edits) -> bool {
-        if self.replies.len() < MAX_OUTSTANDING {
+        let has_room =
+            |replies: &ReplyQueue| replies.len() < MAX_OUTSTANDING && replies.weight() < MAX_REMEMBERED;
+        if has_room(&self.replies) {
             return true;
         }
         self.answer_at_once(edits);
-        let has_room = self.replies.len() < MAX_OUTSTANDING;
+        let has_room = has_room(&self.replies);
         if !has_room {
             edits.insert(frontend::write_flush);
         }
@@ -512,11 +514,10 @@ impl Session {
         let body = span.body(bytes);
         let statement = match span.tag() {
             FrontendTag::PARSE
-                if self.prepared_statements() >= MAX_STATEMENTS
+                if self.statements.as_ref().is_some_and(|statements| is_full(statements))
                     && Parse::new(body).is_some_and(|parse| !parse.name.is_empty()) =>
             {
-                let text = format!("too many prepared statements: {MAX_STATEMENTS} for one client");
-                return Some(Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text));
+                return Some(too_many_statements());
             }
             _ if matches!(world.pin_room, PinRoom::Full(_) | PinRoom::Forbidden)
                 && let Some(report) = self.unpinnable(span, bytes, world) =>
@@ -695,13 +696,11 @@ impl Session {
         }
         let none = SqlStatements::default();
         let staying = if self.is_renewing() { &none } else { &self.sql_statements };
-        let leaving = held.state.sql_statements.beyond(staying).map(|(name, _)| name.clone());
-        for name in leaving.collect::<Vec<_>>() {
+        let leaving = held.state.sql_statements.beyond(staying);
+        for (name, text) in leaving.map(|(name, text)| (name.clone(), text.clone())).collect::<Vec<_>>() {
             let sql = format!("DEALLOCATE {}", settings::identifier(&name));
-            self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
-            edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
             held.state.sql_statements.remove(&name);
-            held.state.statements.set_unnamed(None);
+            self.clear(&sql, Leftover::Prepared(name, text), held, edits);
         }
     }
 
@@ -721,15 +720,20 @@ impl Session {
     /// Ahead of a request that asks what its session drew from sequences: what somebody else drew on this connection is
     /// forgotten, so that it is never taken for the client's own.
     fn forget_foreign_sequences(&mut self, held: &mut Held<'_>, world: &World<'_>, edits: &mut Edits) {
-        let is_foreign = held.state.sequences_of.is_some_and(|owner| owner != world.client);
+        let Some(owner) = held.state.sequences_of.filter(|owner| *owner != world.client) else { return };
         let asks = self.head.as_ref().is_some_and(|head| head.statement().effects.any(Effects::SEQUENCE));
         let is_settled = self.batch == Batch::Idle && self.transaction.status() != TransactionStatus::Failed;
-        if is_foreign && is_settled && (asks || world.sequences != Sequences::Unused) {
+        if is_settled && (asks || world.sequences != Sequences::Unused) {
             held.state.sequences_of = None;
-            held.state.statements.set_unnamed(None);
-            edits.insert(|out| frontend::write_query(out, Question::Nothing.sql().as_bytes()));
-            self.replies.push(Request::Query, Action::Swallow, Some(Then::Asked(Question::Nothing)));
+            self.clear("DISCARD SEQUENCES", Leftover::Sequences(owner), held, edits);
         }
+    }
+
+    /// Has the server forget what somebody else has left there.
+    fn clear(&mut self, sql: &str, leftover: Leftover, held: &mut Held<'_>, edits: &mut Edits) {
+        held.state.statements.set_unnamed(None);
+        edits.insert(|out| frontend::write_query(out, sql.as_bytes()));
+        self.replies.push(Request::Query, Action::Swallow, Some(Then::Cleared(leftover)));
     }
 
     /// Asks the server what is in doubt, if nothing is under way.
@@ -1196,7 +1200,7 @@ impl Session {
     /// What a statement leads to once it has succeeded.
     fn consequence(&mut self, statement: &Statement, text: &[u8]) -> Option<Then> {
         let then = self.consequence_for_state(statement, text);
-        if !statement.effects.any(Effects::UNLISTEN) || self.channels.is_empty() {
+        if !statement.effects.any(Effects::UNLISTEN) || self.channels.is_empty() || !self.may_remember(text) {
             return then;
         }
         Some(Then::Unlistened(effect::unlistened(text), then.map(Box::new)))
@@ -1221,7 +1225,8 @@ impl Session {
         if !effects.any(Effects::SETTINGS.with(Effects::SET_CONFIG)) {
             return None;
         }
-        match setting_changes(effects, text) {
+        let changes = if self.may_remember(text) { setting_changes(effects, text) } else { None };
+        match changes {
             Some(changes) if changes.is_empty() => None,
             Some(changes) => Some(Then::Settings(changes)),
             None => {
@@ -1229,6 +1234,12 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// Whether what this text changes may be remembered until its transaction is over, too.
+    fn may_remember(&self, text: &[u8]) -> bool {
+        let completed = self.completed.as_ref().map_or(0, |completed| completed.weight());
+        self.replies.weight() + completed + text.len() < MAX_REMEMBERED
     }
 
     /// PREPARE follows its client; what cannot follow pins.
@@ -1484,6 +1495,17 @@ fn is_only_session_state(statement: &Statement) -> bool {
     let is_quiet = matches!(statement.reason, Reason::SessionCommand | Reason::Empty)
         && !statement.effects.any(Effects::DDL.with(Effects::HIDDEN_SETTINGS));
     is_quiet || statement.transaction.is_some_and(|verb| verb != TransactionVerb::PrepareTransaction)
+}
+
+fn is_full(statements: &ClientStatements) -> bool {
+    statements.len() >= MAX_STATEMENTS || statements.length() >= MAX_STATEMENT_BYTES
+}
+
+fn too_many_statements() -> Report {
+    let text = "this client has too many prepared statements";
+    Report::new(ErrorSource::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)
+        .detail(format!("One may have {MAX_STATEMENTS}, of {} MiB together.", MAX_STATEMENT_BYTES >> 20))
+        .hint("DEALLOCATE or Close those that are not needed any more.")
 }
 
 fn too_long(len: usize, max: usize) -> Report {

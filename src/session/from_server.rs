@@ -1,6 +1,7 @@
 //! What a server's messages mean: which answer they belong to, and what comes of it for the client's state.
 
 use super::own::End;
+use super::replies::Leftover;
 use super::*;
 use crate::sql::effect::Isolation;
 
@@ -117,7 +118,7 @@ impl Session {
         match *then {
             // No ROLLBACK brings a name back.
             then if then.outlives_rollback() => self.succeed(then, held),
-            then => self.pending.push(then),
+            then => self.completed.get_or_insert_default().push(then),
         }
     }
 
@@ -227,7 +228,8 @@ impl Session {
     /// ReadyForQuery: what the statements since the last one lead to.
     fn settle(&mut self, then: Option<Box<Then>>, status: TransactionStatus, held: &mut Held<'_>) {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Fine);
-        let mut completed = std::mem::take(&mut self.pending);
+        let completed = self.completed.take();
+        let mut completed = completed.map_or_else(Vec::new, |completed| completed.into_thens());
         completed.extend(then.map(|then| *then));
         let is_over = status == TransactionStatus::Idle;
         self.answered_on_replica(outcome);
@@ -362,7 +364,7 @@ impl Session {
                 self.settings = self.base.clone();
                 self.channels.clear();
                 self.own.reset_all();
-                self.pending.clear();
+                self.completed = None;
                 self.pins = self.pins.beyond_discard();
                 self.kept_pins = self.kept_pins.beyond_discard();
                 self.hidden = None;
@@ -376,6 +378,7 @@ impl Session {
             | Then::Began
             | Then::Emptied
             | Then::Asked(_)
+            | Then::Cleared(_)
             | Then::Parsed { .. }
             | Then::ParsedUnnamed { .. }
             | Then::Kept { .. }
@@ -419,16 +422,18 @@ impl Session {
                     held.state.sql_statements.remove(name);
                     self.sql_statements.remove(name);
                 }
-                Some(Then::Asked(question)) if fields.code() == Some(SqlState::QUERY_CANCELED) => {
-                    // A late cancel request: asked again.
-                    match question {
-                        Question::Settings(names) => {
-                            self.hidden.get_or_insert_default().extend(names.iter().cloned())
-                        }
-                        Question::State(_) => self.doubts_pins = true,
-                        Question::Isolation | Question::Nothing => {}
+                // A late cancel request: once more, ahead of the next request.
+                Some(then) if fields.code() == Some(SqlState::QUERY_CANCELED) => match then {
+                    Then::Cleared(Leftover::Sequences(owner)) => held.state.sequences_of = Some(*owner),
+                    Then::Cleared(Leftover::Prepared(name, text)) => {
+                        held.state.sql_statements.insert(name.clone(), text.clone());
                     }
-                }
+                    Then::Asked(Question::Settings(names)) => {
+                        self.hidden.get_or_insert_default().extend(names.iter().cloned());
+                    }
+                    Then::Asked(Question::State(_)) => self.doubts_pins = true,
+                    _ => {}
+                },
                 Some(Then::Asked(Question::Settings(_))) => self.pin(Effects::HIDDEN_SETTINGS),
                 Some(_) => {}
             }
@@ -513,7 +518,8 @@ impl Session {
             | Then::PreparedAgain(_)
             | Then::Began
             | Then::Emptied
-            | Then::Asked(_) => None,
+            | Then::Asked(_)
+            | Then::Cleared(_) => None,
         };
         let Some(Renamed { name, before }) = renamed else { return };
         let before = match name.is_empty() {
@@ -535,7 +541,7 @@ impl Session {
         // A RESET takes the client back to what it asked for when it connected, not to what this server was given.
         let front = self.replies.front();
         let is_reset = front.and_then(|reply| reply.then.as_deref()).is_some_and(Then::is_reset)
-            || self.pending.iter().any(Then::is_reset);
+            || self.has_completed_reset();
         if is_reset && let Some(Value::Text(base)) = self.base.value(&name.to_ascii_lowercase()) {
             self.server_part = Passing::Skip;
             edits.insert(|out| backend::write_parameter_status(out, name, base));
@@ -544,7 +550,11 @@ impl Session {
 
     /// Whether statements that are not answered yet put settings back.
     pub(super) fn is_resetting(&self) -> bool {
-        !self.base.is_neutral() && (self.replies.has_resets() || self.pending.iter().any(Then::is_reset))
+        !self.base.is_neutral() && (self.replies.has_resets() || self.has_completed_reset())
+    }
+
+    fn has_completed_reset(&self) -> bool {
+        self.completed.as_ref().is_some_and(|completed| completed.has_resets())
     }
 
     fn begin_copy_in(&mut self) -> bool {

@@ -94,7 +94,7 @@ impl Channels {
     }
 }
 
-/// By which connection a client hears what it listens to from now on.
+/// By which connection a client hears what its next LISTEN names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hearing {
     /// The shared one.
@@ -140,7 +140,7 @@ impl Session {
         self.channels.add(channel);
     }
 
-    /// There is no shared listener to be had: from now on the client listens for itself; `on_client` follows with the same
+    /// There is no shared listener to be had at the moment: the client listens for itself; `on_client` follows with the same
     /// bytes.
     pub fn on_listen_declined(&mut self) {
         self.hearing = Hearing::Own;

@@ -9,7 +9,7 @@ use crate::prepared::Named;
 use serde::{Deserialize, Serialize};
 
 /// The form of what is packed. Raised whenever that changes: processes of different forms hand each other no clients.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// What stands around one statement, as a part of [`Session::luggage_length`].
 const FRAME: usize = 8;
@@ -23,8 +23,6 @@ pub struct Luggage {
     base: settings::Packed,
     settings: settings::Packed,
     own: own::Packed,
-    /// Whether it hears for itself what it listens to.
-    listens_alone: bool,
     /// Whether it has seen or written anything.
     has_seen: bool,
     statements: Vec<Statement>,
@@ -106,7 +104,6 @@ impl Session {
             base: self.base.pack(),
             settings: self.settings.pack(),
             own: self.own.pack(),
-            listens_alone: self.hearing == Hearing::Own,
             has_seen: self.own.shared().is_some() || self.history != History::default(),
             statements: named.map(statement).collect(),
             sql_statements: sql_statements.map(|(name, text)| (name.clone(), Text::of(text))).collect(),
@@ -122,12 +119,9 @@ impl Session {
         generation: u64,
         now: Instant,
     ) -> Session {
-        let Luggage { base, settings, own, listens_alone, has_seen, statements, sql_statements } = luggage;
+        let Luggage { base, settings, own, has_seen, statements, sql_statements } = luggage;
         let mut session = Session::new(mode, Settings::unpack(base), Own::unpack(own));
         session.settings = Settings::unpack(settings);
-        if listens_alone {
-            session.hearing = Hearing::Own;
-        }
         if has_seen {
             session.history.agree(session.own.consistency().unwrap_or(level), now);
             session.history.lost_track(now);

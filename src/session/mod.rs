@@ -79,7 +79,7 @@ use pin::{PinReason, PinRoom, Pins};
 use promote::Promotable;
 use questions::Question;
 use replay::Replay;
-use replies::{Action, Renamed, Reply, ReplyQueue, Request, Then};
+use replies::{Action, Completed, Renamed, Reply, ReplyQueue, Request, Then};
 use smallvec::SmallVec;
 use sql_statements::SqlStatements;
 use stake::Stake;
@@ -99,6 +99,13 @@ const MAX_NAMES: usize = 16 * 1024;
 
 /// The most answers that one client may have outstanding; then the server's answers are waited for.
 pub const MAX_OUTSTANDING: usize = 10_000;
+
+/// How much of what a client has sent may be remembered for answers that are outstanding, in bytes: names, texts and values of
+/// settings. Beyond, its next request waits for the answers, or its settings are not followed any more, and it is pinned.
+pub const MAX_REMEMBERED: usize = 1024 * 1024;
+
+/// The longest texts and names of one client's prepared statements together, in bytes.
+pub const MAX_STATEMENT_BYTES: usize = 64 * 1024 * 1024;
 
 /// The most portals of statements that change settings or names that are remembered within a transaction.
 const MAX_PORTALS: usize = 1_000;
@@ -440,7 +447,7 @@ pub struct Session {
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
     /// Consequences of statements that have completed and count from the next ReadyForQuery.
-    pending: Vec<Then>,
+    completed: Option<Box<Completed>>,
     /// What the request at the head of the input runs or prepares, classified when it was routed.
     head: Option<Head>,
     /// The request at the head of the input is the one that the lease was taken for.
@@ -505,7 +512,7 @@ impl Session {
             has_drawn: false,
             is_told: false,
             portals: None,
-            pending: Vec::new(),
+            completed: None,
             head: None,
             routed: false,
             wrote: false,
@@ -589,6 +596,7 @@ impl Session {
     pub fn on_leased(&mut self) {
         self.routed = true;
         self.is_soiled = false;
+        self.hearing = Hearing::Shared;
     }
 
     /// The position that was wanted, or why there is none.
@@ -601,6 +609,7 @@ impl Session {
         edits.clear();
         self.head = None;
         self.asked = None;
+        self.hearing = Hearing::Shared;
         self.replay = Replay::Nothing;
         report.write(&mut edits.reply, Severity::Error);
         if !self.fail_deferred() {
@@ -700,7 +709,7 @@ impl Session {
         !self.replies.is_empty()
             || self.batch != Batch::Idle
             || self.restoring != Restoring::No
-            || !self.pending.is_empty()
+            || self.completed.is_some()
     }
 
     /// Whether the client could be told goodbye without cutting anything short: no transaction, no batch, no message in
@@ -862,7 +871,7 @@ impl Session {
         self.may_be_in_block = false;
         self.wrote = false;
         self.portals = None;
-        self.pending.clear();
+        self.completed = None;
         self.stray = None;
         self.doubts_pins = false;
         self.hidden = None;

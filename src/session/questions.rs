@@ -16,8 +16,6 @@ pub(super) enum Question {
     Settings(Vec<String>),
     /// How much the transaction under way is kept apart from others.
     Isolation,
-    /// Housekeeping: only that it was done is of interest.
-    Nothing,
 }
 
 impl Question {
@@ -30,7 +28,6 @@ impl Question {
                 names.iter().map(current).collect()
             }
             Question::Isolation => return "SHOW transaction_isolation".to_owned(),
-            Question::Nothing => return "DISCARD SEQUENCES".to_owned(),
         };
         format!("SELECT {}", columns.join(", "))
     }

@@ -46,7 +46,8 @@ pub enum Rescue {
     Wrote,
     /// It wanted something that a server in recovery has not: the classifier was wrong.
     Recovery,
-    /// The replica does not know a table or a column (yet).
+    /// The replica does not know a table or a column (yet), or has refused in words that do not say that recovery is why: they
+    /// may be in another language.
     Behind,
     /// Replay took away what it was reading.
     Conflict,
@@ -112,13 +113,13 @@ impl Rescue {
             SqlState::READ_ONLY_SQL_TRANSACTION => Some(Rescue::Wrote),
             SqlState::FEATURE_NOT_SUPPORTED
             | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
-            | SqlState::INTERNAL_ERROR
-                if names(b"recovery") || names(b"standby") =>
-            {
-                Some(Rescue::Recovery)
-            }
+            | SqlState::INTERNAL_ERROR => match names(b"recovery") || names(b"standby") {
+                true => Some(Rescue::Recovery),
+                false => Some(Rescue::Behind),
+            },
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => Some(Rescue::Behind),
-            SqlState::SERIALIZATION_FAILURE => Some(Rescue::Conflict),
+            // Reads block nobody but replay: that is who they were in a deadlock with.
+            SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Some(Rescue::Conflict),
             _ if fields.is_fatal() => Some(Rescue::Lost),
             _ => None,
         }
@@ -663,4 +664,28 @@ fn omen(input: &[u8], role: Role, unnamed: Unnamed) -> Omen {
         scanner.pass(&step);
     }
     Omen::Undecided
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_replica_could_not_serve_is_told_by_its_code() {
+        let of = |code: &str, text: &str, role| {
+            Rescue::of(&Fields::new(format!("SERROR\0VERROR\0C{code}\0M{text}\0\0").as_bytes()), role)
+        };
+        let cases = [
+            ("25006", "cannot execute INSERT in a read-only transaction", Some(Rescue::Wrote)),
+            ("55000", "recovery is in progress", Some(Rescue::Recovery)),
+            ("55000", "die Wiederherstellung ist im Gange", Some(Rescue::Behind)),
+            ("40001", "canceling statement due to conflict with recovery", Some(Rescue::Conflict)),
+            ("40P01", "deadlock detected", Some(Rescue::Conflict)),
+            ("22012", "division by zero", None),
+        ];
+        for (code, text, expected) in cases {
+            assert_eq!(of(code, text, Role::Replica), expected, "{code} {text}");
+            assert_eq!(of(code, text, Role::Primary), None, "{code} {text}");
+        }
+    }
 }

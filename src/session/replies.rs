@@ -103,6 +103,8 @@ pub(super) enum Then {
     Began,
     /// A question of ours.
     Asked(Question),
+    /// This of another client's is taken from the connection; undone when that is canceled.
+    Cleared(Leftover),
     /// DISCARD ALL of ours, ahead of the client's settings.
     Emptied,
 }
@@ -133,6 +135,33 @@ impl Then {
         self.is_deallocation() || matches!(self, Then::Prepared(..))
     }
 
+    /// How much it holds that its client has sent, in bytes.
+    pub fn weight(&self) -> usize {
+        let of_name = |renamed: &Option<Renamed>| renamed.as_ref().map_or(0, |renamed| renamed.name.len());
+        match self {
+            Then::Parsed { name, .. } | Then::ParsedUnnamed { name } | Then::Kept { name, .. } => {
+                of_name(name)
+            }
+            Then::Named(renamed) | Then::Unnamed(renamed) => renamed.name.len(),
+            Then::Described { name, .. } => name.len(),
+            Then::Deallocated(name) => name.len(),
+            Then::Settings(changes) => changes.iter().map(SettingChange::weight).sum(),
+            Then::Prepared(name, text) => name.len() + text.len(),
+            Then::Unlistened(changes, further) => {
+                size_of_val(&**changes) + further.as_ref().map_or(0, |further| further.weight())
+            }
+            Then::Answered(_)
+            | Then::Evicted(_)
+            | Then::DeallocatedAll
+            | Then::Discarded
+            | Then::PreparedAgain(_)
+            | Then::Began
+            | Then::Asked(_)
+            | Then::Cleared(_)
+            | Then::Emptied => 0,
+        }
+    }
+
     fn is_unnamed(&self) -> bool {
         matches!(self, Then::ParsedUnnamed { .. })
     }
@@ -147,6 +176,15 @@ impl Then {
             matches!(self, Then::Parsed { .. } | Then::Named(_) | Then::Unnamed(_) | Then::Evicted(_));
         is_own || self.is_kept() || self.is_deallocation()
     }
+}
+
+/// What a client has left on a server connection.
+#[derive(Debug)]
+pub(super) enum Leftover {
+    /// What this client drew from sequences.
+    Sequences(u64),
+    /// What its PREPARE of this name made, by this text.
+    Prepared(String, Arc<[u8]>),
 }
 
 /// A client's name and what had it before.
@@ -183,6 +221,34 @@ impl Reply {
     }
 }
 
+/// What statements have changed that succeeded since the last ReadyForQuery.
+#[derive(Debug, Default)]
+pub(super) struct Completed {
+    thens: Vec<Then>,
+    weight: usize,
+}
+
+impl Completed {
+    pub fn push(&mut self, then: Then) {
+        self.weight += then.weight();
+        self.thens.push(then);
+    }
+
+    /// How much they hold that the client has sent, in bytes.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Whether one of them puts settings back.
+    pub fn has_resets(&self) -> bool {
+        self.thens.iter().any(Then::is_reset)
+    }
+
+    pub fn into_thens(self) -> Vec<Then> {
+        self.thens
+    }
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct ReplyQueue {
@@ -203,18 +269,47 @@ impl Room {
 
 /// How many entries have consequences of a kind.
 #[derive(Debug, Default)]
-struct Counts([u32; 5]);
+struct Counts {
+    names: u32,
+    deallocations: u32,
+    resets: u32,
+    unnamed: u32,
+    kept: u32,
+    /// Not how many, but how much they hold, in bytes.
+    weight: u32,
+}
 
 impl Counts {
-    const KINDS: [fn(&Then) -> bool; 5] =
-        [Then::is_of_names, Then::is_deallocation, Then::is_reset, Then::is_unnamed, Then::is_kept];
-
-    fn add(&mut self, then: &Then) {
-        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count += u32::from(is(then)));
+    fn of(then: &Then) -> Counts {
+        Counts {
+            names: then.is_of_names().into(),
+            deallocations: then.is_deallocation().into(),
+            resets: then.is_reset().into(),
+            unnamed: then.is_unnamed().into(),
+            kept: then.is_kept().into(),
+            weight: u32::try_from(then.weight()).unwrap_or(u32::MAX),
+        }
     }
 
+    fn change(&mut self, then: &Then, by: fn(u32, u32) -> u32) {
+        let one = Counts::of(then);
+        *self = Counts {
+            names: by(self.names, one.names),
+            deallocations: by(self.deallocations, one.deallocations),
+            resets: by(self.resets, one.resets),
+            unnamed: by(self.unnamed, one.unnamed),
+            kept: by(self.kept, one.kept),
+            weight: by(self.weight, one.weight),
+        };
+    }
+
+    fn add(&mut self, then: &Then) {
+        self.change(then, u32::wrapping_add);
+    }
+
+    /// `then` was added before, and holds what it held then.
     fn remove(&mut self, then: &Then) {
-        self.0.iter_mut().zip(Self::KINDS).for_each(|(count, is)| *count -= u32::from(is(then)));
+        self.change(then, u32::wrapping_sub);
     }
 }
 
@@ -280,22 +375,27 @@ impl ReplyQueue {
 
     /// Whether an entry makes or unmakes a name.
     pub fn has_names(&self) -> bool {
-        self.counts.0[0] > 0
+        self.counts.names > 0
     }
 
     /// Whether an entry is a DEALLOCATE or DISCARD ALL.
     pub fn has_deallocations(&self) -> bool {
-        self.counts.0[1] > 0
+        self.counts.deallocations > 0
     }
 
     /// Whether an entry puts settings back.
     pub fn has_resets(&self) -> bool {
-        self.counts.0[2] > 0
+        self.counts.resets > 0
     }
 
     /// Whether an entry is a Parse of the unnamed statement.
     pub fn has_unnamed(&self) -> bool {
-        self.counts.0[3] > 0
+        self.counts.unnamed > 0
+    }
+
+    /// How much the entries hold that the client has sent, in bytes.
+    pub fn weight(&self) -> usize {
+        self.counts.weight as usize
     }
 
     /// Whether a FunctionCall is unanswered.
@@ -305,7 +405,7 @@ impl ReplyQueue {
 
     /// Whether an unanswered Parse of the unnamed statement has a kept one in its stead.
     pub fn has_kept(&self) -> bool {
-        self.counts.0[4] > 0
+        self.counts.kept > 0
     }
 
     /// Whether the latest Parse of the unnamed statement is unanswered and of an earlier batch.

@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The most settings that one client may carry along.
 pub const MAX_SETTINGS: usize = 200;
 
+/// The longest names and values of all of them together, in bytes.
+pub const MAX_LENGTH: usize = 256 * 1024;
+
 /// Names and values, on their way to another process.
 pub type Packed = Vec<(String, Value)>;
 
@@ -145,7 +148,7 @@ impl Settings {
 
     /// These settings after a change. `base` are the client's startup settings, to which RESET goes back.
     ///
-    /// Answers `None` when there would be more than [`MAX_SETTINGS`].
+    /// Answers `None` when there would be more than [`MAX_SETTINGS`] or [`MAX_LENGTH`] allow.
     pub fn after(&self, change: &SettingChange, base: &Settings) -> Option<Settings> {
         let mut values = self.0.as_ref().map(|inner| inner.values.clone()).unwrap_or_default();
         let reset = |values: &mut BTreeMap<String, Value>, name: &str| match base.value(name) {
@@ -173,19 +176,26 @@ impl Settings {
         if change.name().is_some_and(|name| name == "session_authorization") {
             reset(&mut values, "role");
         }
-        (values.len() <= MAX_SETTINGS).then(|| Settings::new(values))
+        Self::carried(values)
     }
 
     /// These settings with what a server says `name` is; `None`: it knows of no such setting.
     ///
-    /// Answers `None` when there would be more than [`MAX_SETTINGS`].
+    /// Answers `None` when there would be more than [`MAX_SETTINGS`] or [`MAX_LENGTH`] allow.
     pub fn with(&self, name: &str, value: Option<String>) -> Option<Settings> {
         let mut values = self.0.as_ref().map(|inner| inner.values.clone()).unwrap_or_default();
         match value {
             Some(value) => drop(values.insert(name.to_owned(), Value::Text(value))),
             None => drop(values.remove(name)),
         }
-        (values.len() <= MAX_SETTINGS).then(|| Settings::new(values))
+        Self::carried(values)
+    }
+
+    /// `None`: they are more than a client may carry along.
+    fn carried(values: BTreeMap<String, Value>) -> Option<Settings> {
+        let settings = Settings::new(values);
+        let count = settings.0.as_ref().map_or(0, |inner| inner.values.len());
+        (count <= MAX_SETTINGS && settings.length() <= MAX_LENGTH).then_some(settings)
     }
 
     /// The names of what is set.

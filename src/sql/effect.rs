@@ -32,6 +32,16 @@ pub enum SettingChange {
 }
 
 impl SettingChange {
+    /// How much memory it takes, in bytes.
+    pub fn weight(&self) -> usize {
+        let text = match self {
+            SettingChange::Set { name, value } => name.len() + value.len(),
+            SettingChange::Reset { name } | SettingChange::Hidden { name } => name.len(),
+            SettingChange::ResetAll => 0,
+        };
+        size_of::<SettingChange>() + text
+    }
+
     /// The one setting that changes.
     pub fn name(&self) -> Option<&String> {
         match self {

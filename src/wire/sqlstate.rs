@@ -16,6 +16,7 @@ impl SqlState {
     pub const CANT_CHANGE_RUNTIME_PARAM: Self = Self(*b"55P02");
     pub const CONNECTION_EXCEPTION: Self = Self(*b"08000");
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
+    pub const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
     pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");

@@ -73,6 +73,8 @@ pub struct Model {
     buffered: Vec<u8>,
     out: Vec<u8>,
     pub is_gone: bool,
+    /// A cancel request hits the next simple Query.
+    pub is_canceled: bool,
     /// Rows that the transaction under way has written.
     written: usize,
     /// Rows that were committed.
@@ -114,6 +116,7 @@ impl Model {
             buffered: Vec::new(),
             out: Vec::new(),
             is_gone: false,
+            is_canceled: false,
             written: 0,
             committed: 0,
         };
@@ -301,7 +304,11 @@ impl Model {
         self.has_executed = false;
         self.start();
         let text = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned();
-        if let Err(failure) = self.simple(&text, database) {
+        let result = match std::mem::take(&mut self.is_canceled) {
+            true => Err(("57014", "canceling statement due to user request".to_owned())),
+            false => self.simple(&text, database),
+        };
+        if let Err(failure) = result {
             self.error(failure);
         } else if matches!(self.mode, Mode::CopyIn { .. }) {
             return;

@@ -2,13 +2,15 @@
 //!
 //! `a> ...` is what client a sends at once; then everything that can happen happens, before the next line.
 //! `p1>` went to a server on the primary, `r1>` to one on the replica, `a<` back to the client. `@1` is a name that
-//! pglagoon made. `! kill p1`, `! stop p1`, `! go p1`, `! gone a`, `! refuse a`, `! gone listener`, `! wait 3s` and
-//! `! alter elsewhere` (DDL that goes past pglagoon) are events.
+//! pglagoon made. `! kill p1`, `! stop p1`, `! go p1`, `! gone a`, `! refuse a`, `! gone listener`,
+//! `! back listener`, `! wait 3s`, `! cancel p1` (its next Query) and `! alter elsewhere` (DDL that goes past
+//! pglagoon) are events.
 
 use crate::notation::{bind, frontend, messages};
 use crate::relay::Relay;
 use pglagoon::config::{Consistency, PoolMode, Transactions};
-use pglagoon::session::{Farewell, LOOKAHEAD};
+use pglagoon::session::settings::MAX_LENGTH;
+use pglagoon::session::{Farewell, LOOKAHEAD, MAX_REMEMBERED, MAX_STATEMENT_BYTES};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -78,8 +80,10 @@ fn event(relay: &mut Relay, words: &str) {
     match verb {
         "kill" => drop(relay.kill_server(server.unwrap())),
         "stop" => relay.servers[server.unwrap()].is_stuck = true,
+        "cancel" => relay.servers[server.unwrap()].model.is_canceled = true,
         "go" => relay.servers[server.unwrap()].is_stuck = false,
         "gone" if name == "listener" => relay.has_listener = false,
+        "back" => relay.has_listener = true,
         "gone" => relay.kill_client(client.unwrap()),
         "refuse" => relay.refuse(client.unwrap()),
         "alter" => relay.database.version += 1,
@@ -1190,6 +1194,14 @@ fn without_a_shared_listener_listen_pins() {
           p1> Query listen news
           a< CommandComplete LISTEN | ReadyForQuery I
           p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        a> Query unlisten *
+          p1> Query unlisten *
+          a< CommandComplete UNLISTEN | ReadyForQuery I
+          p1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+        ! back listener
+        a> Query listen news
+          a wants news, which is heard
+          a< CommandComplete LISTEN | ReadyForQuery I
         ",
     );
 }
@@ -1296,6 +1308,24 @@ fn statement_of_sql_follows_its_client() {
         a> Query execute q
           p1> Query prepare q as select 1 | Query execute q
           a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+        ",
+    );
+}
+
+#[test]
+fn statement_of_sql_counted_as_gone_although_that_had_failed() {
+    PRIMARY_ONLY.plays(
+        "
+        a> Query prepare q as select 1
+          p1> Query prepare q as select 1
+          a< CommandComplete PREPARE | ReadyForQuery I
+        ! cancel p1
+        b> Query select 2
+          p1> Query DEALLOCATE \"q\" | Query select 2
+          b< RowDescription c | DataRow 2 | CommandComplete SELECT 1 | ReadyForQuery I
+        b> Query execute q
+          p1> Query DEALLOCATE \"q\" | Query execute q
+          b< Error 26000 prepared statement \"q\" does not exist | ReadyForQuery I
         ",
     );
 }
@@ -2109,4 +2139,54 @@ fn reads_behind_one_that_was_shown_in_part_failed_with_it() {
     let (seen, _) = messages(&relay.clients[client].view);
     let tags: String = seen.iter().map(|(tag, _)| char::from(*tag)).collect();
     assert_eq!(tags, "TDCZ TDEZ TDCZ".replace(' ', ""), "{}", relay.told());
+}
+
+// --- Limits on what a client can make grow -----------------------------------------------------------------------------
+
+/// Sends `words` and lets everything happen.
+fn say(relay: &mut Relay, words: &str) {
+    relay.clients[0].network.extend(frontend(words));
+    relay.settle();
+}
+
+fn is_pinned(relay: &Relay) -> bool {
+    !relay.clients[0].session.pins().is_empty()
+}
+
+#[test]
+fn settings_of_a_batch_without_an_end_grew() {
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 0, 10);
+    relay.connect("a", &[]);
+    let value = "x".repeat(MAX_REMEMBERED / 8);
+    say(&mut relay, &format!("Parse s: set application_name to '{value}'"));
+    for sent in 0..10 {
+        assert_eq!(is_pinned(&relay), sent > 7, "after {sent}");
+        say(&mut relay, "Bind :s | Execute | Flush");
+    }
+    say(&mut relay, "Sync");
+    assert!(is_pinned(&relay), "what is not followed any more must not reach anybody else");
+}
+
+#[test]
+fn values_of_settings_grew() {
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 0, 10);
+    relay.connect("a", &[]);
+    for (name, is_followed) in [("application_name", true), ("search_path", false)] {
+        say(&mut relay, &format!("Query set {name} to '{}'", "x".repeat(MAX_LENGTH / 2)));
+        assert_eq!(!is_pinned(&relay), is_followed);
+    }
+}
+
+#[test]
+fn texts_of_prepared_statements_grew() {
+    let mut relay = Relay::new(PoolMode::Transaction, 1, 0, 10);
+    relay.connect("a", &[]);
+    let text = "x".repeat(MAX_STATEMENT_BYTES / 4);
+    for number in 0..6 {
+        say(&mut relay, &format!("Parse s{number}: select '{text}' | Sync"));
+    }
+    let session = &mut relay.clients[0].session;
+    assert_eq!(session.prepared_statements(), 4);
+    say(&mut relay, "CloseS s0 | Parse s6: select 1 | Sync");
+    assert_eq!(relay.clients[0].session.prepared_statements(), 4);
 }
