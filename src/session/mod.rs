@@ -32,9 +32,12 @@
 
 mod analysis;
 mod begin;
+mod consequences;
 mod edits;
+mod extended;
 mod from_client;
 mod from_server;
+mod judge;
 mod keys;
 mod listening;
 mod loss;
@@ -43,8 +46,10 @@ pub mod own;
 pub mod pin;
 mod promote;
 mod questions;
+mod refuse;
 pub mod replay;
 mod replies;
+mod restore;
 pub mod server_state;
 pub mod settings;
 pub mod sql_statements;
