@@ -23,6 +23,7 @@ impl Session {
             BackendTag::READY_FOR_QUERY
                 | BackendTag::COMMAND_COMPLETE
                 | BackendTag::ERROR_RESPONSE
+                | BackendTag::NOTICE_RESPONSE
                 | BackendTag::PARAMETER_STATUS
                 | BackendTag::PARAMETER_DESCRIPTION
         );
@@ -60,7 +61,7 @@ impl Session {
                     return Flow::Stop(fatal(Report::protocol("a request was sent behind COPY FROM STDIN")));
                 }
             }
-            BackendTag::NOTICE_RESPONSE => self.server_part = Passing::Forward,
+            BackendTag::NOTICE_RESPONSE => self.notice(body),
             BackendTag::NOTIFICATION_RESPONSE => {
                 // The shared listener hears it, too.
                 let is_heard = backend::channel(body).is_some_and(|channel| self.channels.has(channel));
@@ -396,6 +397,17 @@ impl Session {
         if let Some(statements) = &mut self.statements {
             statements.clear();
         }
+    }
+
+    fn notice(&mut self, body: &[u8]) {
+        let fields = Fields::new(body);
+        self.server_part = match fields.is_farewell() {
+            true => {
+                self.last_words = Some(Box::new(server_report(&fields)));
+                Passing::Skip
+            }
+            false => Passing::Forward,
+        };
     }
 
     /// An error ends the answer to a Query, or everything up to the next Sync.

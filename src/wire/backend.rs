@@ -113,6 +113,14 @@ impl<'a> Fields<'a> {
         String::from_utf8_lossy(self.text(b'M').unwrap_or_default()).chars().take(200).collect()
     }
 
+    /// Whether it is the warning with which a server process ends when the whole server stops at once, or has crashed.
+    /// Its severity is no more than WARNING, so that a client cannot tell it by that.
+    ///
+    /// Source: `quickdie` in PostgreSQL's `src/backend/tcop/postgres.c`.
+    pub fn is_farewell(&self) -> bool {
+        self.text(b'R') == Some(b"quickdie")
+    }
+
     /// Whether the connection ends with it: severity FATAL or PANIC.
     pub fn is_fatal(&self) -> bool {
         matches!(self.text(b'V').or(self.text(b'S')), Some(b"FATAL" | b"PANIC"))

@@ -175,6 +175,20 @@ fn clients_live_through_an_immediate_stop_and_a_restart() {
 }
 
 #[test]
+fn what_a_server_says_as_it_stops_is_not_said_to_clients_that_stay() {
+    let mut stand = Stand::new(trusting);
+    let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+    client.send(&query("INSERT INTO notes (word) SELECT 'lost' FROM pg_sleep(100)"));
+    let underway = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    eventually("its query runs", || stand.playground.primary().sql(underway).unwrap().trim() == "1");
+    stand.playground.node_mut(0).restart(Stop::Immediate).unwrap();
+    let answer = client.until_ready();
+    assert_eq!((tags(&answer), answer[0].code()), ("E Z".into(), "08007".into()), "{answer:?}");
+    assert!(answer[0].field('M').contains("immediate shutdown"), "{answer:?}");
+    assert_eq!(first_column(&other.query("SELECT 1")), ["1"]);
+}
+
+#[test]
 fn clients_live_through_a_promotion() {
     let mut stand = Stand::new(|setup| {
         trusting(setup).set("pool", "size", "10").set("routing", "on_lost_write", quote("reset"))
