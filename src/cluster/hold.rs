@@ -11,7 +11,7 @@
 //! Two times bound what a request may wait. `hold_timeout` runs from its arrival, and says how long it may be without a
 //! server; `checkout_timeout` runs while it stands for a connection of a server that is there, anew each time. Together they
 //! are the most that a request waits. A server that has no connection left for us (SQLSTATE class 53) is a server that is
-//! there.
+//! there: then `checkout_timeout` goes on.
 
 use super::failover::Standing;
 use super::user_pools::closed;
@@ -64,7 +64,8 @@ impl Trial {
         self.last = None;
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether the server is there, and has no connection left.
+    pub fn is_full(&self) -> bool {
         self.last.as_ref().is_some_and(|last| last.code.class() == *b"53")
     }
 }
@@ -105,7 +106,7 @@ impl Drop for Place<'_> {
 
 impl UserPools {
     /// Waits until it is worthwhile to look for a server again, and those who came before have done so. The place is to be
-    /// kept until the client stands for a connection.
+    /// kept until the client stands for a connection. A server that is full is waited for until `deadline`.
     ///
     /// # Cancel safety
     /// Dropped, it has left the line.
@@ -116,14 +117,14 @@ impl UserPools {
         &self,
         route: Route,
         trial: &Trial,
+        deadline: Instant,
         changes: &mut watch::Receiver<u64>,
     ) -> Result<Place<'_>, Report> {
         let rules = self.database.rules();
-        let limit = if trial.is_full() { rules.pool.checkout_timeout } else { rules.pool.hold_timeout };
         let _held = Held::new(&self.database.held, rules.pool.hold_limit)
             .ok_or_else(|| self.too_many_held(rules.pool.hold_limit))?;
         let place = self.line.enter(trial.arrival);
-        let until = trial.asked + limit;
+        let until = if trial.is_full() { deadline } else { trial.asked + rules.pool.hold_timeout };
         match tokio::time::timeout_at(until.into(), self.look_out(&place, route, trial, changes)).await {
             Ok(Ok(())) => Ok(place),
             Ok(Err(report)) => Err(report),
@@ -192,7 +193,12 @@ impl UserPools {
             );
         }
         match last {
-            Some(last) if last.code.class() == *b"53" => last.clone(),
+            Some(last) if last.code.class() == *b"53" => {
+                return last.clone().hint(
+                    "The server has no connection left for pglagoon: its max_connections, or a limit of the role or the \
+                     database, is less than pool.size asks for. pool.checkout_timeout is how long a request waits.",
+                );
+            }
             Some(last) if self.database.section.cluster.primary().is_some() => {
                 let text =
                     format!("the primary server of database \"{}\" cannot be reached", self.database.name);

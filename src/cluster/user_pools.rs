@@ -134,7 +134,7 @@ impl UserPools {
         let mut changes = self.database.section.cluster.watch();
         let mut place = None;
         if !self.line.is_empty() && self.choose(*route, None).is_none_or(|choice| self.must_line_up(choice)) {
-            place = Some(Box::pin(self.hold(*route, &trial, &mut changes)).await?);
+            place = Some(Box::pin(self.hold(*route, &trial, search.deadline, &mut changes)).await?);
         }
         loop {
             changes.mark_unchanged();
@@ -186,8 +186,10 @@ impl UserPools {
             drop(place.take());
             // How long a switchover takes does not count.
             if self.database.switchover().is_none() {
-                place = Some(Box::pin(self.hold(search.route, &trial, &mut changes)).await?);
-                search.renew(&rules, Instant::now());
+                place = Some(Box::pin(self.hold(search.route, &trial, search.deadline, &mut changes)).await?);
+                if !trial.is_full() {
+                    search.renew(&rules, Instant::now());
+                }
             }
         }
     }
@@ -508,9 +510,13 @@ impl UserPools {
             full.connecting,
             full.waiting,
         );
-        Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text)
-            .detail(detail)
-            .hint("Transactions may be too long, or pool.size too small.")
+        let report = Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text);
+        match pool.refusal() {
+            Some(LeaseError::Refused(last) | LeaseError::Unreachable(last)) => {
+                report.detail(format!("{detail}; its last login failed: {last}"))
+            }
+            _ => report.detail(detail).hint("Transactions may be too long, or pool.size too small."),
+        }
     }
 }
 

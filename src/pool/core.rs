@@ -192,7 +192,6 @@ impl<C: Connection, W: Waiter> Core<C, W> {
     /// A login has succeeded.
     pub fn logged_in(&mut self, connection: C, now: Instant) -> Placed<C, W> {
         self.connecting -= 1;
-        self.forget_failures();
         self.place(connection, now)
     }
 
@@ -321,9 +320,14 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.admission == Admission::Closed
     }
 
+    /// Whether there are connections that may serve who waits, now or later.
+    pub fn has_connections(&self) -> bool {
+        self.in_use + self.idle.len() > 0
+    }
+
     /// Whether there is no connection, and no login to be begun yet after the last one failed.
     pub fn is_struggling(&self, now: Instant) -> bool {
-        self.in_use + self.idle.len() == 0 && self.next_login.is_some_and(|at| now < at)
+        !self.has_connections() && self.next_login.is_some_and(|at| now < at)
     }
 
     /// How full the pool is.

@@ -66,6 +66,8 @@ pub struct Pool {
     load: AtomicUsize,
     /// Read without the lock wherever a replica is chosen.
     struggling: AtomicBool,
+    /// What the last login met with, if it failed.
+    refusal: Mutex<Option<LeaseError>>,
     /// Whether somebody is in the queue, for who looks through thousands of pools.
     has_queue: AtomicBool,
     target: ArcSwap<Target>,
@@ -195,6 +197,7 @@ impl Pool {
             core: Mutex::new(Core::new(settings.limits)),
             load: AtomicUsize::new(0),
             struggling: AtomicBool::new(false),
+            refusal: Mutex::new(None),
             has_queue: AtomicBool::new(false),
             target: ArcSwap::from_pointee(target),
             connect_timeout: ArcSwap::from_pointee(settings.connect_timeout),
@@ -264,8 +267,7 @@ impl Pool {
 
     /// Its server is there, whatever its last logins met with.
     pub fn welcome(self: &Arc<Self>) {
-        self.lock().forget_failures();
-        self.process.note(&self.struggling, false);
+        self.forget_failures(&mut self.lock());
         self.begin_logins_if_running(usize::MAX);
     }
 
@@ -277,7 +279,7 @@ impl Pool {
     /// Ends waits, idleness and age; begins logins whose back-off is over. To be called about once in a second, and ten
     /// times if it is [urgent](Self::is_urgent).
     pub fn sweep(self: &Arc<Self>, home: usize, now: Instant) {
-        let swept = {
+        let (swept, has_connections) = {
             let mut core = self.lock();
             self.process.note(&self.struggling, core.is_struggling(now));
             if core.is_unused() {
@@ -285,10 +287,12 @@ impl Pool {
             }
             let swept = core.sweep(now);
             self.note_load(&core);
-            swept
+            (swept, core.has_connections())
         };
+        // Where there is no connection to come back, they have waited for the next login.
+        let answer = self.refusal().filter(|_| !has_connections).unwrap_or(LeaseError::Timeout);
         for Queued(sender) in swept.timed_out {
-            let _ = sender.send(Err(LeaseError::Timeout));
+            let _ = sender.send(Err(answer.clone()));
         }
         swept.closed.into_iter().for_each(|backend| self.retire(backend));
         self.begin_logins(home);
@@ -318,6 +322,8 @@ impl Pool {
         let idle = {
             let mut core = self.lock();
             let idle = core.outdate(newest);
+            // Whoever wants new connections has mended what kept them from coming.
+            self.forget_failures(&mut core);
             self.note_load(&core);
             idle
         };
@@ -342,7 +348,9 @@ impl Pool {
         let handed = {
             let mut core = self.lock();
             core.resume();
-            core.hand_out()
+            let handed = core.hand_out();
+            self.note_load(&core);
+            handed
         };
         self.hand_all(handed);
         self.begin_logins(home);
@@ -430,10 +438,10 @@ impl Pool {
                 let placed = {
                     let mut core = self.lock();
                     let placed = core.logged_in(Box::new(backend), Instant::now());
+                    self.forget_failures(&mut core);
                     self.note_load(&core);
                     placed
                 };
-                self.process.note(&self.struggling, false);
                 self.carry_out(placed);
             }
             Err(error) => self.login_failed(&error),
@@ -444,26 +452,41 @@ impl Pool {
     fn login_failed(&self, error: &ConnectError) {
         tracing::warn!(address = %self.target.load().address, user = %self.target.load().user, %error, "login failed");
         self.upstream.login_failed(error);
+        let answer = match error.retry() {
+            Retry::Never => LeaseError::Refused(error.report()),
+            Retry::Safe => LeaseError::Unreachable(error.report()),
+        };
+        *self.lock_refusal() = Some(answer.clone());
         let waiters = {
             let (mut core, now) = (self.lock(), Instant::now());
             core.login_failed(now);
             self.process.note(&self.struggling, core.is_struggling(now));
-            let occupancy = core.occupancy();
             // As long as a connection may come back, a refusal that may pass leaves the queue alone.
             let waiters = match error.retry() {
-                Retry::Safe if occupancy.in_use + occupancy.idle > 0 => Vec::new(),
+                Retry::Safe if core.has_connections() => Vec::new(),
                 _ => core.dismiss_waiters(),
             };
             self.note_load(&core);
             waiters
         };
         for Queued(sender) in waiters {
-            let answer = match error.retry() {
-                Retry::Never => LeaseError::Refused(error.report()),
-                Retry::Safe => LeaseError::Unreachable(error.report()),
-            };
-            let _ = sender.send(Err(answer));
+            let _ = sender.send(Err(answer.clone()));
         }
+    }
+
+    /// What its last login met with, unless a connection has come about since.
+    pub fn refusal(&self) -> Option<LeaseError> {
+        self.lock_refusal().clone()
+    }
+
+    fn lock_refusal(&self) -> MutexGuard<'_, Option<LeaseError>> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_failures(&self, core: &mut Core<Box<Backend>, Queued>) {
+        core.forget_failures();
+        *self.lock_refusal() = None;
+        self.process.note(&self.struggling, false);
     }
 
     fn put(self: &Arc<Self>, backend: Box<Backend>, now: Instant) {

@@ -421,3 +421,32 @@ async fn who_waits_in_vain_was_not_idle() {
     assert_eq!(value(&waiter, "SELECT 1").await, "1");
     eventually("it is idle now", || waiter.is_closed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_connections_from_coming_is_told_until_reconnect_says_that_it_is_mended() {
+    let stand = Stand::new(|setup| {
+        setup.set("pool", "checkout_timeout", quote("500ms")).set("routing", "reads", quote("primary"))
+    });
+    let (client, console) = (stand.client().await, stand.lagoon.console().await);
+    let primary = stand.playground.primary();
+    let failures = || stand.lagoon.log().matches("login failed").count();
+    for (refusal, code, words, cure) in [
+        ("NOLOGIN", "28000", "is not permitted to log in", "LOGIN"),
+        ("CONNECTION LIMIT 0", "53300", "too many connections for role", "CONNECTION LIMIT -1"),
+    ] {
+        primary.sql(&format!("ALTER ROLE app {refusal}")).unwrap();
+        console.simple_query("RECONNECT app").await.unwrap();
+        eventually("no connection is left", || stand.backends(0, "usename = 'app'") == 0);
+        // Up to the fifth, after which the next login waits longer than a client does.
+        let before = failures();
+        while failures() < before + 5 {
+            let asked = Instant::now();
+            let (told, text) = sqlstate(client.simple_query("SELECT note('refused')").await);
+            assert!(told == code && text.contains(words), "{refusal}: {told} {text}");
+            assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+        }
+        primary.sql(&format!("ALTER ROLE app {cure}")).unwrap();
+        console.simple_query("RECONNECT app").await.unwrap();
+        assert_eq!(value(&client, "SELECT note('let in')").await, "let in");
+    }
+}
