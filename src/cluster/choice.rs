@@ -16,6 +16,9 @@ use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// How soon a position that was not told is asked for again: the connection that it is asked over may have been lost.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// How soon a read that may not fall back yet looks again.
 const BUCKET_PAUSE: Duration = Duration::from_millis(20);
 
@@ -276,7 +279,9 @@ impl UserPools {
                 return Ok(token);
             }
             cluster.want_readings(now);
-            if tokio::time::timeout_at(deadline.into(), readings.changed()).await.is_err() {
+            let again = (Instant::now() + ASK_AGAIN).min(deadline);
+            let changed = tokio::time::timeout_at(again.into(), readings.changed()).await;
+            if changed.is_err() && again == deadline {
                 let text = "the primary does not say how far it is, or which cluster it belongs to";
                 return Err(Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text));
             }

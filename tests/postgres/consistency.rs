@@ -369,6 +369,20 @@ async fn a_token_carries_what_was_seen_to_another_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_does_not_hang_on_one_connection() {
+    let alone = pglagoon::cli::playground::Options { replicas: 0, ..options(&installations()[0]) };
+    let stand = Stand::with(alone, |setup| session(setup).set("pool", "checkout_timeout", quote("20s")));
+    let client = stand.client().await;
+    let lose = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE query LIKE '%pglagoon_position%' AND pid <> pg_backend_pid()";
+    for _ in 0..3 {
+        value(&client, "SHOW pglagoon.causality_token").await;
+        assert_eq!(stand.playground.primary().sql(lose).unwrap().trim(), "1");
+        let token = value(&client, "SHOW pglagoon.causality_token");
+        tokio::time::timeout(Duration::from_secs(5), token).await.expect("it is asked for again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_pglagoons_take_each_others_tokens() {
     let shared =
         |setup: Setup| session(setup).set("routing", "token_secret", quote("the secret of both of them"));
