@@ -34,7 +34,8 @@ const LISTEN: Duration = Duration::from_millis(250);
 /// The longest pause between probes while every login is refused, in intervals.
 const MAX_PATIENCE: u32 = 30;
 
-/// Role, position and timeline (in hexadecimal digits); where a promoted server began; the cluster's identifier. A replica's timeline is the latest that anybody says: its control
+/// Role, position and timeline (in hexadecimal digits); where a promoted server began; the cluster's identifier; whether a
+/// replica streams, and does not tell us on which timeline. A replica's timeline is the latest that anybody says: its control
 /// file lags behind, and who streams is told to those alone who may read all statistics. What is said may come late, never
 /// early.
 const PROBE: &str = "SELECT r, \
@@ -45,11 +46,12 @@ const PROBE: &str = "SELECT r, \
              (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver))) \
           ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END, \
      CASE WHEN NOT r THEN pg_catalog.pg_last_wal_replay_lsn() END, \
-     (SELECT system_identifier FROM pg_catalog.pg_control_system()) \
+     (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
+     EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status IS NULL) \
      FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS recovery";
 
 /// For servers that keep the functions above for themselves: a role, a replica's position, and no timeline.
-const PLAIN_PROBE: &str = "SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() END, NULL, NULL, NULL \
+const PLAIN_PROBE: &str = "SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() END, NULL, NULL, NULL, false \
      FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS recovery";
 
 /// Probes one server of `cluster` until the task is dropped.
@@ -173,7 +175,15 @@ impl Probe {
         match answer {
             Ok(rows) => {
                 self.failures = 0;
-                Some(finding(rows.first().map_or(&[], Vec::as_slice)))
+                let row = rows.first().map_or(&[][..], Vec::as_slice);
+                if is_new && is_kept_from_timeline(row) {
+                    tracing::warn!(
+                        server = %node.address,
+                        "the monitor may not read pg_stat_wal_receiver: after a promotion this replica will serve no reads \
+                         until it has made a restartpoint; GRANT pg_read_all_stats TO the monitor's user"
+                    );
+                }
+                Some(finding(row))
             }
             Err(error) => {
                 self.connection = None;
@@ -317,6 +327,11 @@ fn finding(row: &[Option<String>]) -> Finding {
     let fork = text(3).and_then(Lsn::parse);
     let system = text(4).and_then(|digits| digits.parse().ok());
     Finding { observation, position, fork, system }
+}
+
+/// Whether the server knows a timeline that the monitor's login may not see.
+fn is_kept_from_timeline(row: &[Option<String>]) -> bool {
+    row.get(5).is_some_and(|is_kept| is_kept.as_deref() == Some("t"))
 }
 
 #[cfg(test)]

@@ -297,7 +297,9 @@ pub const KEYS: &[Key] = &[
         "monitor.user",
         Unset("\"pglagoon\""),
         "The user for probes. Without: one that can log in to the database. Sections that name the same servers share their \
-         probes if they log in alike: give a user here if each has a server user of its own.",
+         probes if they log in alike: give a user here if each has a server user of its own. It needs pg_read_all_stats (or \
+         pg_monitor): without it a replica's new timeline is known only after its next restartpoint, and after a promotion it \
+         serves no reads until then.",
     ),
     key("monitor.password", Unset("\"secret\""), "That user's password."),
     key(

@@ -182,3 +182,11 @@ async fn it_serves_a_unix_socket_and_reaches_servers_through_theirs() {
     assert_eq!(value(&client, "SELECT word FROM numbers WHERE i = 5").await, "number 5");
     rows(&client, "SELECT note('through a socket')").await;
 }
+
+#[test]
+fn a_monitor_that_is_not_told_a_replica_s_timeline_says_what_that_costs() {
+    let says = |stand: &Stand| stand.lagoon.log().matches("GRANT pg_read_all_stats").count();
+    let stand = Stand::new(|setup| setup.set("monitor", "user", quote("app")));
+    eventually("it says so of each replica", || says(&stand) == stand.playground.replicas().len());
+    assert_eq!(says(&Stand::new(|setup| setup)), 0, "a superuser is told");
+}
