@@ -96,21 +96,23 @@ impl Subscription {
         Subscription { database: database.clone(), client, mailbox, channels: AtomicUsize::new(0) }
     }
 
-    /// Answers when the channel is heard.
+    /// Asks for the channel at once, and answers when it is heard.
     ///
     /// # Cancel safety
     /// Dropped halfway, [`keep`](Self::keep) must be called before anything else.
     ///
     /// # Errors
     /// There is no shared listener, or the server refused.
-    pub async fn listen(&self, channel: &str) -> Result<(), Declined> {
+    pub fn listen(&self, channel: &str) -> impl Future<Output = Result<(), Declined>> + use<> {
         let listener = &self.database.listener;
         self.channels.fetch_add(1, Ordering::Relaxed);
         let waits = lock(&listener.exchange).enter(self.client, channel);
         listener.calls.notify_one();
-        match waits {
-            None => Ok(()),
-            Some(answer) => answer.await.unwrap_or(false).then_some(()).ok_or(Declined),
+        async move {
+            match waits {
+                None => Ok(()),
+                Some(answer) => answer.await.unwrap_or(false).then_some(()).ok_or(Declined),
+            }
         }
     }
 
