@@ -356,7 +356,6 @@ impl Client {
         };
         let mut world = World {
             now: self.now,
-            mode: PoolMode::Transaction,
             rules: &self.rules,
             level: self.rules.consistency,
             lineage: None,

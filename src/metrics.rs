@@ -63,12 +63,6 @@ impl Histogram {
         })
     }
 
-    /// The upper bound of the bucket in which the quantile `q` (0 to 1) falls; `None` without any count.
-    pub fn quantile(&self, q: f64) -> Option<f64> {
-        let rank = (self.count() as f64 * q).ceil().max(1.0) as u64;
-        self.cumulative().find(|&(_, total)| total >= rank).map(|(bound, _)| bound)
-    }
-
     fn bucket(us: u64) -> usize {
         // 0..=16 -> 0, 17..=32 -> 1, 33..=64 -> 2 ...
         let doublings = 64 - us.saturating_sub(1).leading_zeros() as usize;
@@ -207,8 +201,6 @@ mod tests {
         assert_eq!(cumulative.len(), BUCKETS + 1);
         assert_eq!((cumulative[0], cumulative[1].1, cumulative[2].1), ((16e-6, 2), 4, 5));
         assert_eq!(cumulative[BUCKETS], (f64::INFINITY, 6));
-        assert_eq!(histogram.quantile(0.5), Some(32e-6));
-        assert_eq!(Histogram::default().quantile(0.5), None);
     }
 
     #[test]

@@ -67,8 +67,6 @@ pub fn share(port: u16, role: Role) -> PoolShare {
         idle: 2,
         resetting: 1,
         connecting: 1,
-        being_canceled: 0,
-        cancels: 0,
         waiting: if role == Role::Primary { 4 } else { 0 },
         oldest_wait: (role == Role::Primary).then(|| Duration::from_micros(1_500_002)),
     }

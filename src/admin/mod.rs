@@ -204,10 +204,6 @@ pub struct PoolShare {
     pub resetting: usize,
     /// Connecting or logging in.
     pub connecting: usize,
-    /// Held back because a cancel request to them is under way.
-    pub being_canceled: usize,
-    /// Cancel requests under way.
-    pub cancels: usize,
     /// Clients that wait.
     pub waiting: usize,
     /// How long the first of them has been waiting.
@@ -325,12 +321,6 @@ pub enum ServerState {
     Idle,
     /// Being reset or checked.
     Tested,
-    /// Connecting or logging in.
-    New,
-    /// Carries a cancel request.
-    ActiveCancel,
-    /// Held back because a cancel request to it is under way.
-    BeingCanceled,
 }
 
 impl ServerState {
@@ -339,9 +329,6 @@ impl ServerState {
             ServerState::Active => "active",
             ServerState::Idle => "idle",
             ServerState::Tested => "tested",
-            ServerState::New => "new",
-            ServerState::ActiveCancel => "active_cancel",
-            ServerState::BeingCanceled => "being_canceled",
         }
     }
 }

@@ -304,11 +304,12 @@ fn pool(row: &PoolRow) -> Vec<Option<String>> {
         .text(&row.user)
         .int(row.clients.saturating_sub(waiting))
         .int(waiting)
-        .int(sum(|share| share.cancels))
+        // A cancel request has a connection of its own, which waits for no server connection and holds none back.
+        .int(0)
         .int(0)
         .int(sum(|share| share.in_use))
-        .int(sum(|share| share.cancels))
-        .int(sum(|share| share.being_canceled))
+        .int(0)
+        .int(0)
         .int(sum(|share| share.idle))
         .int(0)
         .int(sum(|share| share.resetting))
@@ -453,7 +454,7 @@ fn lists(observed: &dyn Observed) -> Rows {
     let (pools, process) = (observed.pools(), observed.process());
     let shares = || pools.iter().flat_map(|pool| &pool.shares);
     let idle: usize = shares().map(|share| share.idle).sum();
-    let used = shares().map(|share| share.in_use + share.resetting + share.connecting + share.being_canceled);
+    let used = shares().map(|share| share.in_use + share.resetting + share.connecting);
     let items = [
         ("databases", observed.databases().len()),
         ("users", observed.users().len()),

@@ -20,5 +20,5 @@ pub mod secret;
 
 pub use credential::{ScramKeys, ServerCredential};
 pub use login::{Admitted, Ask, Entropy, Login, Refusal, Reply};
-pub use rules::{Certificate, Challenge, Channel, challenge};
-pub use scram::{KeyRing, Keys, ScramClient, ScramError, ScramServer, Seed};
+pub use rules::{Certificate, Channel};
+pub use scram::{KeyRing, ScramClient, ScramError, Seed};

@@ -64,17 +64,6 @@ impl<E: Into<CommandError>> From<E> for ResetError {
     }
 }
 
-/// Rolls back if a transaction is open, and runs DISCARD ALL. The server must owe nothing.
-///
-/// # Cancel safety
-/// None: dropped halfway, the connection must be dropped too.
-///
-/// # Errors
-/// See [`ResetError`].
-pub async fn discard(backend: &mut Backend, within: Duration) -> Result<(), ResetError> {
-    bounded(within, discard_all(backend, TransactionStatus::Idle)).await
-}
-
 /// Reads what is owed and drops it, rolls back, and runs DISCARD ALL. What still runs after `patience` is cancelled.
 ///
 /// Of several queries that were sent ahead, those that run when a cancel request comes are cancelled and the others run:

@@ -398,7 +398,6 @@ impl Relay {
             let Desk { registry, edits } = &mut *desk;
             let mut world = World {
                 now,
-                mode: rules.pool.mode,
                 rules: &rules.routing,
                 level: self.pools.level().unwrap_or(rules.routing.consistency),
                 lineage,

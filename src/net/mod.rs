@@ -14,6 +14,6 @@ pub mod tls;
 pub use courier::Courier;
 pub use outbox::Outbox;
 pub use resolver::Resolver;
-pub use shelf::{BUFFER_SIZE, Buffer, Shelf};
+pub use shelf::{Buffer, Shelf};
 pub use stream::{Arrival, Endpoint, Side, Stream, set_options};
 pub use tls::{Acceptor, Connector};

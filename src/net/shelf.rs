@@ -21,16 +21,6 @@ impl Shelf {
         Shelf { spare: RefCell::default(), most }
     }
 
-    /// How many buffers lie here.
-    pub fn len(&self) -> usize {
-        self.spare.borrow().len()
-    }
-
-    /// Whether none does.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     fn take(&self) -> Box<[u8]> {
         let spare = self.spare.borrow_mut().pop();
         spare.unwrap_or_else(|| zeroed(BUFFER_SIZE))
@@ -80,11 +70,6 @@ impl Buffer {
         if self.is_empty() && !self.bytes.is_empty() {
             shelf.put(std::mem::take(self).bytes);
         }
-    }
-
-    /// Whether it owns memory.
-    pub fn owns_memory(&self) -> bool {
-        !self.bytes.is_empty()
     }
 
     /// What was read and not consumed.
@@ -183,11 +168,11 @@ mod tests {
     fn an_empty_buffer_owns_nothing_and_is_small() {
         assert!(size_of::<Buffer>() <= 24);
         let (shelf, mut buffer) = (Shelf::new(1), Buffer::empty());
-        assert!(buffer.space().is_empty() && !buffer.owns_memory());
+        assert!(buffer.space().is_empty() && buffer.bytes.is_empty());
         buffer.take_from(&shelf);
         assert_eq!(buffer.space().len(), BUFFER_SIZE);
         buffer.give_back(&shelf);
-        assert!(!buffer.owns_memory() && shelf.len() == 1);
+        assert!(buffer.bytes.is_empty() && shelf.spare.borrow().len() == 1);
     }
 
     #[test]
@@ -197,7 +182,7 @@ mod tests {
         buffers.iter_mut().for_each(|buffer| buffer.take_from(&shelf));
         buffers[0].reserve_whole(BUFFER_SIZE + 1);
         buffers.iter_mut().for_each(|buffer| buffer.give_back(&shelf));
-        assert_eq!(shelf.len(), 1);
+        assert_eq!(shelf.spare.borrow().len(), 1);
         buffers[0].take_from(&shelf);
         assert_eq!(buffers[0].space().len(), BUFFER_SIZE, "the grown one was not kept");
     }
@@ -206,13 +191,13 @@ mod tests {
     fn what_is_appended_lies_in_the_shelfs_memory() {
         let (shelf, mut buffer) = (Shelf::new(1), Buffer::empty());
         buffer.append(b"", &shelf);
-        assert!(!buffer.owns_memory());
+        assert!(buffer.bytes.is_empty());
         buffer.append(b"abc", &shelf);
         assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], BUFFER_SIZE));
         buffer.consume(3);
         buffer.give_back(&shelf);
         buffer.append(b"d", &shelf);
-        assert_eq!((buffer.filled(), shelf.len()), (&b"d"[..], 0));
+        assert_eq!((buffer.filled(), shelf.spare.borrow().len()), (&b"d"[..], 0));
     }
 
     #[test]
@@ -223,7 +208,7 @@ mod tests {
         assert_eq!(buffer.filled(), b"abc");
         buffer.consume(3);
         buffer.give_back(&shelf);
-        assert!(!buffer.owns_memory());
+        assert!(buffer.bytes.is_empty());
     }
 
     #[test]

@@ -216,21 +216,6 @@ impl Stream {
         }
     }
 
-    /// Writes some of several pieces, in their order: in one system call without TLS.
-    pub fn poll_write_vectored(
-        &mut self,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
-            Layer::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
-            Layer::Tls(_) => {
-                let first = pieces.iter().find(|piece| !piece.is_empty());
-                self.poll_write(cx, first.map_or(&[], |piece| piece))
-            }
-        }
-    }
-
     /// Pushes out what TLS still holds; without TLS there is nothing to do.
     #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -720,16 +705,5 @@ mod tests {
         peer.try_write(b"E").unwrap();
         poll_fn(|cx| spoken.poll_readable(cx)).await.unwrap();
         assert!(spoken.rehome().is_err());
-    }
-
-    #[tokio::test]
-    async fn pieces_go_out_in_order() {
-        let (mut stream, peer) = pair().await;
-        let pieces = [IoSlice::new(b""), IoSlice::new(b"ab"), IoSlice::new(b"cd")];
-        assert_eq!(poll_fn(|cx| stream.poll_write_vectored(cx, &pieces)).await.unwrap(), 4);
-        peer.readable().await.unwrap();
-        let mut buffer = [0; 16];
-        assert_eq!(peer.try_read(&mut buffer).unwrap(), 4);
-        assert_eq!(&buffer[..4], b"abcd");
     }
 }

@@ -191,6 +191,7 @@ impl Connector {
     }
 
     /// No TLS.
+    #[cfg(test)]
     pub fn disabled() -> Self {
         Connector { mode: TlsMode::Disable, config: None }
     }

@@ -578,11 +578,6 @@ impl Lease {
         self.backend.as_mut().expect("there until the lease ends, which takes the lease")
     }
 
-    /// The pool it comes from.
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
-    }
-
     /// Makes it ready for a task on worker `home`; false: it ended while nobody looked.
     #[must_use]
     pub fn make_usable(&mut self, home: usize) -> bool {

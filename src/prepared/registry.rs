@@ -38,11 +38,6 @@ pub enum Analysis {
     Passing,
 }
 
-impl Analysis {
-    /// Under the settings of a fresh login.
-    pub const NEUTRAL: Analysis = Analysis::Shared(0);
-}
-
 /// A statement that a client has prepared.
 #[derive(Debug)]
 pub struct Prepared {

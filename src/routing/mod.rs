@@ -103,14 +103,6 @@ impl Route {
         }
     }
 
-    /// What the server must be, as far as there is a choice.
-    pub fn role(self) -> Role {
-        match self {
-            Route::Primary { .. } => Role::Primary,
-            Route::Replica { .. } => Role::Replica,
-        }
-    }
-
     /// Whether a connection to this server may serve the request, when it is held already.
     pub fn is_served_by(self, role: Role, held: u16) -> bool {
         match self {

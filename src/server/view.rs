@@ -226,8 +226,6 @@ fn pool_row(pools: &UserPools) -> PoolRow {
             idle: full.idle,
             resetting,
             connecting: full.connecting,
-            being_canceled: 0,
-            cancels: 0,
             waiting: full.waiting,
             oldest_wait: pool.oldest_wait(now),
         }

@@ -56,8 +56,8 @@ pub mod sql_statements;
 mod stake;
 mod transaction;
 
-pub use edits::{Edit, Edits, Events, Ran};
-pub use listening::{Channels, MAX_CHANNELS};
+pub use edits::{Edit, Edits, Events};
+pub use listening::Channels;
 pub use luggage::Luggage;
 pub use own::Own;
 pub use replay::Rescue;
@@ -122,8 +122,6 @@ const MAX_INSPECTED: usize = 8 * 1024;
 pub struct World<'a> {
     /// The time.
     pub now: Instant,
-    /// The pool's mode.
-    pub mode: PoolMode,
     /// The routing rules of the client's database.
     pub rules: &'a Routing,
     /// What the client's reads may return if it has not chosen: its user's level, or its database's.
@@ -836,11 +834,6 @@ impl Session {
     /// How many prepared statements the client has named.
     pub fn prepared_statements(&self) -> usize {
         self.statements.as_ref().map_or(0, |statements| statements.len())
-    }
-
-    /// The client's settings.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// Whether requests have to go to the server that is held.

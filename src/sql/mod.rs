@@ -18,7 +18,6 @@ pub mod second;
 pub mod words;
 
 pub use cache::Cache;
-pub use classify::classify;
 pub use fingerprint::Hint;
 
 use std::fmt;

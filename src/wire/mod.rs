@@ -14,7 +14,7 @@ pub mod startup;
 pub mod tag;
 
 pub use cancel::{ClientKey, ServerKey};
-pub use scan::{FramingError, Scanner, Span, Step};
+pub use scan::{FramingError, Scanner, Step};
 pub use sqlstate::SqlState;
 pub use tag::{BackendTag, FrontendTag};
 

@@ -14,7 +14,6 @@ impl SqlState {
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub const CANT_CHANGE_RUNTIME_PARAM: Self = Self(*b"55P02");
-    pub const CONNECTION_EXCEPTION: Self = Self(*b"08000");
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
     pub const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");

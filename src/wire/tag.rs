@@ -44,7 +44,6 @@ impl BackendTag {
     pub const DATA_ROW: Self = Self(b'D');
     pub const EMPTY_QUERY_RESPONSE: Self = Self(b'I');
     pub const ERROR_RESPONSE: Self = Self(b'E');
-    pub const FUNCTION_CALL_RESPONSE: Self = Self(b'V');
     pub const NEGOTIATE_PROTOCOL_VERSION: Self = Self(b'v');
     pub const NO_DATA: Self = Self(b'n');
     pub const NOTICE_RESPONSE: Self = Self(b'N');

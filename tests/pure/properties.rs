@@ -180,7 +180,6 @@ fn listen_to_nonsense(steps: &Steps, seed: u64, mode: PoolMode) {
                 from_client.extend(bytes);
                 let mut world = World {
                     now,
-                    mode,
                     rules: &rules,
                     level: rules.consistency,
                     lineage: None,

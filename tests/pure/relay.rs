@@ -435,7 +435,6 @@ impl Relay {
             let it = &mut self.clients[client];
             let mut world = World {
                 now: self.start + self.clock,
-                mode: self.mode,
                 rules: &self.rules,
                 level: self.rules.consistency,
                 lineage: None,

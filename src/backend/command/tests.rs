@@ -3,7 +3,7 @@
 use super::*;
 use crate::backend::cancel::cancel;
 use crate::backend::fake::{Fake, SOON, listen, raw};
-use crate::backend::reset::{ResetError, discard, salvage};
+use crate::backend::reset::{ResetError, salvage};
 use crate::backend::{Idle, Owed, Remote, connect};
 use crate::session::settings::Settings;
 use crate::wire::Scanner;
@@ -148,7 +148,7 @@ async fn a_connection_is_discarded_once_and_rolled_back_if_it_must() {
     let (mut backend, mut server, _listener) = pair().await;
     backend.state.settings = Settings::from_startup([("a".to_owned(), "b".to_owned())]);
     let script = expect(&mut server, "DISCARD ALL", idle);
-    tokio::join!(discard(&mut backend, SOON), script).0.unwrap();
+    tokio::join!(salvage(&mut backend, Owed::default(), SOON, SOON), script).0.unwrap();
     assert!(backend.state.settings.is_neutral());
 
     let script = async {
@@ -160,13 +160,13 @@ async fn a_connection_is_discarded_once_and_rolled_back_if_it_must() {
         expect(&mut server, "ROLLBACK", idle).await;
         expect(&mut server, "DISCARD ALL", idle).await;
     };
-    tokio::join!(discard(&mut backend, SOON), script).0.unwrap();
+    tokio::join!(salvage(&mut backend, Owed::default(), SOON, SOON), script).0.unwrap();
 
     let script = expect(&mut server, "DISCARD ALL", |out| {
         error(out, SqlState::INSUFFICIENT_PRIVILEGE, Severity::Error);
         idle(out);
     });
-    assert!(tokio::join!(discard(&mut backend, SOON), script).0.is_err());
+    assert!(tokio::join!(salvage(&mut backend, Owed::default(), SOON, SOON), script).0.is_err());
 }
 
 /// Takes the cancel request on a connection of its own.

@@ -1,7 +1,7 @@
 //! Logins at a server that follows a script.
 
 use super::*;
-use crate::auth::{ScramServer, scram};
+use crate::auth::scram::{self, ScramServer};
 use crate::backend::Idle;
 use crate::backend::fake::{Fake, SOON, listen, raw, target, welcome};
 use crate::config::{ClientTls, Secret, ServerTls};

@@ -46,8 +46,6 @@ pub struct Options {
     pub replicas: usize,
     /// `max_connections` of every server.
     pub max_connections: u32,
-    /// Whether commits reach the disk.
-    pub durability: Durability,
     /// Whether each replica has a replication slot on the primary.
     pub slots: Slots,
     /// More lines for every server's `postgresql.conf`; they win over the playground's own.
@@ -56,15 +54,6 @@ pub struct Options {
     pub template_cache: Option<PathBuf>,
     /// Where the folder is made; `None`: the system's temporary folder.
     pub parent: Option<PathBuf>,
-}
-
-/// Whether commits reach the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// `fsync = on`, as in production.
-    Fsync,
-    /// `fsync = off`: a crash of the machine loses everything, a crash of the server nothing.
-    Volatile,
 }
 
 /// Whether each replica has a replication slot on the primary.
@@ -82,7 +71,6 @@ impl Default for Options {
             bin: None,
             replicas: 2,
             max_connections: 100,
-            durability: Durability::Volatile,
             slots: Slots::None,
             settings: Vec::new(),
             template_cache: None,

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{
-    Durability, Error, Installation, Options, Owner, SUPERUSER, Slots, copy, free_port, output, run,
-};
+use super::{Error, Installation, Options, Owner, SUPERUSER, Slots, copy, free_port, output, run};
 
 /// One server: laid, started, stopped, killed, frozen, promoted at will.
 #[derive(Debug)]
@@ -336,18 +334,14 @@ impl Node {
     }
 
     fn settings(&self, options: &Options) -> String {
-        let fsync = match options.durability {
-            Durability::Fsync => "on",
-            Durability::Volatile => "off",
-        };
         let mut text = format!(
             "listen_addresses = '127.0.0.1'\n\
              unix_socket_directories = '{}'\n\
              max_connections = {}\n\
              superuser_reserved_connections = 5\n\
              shared_buffers = '16MB'\n\
-             fsync = {fsync}\n\
-             full_page_writes = {fsync}\n\
+             fsync = off\n\
+             full_page_writes = off\n\
              wal_level = replica\n\
              max_wal_senders = 10\n\
              max_replication_slots = 10\n\
