@@ -103,8 +103,12 @@ impl Outbox {
         if !probe.is_supported(opcode::Send::CODE) {
             return Err(ErrorKind::Unsupported.into());
         }
-        let post = Post { ring: Some(ring), mail: Mail::default(), postman: None };
-        Ok(Outbox { post: Some(RefCell::new(post)), ..Outbox::closed() })
+        Ok(Outbox::with(Some(ring)))
+    }
+
+    fn with(ring: Option<IoUring>) -> Self {
+        let post = Post { ring, mail: Mail::default(), postman: None };
+        Outbox { post: Some(RefCell::new(post)), ..Outbox::closed() }
     }
 
     /// One that takes nothing.
@@ -373,12 +377,14 @@ mod tests {
         }
     }
 
-    /// One with a ring, and one whose ring has failed.
-    fn outboxes() -> [Outbox; 2] {
-        let open = || Outbox::open().expect("a kernel with io_uring");
-        let failed = open();
-        failed.open_post().unwrap().ring = None;
-        [open(), failed]
+    /// One with a ring, where the kernel offers any (many containers do not), and one whose ring has failed.
+    #[allow(clippy::print_stderr, reason = "what is not tested is said")]
+    fn outboxes() -> impl Iterator<Item = Outbox> {
+        let open = Outbox::open();
+        if let Err(error) = &open {
+            eprintln!("without io_uring ({error}) only what stands in for it is tested");
+        }
+        open.into_iter().chain([Outbox::with(None)])
     }
 
     fn pair() -> (Stream, UnixStream) {
@@ -538,24 +544,29 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn the_postman_has_his_turn_behind_those_who_are_awake() {
-        let outbox = Rc::new(Outbox::open().expect("a kernel with io_uring"));
-        let postman = tokio::task::spawn_local({
-            let outbox = outbox.clone();
-            async move { poll_fn(|cx| outbox.poll_deliver(cx, |_| {})).await }
-        });
-        tokio::task::yield_now().await;
-        let mut writers = Vec::new();
-        for client in 0..10 {
-            let (outbox, (stream, mut peer)) = (outbox.clone(), pair());
-            writers.push(tokio::task::spawn_local(async move {
-                assert!(post(&outbox, client, &stream, b"text"));
-                assert!(peer.try_read(&mut [0; 4]).is_err(), "nothing leaves before all have had their turn");
-                assert_eq!(heard(&mut peer, 4).await, b"text");
-            }));
+        for outbox in outboxes() {
+            let outbox = Rc::new(outbox);
+            let postman = tokio::task::spawn_local({
+                let outbox = outbox.clone();
+                async move { poll_fn(|cx| outbox.poll_deliver(cx, |_| {})).await }
+            });
+            tokio::task::yield_now().await;
+            let mut writers = Vec::new();
+            for client in 0..10 {
+                let (outbox, (stream, mut peer)) = (outbox.clone(), pair());
+                writers.push(tokio::task::spawn_local(async move {
+                    assert!(post(&outbox, client, &stream, b"text"));
+                    assert!(
+                        peer.try_read(&mut [0; 4]).is_err(),
+                        "nothing leaves before all have had their turn"
+                    );
+                    assert_eq!(heard(&mut peer, 4).await, b"text");
+                }));
+            }
+            for writer in writers {
+                writer.await.unwrap();
+            }
+            postman.abort();
         }
-        for writer in writers {
-            writer.await.unwrap();
-        }
-        postman.abort();
     }
 }
