@@ -89,12 +89,18 @@ pub struct Registry {
     key: [u8; 16],
     /// How many statements of one client's own were made.
     own: u64,
+    /// How many statements were new since those were last looked for that nobody uses.
+    fresh: usize,
 }
+
+/// How many entries are looked at for each statement that is new, taken all in all: where clients use more statements than there
+/// is room for, each Parse would otherwise look at all of them.
+const LOOKS: usize = 16;
 
 impl Registry {
     /// Room for `capacity` statements; `key` is the process's secret for hashing and the same on every worker.
     pub fn new(capacity: usize, key: [u8; 16]) -> Self {
-        Registry { statements: ById::default(), capacity, key, own: 0 }
+        Registry { statements: ById::default(), capacity, key, own: 0, fresh: 0 }
     }
 
     /// The statement with this text and these types, analysed under settings with this digest. `generation` grows when DDL
@@ -113,7 +119,9 @@ impl Registry {
             analysis: Analysis::Shared(settings),
             names_instant: lasting::names_instant(text),
         });
-        if self.statements.len() >= self.capacity {
+        self.fresh += 1;
+        if self.statements.len() >= self.capacity && self.fresh * LOOKS >= self.capacity {
+            self.fresh = 0;
             self.statements.retain(|_, entry| Arc::strong_count(&entry.prepared) > 1);
         }
         if self.statements.len() < self.capacity {
@@ -244,5 +252,20 @@ mod tests {
             assert!(registry.statements.len() <= 2);
         }
         assert!(Arc::ptr_eq(&kept, &registry.intern(b"1", b"\0\0", 0, 0)));
+    }
+
+    #[test]
+    fn a_registry_that_is_full_and_in_use_is_looked_through_now_and_then() {
+        const CAPACITY: usize = 100 * LOOKS;
+        let mut registry = Registry::new(CAPACITY, [0; 16]);
+        let mut new = |n: usize| {
+            let prepared = registry.intern(format!("select {n}").as_bytes(), b"\0\0", 0, 0);
+            (prepared, registry.fresh == 0, registry.statements.len())
+        };
+        let mut used: Vec<_> = (0..CAPACITY).map(|n| new(n).0).collect();
+        assert_eq!((CAPACITY..2 * CAPACITY).filter(|n| new(*n).1).count(), LOOKS);
+        used.truncate(CAPACITY / 2);
+        let mut held = (2 * CAPACITY..).take(CAPACITY / LOOKS).map(|n| new(n).2);
+        assert!(held.any(|held| held <= CAPACITY / 2 + 1), "what is freed is found in time");
     }
 }
