@@ -2,6 +2,9 @@
 
 use super::registry::ById;
 use super::{Prepared, StatementId};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
 /// A statement held under our name.
@@ -10,6 +13,15 @@ struct Holding {
     prepared: Arc<Prepared>,
     used: u64,
 }
+
+impl Holding {
+    fn rank(&self) -> Rank {
+        Reverse((self.prepared.generation, self.used, self.prepared.id))
+    }
+}
+
+/// Generation and last use: the greatest is the first to go.
+type Rank = Reverse<(u64, u64, StatementId)>;
 
 /// For how many uses of others, in multiples of what a connection holds, a statement must have been out of use before one
 /// without a name takes its place.
@@ -22,6 +34,9 @@ const PAUSE: u64 = 16;
 #[derive(Debug)]
 pub struct ServerStatements {
     held: ById<Holding>,
+    /// All that are held, each by a use that need not be its last, and some that are not held any more: what has been used since is
+    /// put right when it comes to the head, so that a use costs nothing here. Empty until one of a full connection must go.
+    queue: BinaryHeap<Rank>,
     /// What the unnamed statement is, if there is one that we know of.
     unnamed: Option<StatementId>,
     capacity: usize,
@@ -35,6 +50,7 @@ impl ServerStatements {
     pub fn new(capacity: usize) -> Self {
         ServerStatements {
             held: ById::default(),
+            queue: BinaryHeap::new(),
             unnamed: None,
             capacity: capacity.max(1),
             tick: 0,
@@ -81,19 +97,40 @@ impl ServerStatements {
     }
 
     /// The first to go.
-    fn oldest(&self) -> Option<&Holding> {
-        self.held.values().min_by_key(|holding| (holding.prepared.generation, holding.used))
+    fn oldest(&mut self) -> Option<&Holding> {
+        if self.queue.is_empty() || self.queue.len() > 2 * self.held.len() {
+            self.queue = self.held.values().map(Holding::rank).collect();
+        }
+        loop {
+            let mut head = self.queue.peek_mut()?;
+            let Reverse((_, _, id)) = *head;
+            match self.held.get(&id).map(Holding::rank) {
+                Some(rank) if rank == *head => return self.held.get(&id),
+                Some(rank) => *head = rank,
+                None => drop(PeekMut::pop(head)),
+            }
+        }
+    }
+
+    fn hold(&mut self, prepared: &Arc<Prepared>) {
+        self.tick += 1;
+        let holding = Holding { prepared: prepared.clone(), used: self.tick };
+        if !self.queue.is_empty() {
+            self.queue.push(holding.rank());
+        }
+        self.held.insert(prepared.id, holding);
     }
 
     /// A Parse of it was sent. Answers the statement that must be closed to stay within bounds.
     pub fn add(&mut self, prepared: &Arc<Prepared>) -> Option<Arc<Prepared>> {
-        self.tick += 1;
-        self.held.insert(prepared.id, Holding { prepared: prepared.clone(), used: self.tick });
-        if self.held.len() <= self.capacity {
-            return None;
-        }
-        let oldest = self.oldest()?.prepared.id;
-        self.held.remove(&oldest).map(|holding| holding.prepared)
+        // Before it is there: it may be older than all others, from before some DDL.
+        let evicted = match self.held.len() < self.capacity || self.held.contains_key(&prepared.id) {
+            true => None,
+            false => self.oldest().map(|oldest| oldest.prepared.id),
+        };
+        let evicted = evicted.and_then(|id| self.held.remove(&id));
+        self.hold(prepared);
+        evicted.map(|holding| holding.prepared)
     }
 
     /// It is not there (any more): its Parse failed, or it was closed.
@@ -103,13 +140,13 @@ impl ServerStatements {
 
     /// Its Close did not come true.
     pub fn restore(&mut self, prepared: &Arc<Prepared>) {
-        self.tick += 1;
-        self.held.insert(prepared.id, Holding { prepared: prepared.clone(), used: self.tick });
+        self.hold(prepared);
     }
 
     /// DEALLOCATE ALL or DISCARD ALL ran. What the unnamed statement is, is not asked.
     pub fn clear(&mut self) {
         self.held.clear();
+        self.queue.clear();
         self.unnamed = None;
     }
 
@@ -165,6 +202,32 @@ mod tests {
     }
 
     #[test]
+    fn who_goes_first_is_as_if_all_were_looked_at() {
+        let mut registry = Registry::new(1000, [0; 16]);
+        let all: Vec<_> =
+            (0..100).map(|n| registry.intern(format!("{n}").as_bytes(), b"\0\0", n % 3, 0)).collect();
+        let mut server = ServerStatements::new(20);
+        for step in 0..20_000_usize {
+            let prepared = &all[step * step % 97 + step % 3];
+            let oldest = server.held.values().max_by_key(|holding| holding.rank());
+            let oldest = oldest.map(|oldest| oldest.prepared.id);
+            match step % 23 {
+                0 if step % 5 == 0 => server.clear(),
+                0..3 => server.remove(prepared.id),
+                3 => server.restore(prepared),
+                4 => assert_eq!(server.oldest().map(|oldest| oldest.prepared.id), oldest),
+                _ if server.uses(prepared.id) => {}
+                _ => {
+                    let evicted = server.add(prepared).map(|evicted| evicted.id);
+                    assert!(evicted.is_none_or(|evicted| Some(evicted) == oldest));
+                    assert!(server.uses(prepared.id));
+                }
+            }
+            assert!(server.queue.len() <= 2 * 21 + 1, "{}", server.queue.len());
+        }
+    }
+
+    #[test]
     fn the_least_recently_used_goes_first() {
         let mut registry = Registry::new(10, [0; 16]);
         let [a, b, c] = ["a", "b", "c"].map(|text| registry.intern(text.as_bytes(), b"\0\0", 0, 0));
@@ -176,5 +239,16 @@ mod tests {
         assert!(server.uses(a.id) && server.uses(c.id) && !server.uses(b.id));
         server.restore(&evicted);
         assert!(server.uses(b.id));
+    }
+
+    #[test]
+    fn one_from_before_ddl_has_its_place_among_those_from_after_it() {
+        let mut registry = Registry::new(10, [0; 16]);
+        let [old, new] = [0, 1].map(|generation| registry.intern(b"a", b"\0\0", generation, 0));
+        let mut server = ServerStatements::new(1);
+        assert!(server.add(&new).is_none());
+        assert_eq!(server.add(&old).map(|evicted| evicted.id), Some(new.id));
+        assert!(server.uses(old.id) && server.len() == 1);
+        assert!(server.add(&old).is_none(), "it was there");
     }
 }
