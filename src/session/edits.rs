@@ -143,13 +143,16 @@ impl Ran {
 }
 
 impl Edits {
-    /// Forgets everything, keeps the memory.
+    /// Forgets everything, keeps the memory that an ordinary call needs.
     pub fn clear(&mut self) {
         self.edits.clear();
-        self.inserted.clear();
+        self.edits.shrink_to(KEPT_OPS);
+        for bytes in [&mut self.inserted, &mut self.reply] {
+            bytes.clear();
+            bytes.shrink_to(KEPT_BYTES);
+        }
         self.consumed = 0;
         self.output = 0;
-        self.reply.clear();
         self.events = Events::default();
         self.audible = None;
     }
@@ -249,9 +252,32 @@ impl Edits {
     }
 }
 
+/// How much memory for inserted bytes, and for answers, stays from call to call.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// The same in edits: those of a buffer full of the shortest messages.
+const KEPT_OPS: usize = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_of_a_large_call_is_given_back() {
+        let mut edits = Edits::default();
+        for _ in 0..2 * KEPT_OPS {
+            edits.insert(|out| out.extend_from_slice(&[0; 100]));
+            edits.skip(1);
+            edits.reply.extend_from_slice(&[0; 100]);
+        }
+        edits.clear();
+        assert!(edits.edits.capacity() <= KEPT_OPS);
+        assert!(edits.inserted.capacity() <= KEPT_BYTES && edits.reply.capacity() <= KEPT_BYTES);
+        let warm = edits.reply.capacity();
+        edits.reply.extend_from_slice(&[0; 100]);
+        edits.clear();
+        assert_eq!(edits.reply.capacity(), warm, "an ordinary one keeps it");
+    }
 
     #[test]
     fn what_ran_is_counted_by_reason() {
