@@ -80,18 +80,38 @@ impl Abode {
     }
 }
 
-/// The keys that a password gave for this server's salt: deriving them takes milliseconds, and every connection of a pool
-/// asks for the same.
-#[derive(Default)]
-pub struct ScramCache(Mutex<Option<ScramKeys>>);
+/// The keys that passwords gave for a cluster's salts: deriving them takes milliseconds, and every connection of a user asks for
+/// the same. All of a cluster's servers have the same salt for a user, so its clones are shared by all logins there.
+#[derive(Clone, Default)]
+pub struct ScramCache(Arc<Mutex<Vec<Derived>>>);
+
+struct Derived {
+    user: String,
+    credential: ServerCredential,
+    keys: ScramKeys,
+}
+
+/// Of how many users keys are kept: as many as a monitor has logins for.
+const MAX_DERIVED: usize = 4;
 
 impl ScramCache {
-    fn keys(&self) -> Option<ScramKeys> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn keys(&self, user: &str, credential: &ServerCredential) -> Option<ScramKeys> {
+        let derived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = derived.iter().find(|known| known.user == user && known.credential == *credential);
+        known.map(|known| known.keys.clone())
     }
 
-    fn keep(&self, keys: ScramKeys) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(keys);
+    fn keep(&self, user: &str, credential: &ServerCredential, keys: ScramKeys) {
+        let mut derived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        derived.retain(|known| known.user != user);
+        derived.truncate(MAX_DERIVED - 1);
+        derived.insert(0, Derived { user: user.to_owned(), credential: credential.clone(), keys });
+    }
+
+    /// Whether what one learns the other knows.
+    #[cfg(test)]
+    pub fn is_shared_with(&self, other: &ScramCache) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -432,7 +452,7 @@ impl<'a> Login<'a> {
             }
             (Exchange::Scram(mut client), SASL_FINAL) => {
                 let keys = client.server_final(data).map_err(|error| self.scram_error(error))?;
-                self.target.scram.keep(keys);
+                self.target.scram.keep(&self.target.user, &self.target.credential, keys);
                 Exchange::Answered
             }
             (Exchange::Scram(_), OK) => {
@@ -453,7 +473,7 @@ impl<'a> Login<'a> {
         getrandom::fill(&mut nonce).map_err(|error| {
             ConnectError::Io(self.target.address.clone(), io::Error::other(error.to_string()))
         })?;
-        let cached = self.target.scram.keys();
+        let cached = self.target.scram.keys(&self.target.user, &self.target.credential);
         ScramClient::new(&self.target.credential, cached.as_ref(), &nonce)
             .map_err(|error| self.scram_error(error))
     }

@@ -36,6 +36,7 @@ pub use replication::Replication;
 pub use section::Section;
 pub use user_pools::{Granted, Greeting, UserPools};
 
+use crate::backend::connect::ScramCache;
 use crate::backend::{Abode, ConnectError};
 use crate::config::{Patroni, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
@@ -64,6 +65,7 @@ pub struct Cluster {
     patroni: ArcSwapOption<Patroni>,
     tls: Connector,
     resolver: Resolver,
+    scram: ScramCache,
     clock: Mutex<Clock>,
     /// Since when there has been no primary.
     headless: Mutex<Option<Instant>>,
@@ -166,6 +168,7 @@ impl Cluster {
             patroni: ArcSwapOption::default(),
             tls,
             resolver,
+            scram: ScramCache::default(),
             clock: Mutex::default(),
             headless: Mutex::new(Some(now)),
             lineage: Arc::default(),
@@ -231,6 +234,11 @@ impl Cluster {
     /// Who says what its servers' names stand for.
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// What logins for its own questions have derived.
+    pub fn scram(&self) -> &ScramCache {
+        &self.scram
     }
 
     /// The databases that are served from here.

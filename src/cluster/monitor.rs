@@ -7,7 +7,6 @@ use super::failover::{Observation, Standing};
 use super::logins::Login;
 use super::patroni::Patroni;
 use super::{Cluster, Node};
-use crate::backend::connect::ScramCache;
 use crate::backend::{self, Abode, Backend, CommandError, ConnectError, Target, Usual, command};
 use crate::config::Monitor;
 use crate::routing::Lsn;
@@ -283,7 +282,7 @@ pub(super) fn target(cluster: &Cluster, node: &Node, login: Login) -> Target {
         credential: login.credential,
         statements: 0,
         parameters: vec![("application_name".into(), "pglagoon monitor".into())],
-        scram: ScramCache::default(),
+        scram: cluster.scram().clone(),
         usual: Usual::default(),
         resolver: cluster.resolver().clone(),
         abode: node.abode.clone(),
@@ -337,6 +336,7 @@ fn is_kept_from_timeline(row: &[Option<String>]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::ServerCredential;
     use crate::config::ServerAddress;
     use crate::net::{Resolver, tls::Connector};
 
@@ -363,6 +363,16 @@ mod tests {
         says(1, 50, now + second * 2);
         assert_eq!(cluster.target(now + second), Some(Lsn(1100)));
         assert_eq!(cluster.target(now + second * 2), None);
+    }
+
+    #[test]
+    fn what_one_login_derives_serves_the_next() {
+        let servers = [1, 2].map(|port| ServerAddress::Tcp { host: "127.0.0.1".into(), port });
+        let cluster = Cluster::new(&servers, Connector::disabled(), Resolver::system(), Instant::now());
+        let login =
+            || Login { user: "a".into(), database: "a".into(), credential: ServerCredential::Nothing };
+        let [one, other] = [0, 1].map(|place| target(&cluster, &cluster.nodes()[place], login()));
+        assert!(one.scram.is_shared_with(&other.scram));
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub struct UserPools {
     greetings: Mutex<BTreeMap<u64, (Settings, Arc<Greeting>)>>,
     credential: Mutex<ServerCredential>,
     usual: Usual,
+    scram: ScramCache,
     /// What the user's reads may return, as the configuration had it at the last login: a place in [`Consistency::ALL`].
     level: AtomicU8,
 }
@@ -85,10 +86,10 @@ impl UserPools {
         stats: Counters,
         process: Arc<Process>,
     ) -> Arc<Self> {
-        let (rules, usual) = (database.rules(), Usual::default());
+        let (rules, usual, scram) = (database.rules(), Usual::default(), ScramCache::default());
         let pool = |index: usize| {
             let node = database.section.cluster.nodes()[index].clone();
-            let target = target(&database, &rules, index, user, &credential, &usual);
+            let target = target(&database, &rules, index, user, &credential, &usual, &scram);
             Pool::new(target, pool_settings(&rules), node, process.clone())
         };
         let pools = (0..database.section.cluster.nodes().len()).map(pool).collect();
@@ -104,6 +105,7 @@ impl UserPools {
             greetings: Mutex::default(),
             credential: Mutex::new(credential),
             usual,
+            scram,
             level: AtomicU8::new(u8::MAX),
         })
     }
@@ -383,7 +385,15 @@ impl UserPools {
 
     /// How this user logs in to a server.
     pub(super) fn target(&self, node: usize) -> Target {
-        target(&self.database, &self.database.rules(), node, &self.user, &lock(&self.credential), &self.usual)
+        target(
+            &self.database,
+            &self.database.rules(),
+            node,
+            &self.user,
+            &lock(&self.credential),
+            &self.usual,
+            &self.scram,
+        )
     }
 
     /// Whether a sweep must not be put off.
@@ -407,7 +417,15 @@ impl UserPools {
         }
         let rules = self.database.rules();
         for (index, pool) in self.pools.iter().enumerate() {
-            pool.retarget(target(&self.database, &rules, index, &self.user, credential, &self.usual));
+            pool.retarget(target(
+                &self.database,
+                &rules,
+                index,
+                &self.user,
+                credential,
+                &self.usual,
+                &self.scram,
+            ));
         }
     }
 
@@ -549,6 +567,7 @@ fn target(
     user: &str,
     credential: &ServerCredential,
     usual: &Usual,
+    scram: &ScramCache,
 ) -> Target {
     let credential = match &rules.server_password {
         Some(secret) => ServerCredential::of(Some(secret)),
@@ -562,7 +581,7 @@ fn target(
         credential,
         statements: rules.pool.prepared_statements,
         parameters: Vec::new(),
-        scram: ScramCache::default(),
+        scram: scram.clone(),
         resolver: database.section.cluster.resolver().clone(),
         abode: database.section.cluster.nodes()[index].abode.clone(),
         usual: usual.clone(),

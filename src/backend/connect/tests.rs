@@ -107,8 +107,27 @@ async fn scram_is_found_in_the_list_and_its_keys_serve_again() {
             server.say(welcome).await;
         };
         assert!(tokio::join!(connect(&target, SOON), server).0.is_ok());
-        assert!(target.scram.keys().is_some());
     }
+    let known = |user, password: &str| target.scram.keys(user, &ServerCredential::Plain(password.into()));
+    assert!(known("app", "secret").is_some());
+    assert!(known("app", "another").is_none() && known("another", "secret").is_none());
+}
+
+#[test]
+fn keys_are_kept_of_the_users_that_logged_in_last() {
+    let cache = ScramCache::default();
+    let nothing = vec![0; 32];
+    let keys =
+        serde_json::json!({"client_key": nothing, "server_key": nothing, "salt": nothing, "iterations": 1});
+    let keys: ScramKeys = serde_json::from_value(keys).unwrap();
+    let password = |text: &str| ServerCredential::Plain(text.into());
+    for user in ["a", "b", "c", "d", "a", "e"] {
+        cache.keep(user, &password("old"), keys.clone());
+    }
+    cache.keep("e", &password("new"), keys);
+    let known = |user: &str, text: &str| cache.keys(user, &password(text)).is_some();
+    assert_eq!(["a", "b", "c", "d"].map(|user| known(user, "old")), [true, false, true, true]);
+    assert!(known("e", "new") && !known("e", "old"));
 }
 
 #[tokio::test]
