@@ -18,7 +18,7 @@ use super::{Cluster, Database, Node, lock, monitor};
 use crate::backend::{self, Backend, Ear, Heard};
 use crate::error::{ErrorSource, Report};
 use crate::routing::Role;
-use crate::session::settings::identifier;
+use crate::sql::quote::identifier;
 use crate::wire::SqlState;
 use exchange::{Command, Exchange};
 use mailbox::Mailbox;

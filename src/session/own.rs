@@ -17,6 +17,7 @@ use crate::routing::scope::Shared;
 use crate::sql::Hint;
 use crate::sql::effect::SettingChange;
 use crate::sql::lexer::{Kind, Lexer, Token as Lexeme};
+use crate::sql::quote::unquoted;
 use crate::wire::backend::{Column, ColumnType, Formats};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -648,17 +649,6 @@ fn may_be_own(text: &[u8]) -> bool {
     }
 }
 
-/// What an expression of [`SettingChange`] says.
-fn unquoted(expression: &str) -> String {
-    let (escaped, literal) = match expression.trim_start().strip_prefix('E') {
-        Some(literal) => (true, literal),
-        None => (false, expression.trim_start()),
-    };
-    let inner = literal.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
-    let text = inner.unwrap_or(literal).replace("''", "'");
-    if escaped { text.replace("\\\\", "\\") } else { text }
-}
-
 impl Session {
     /// Answers the request if it is one of these; `None`: it is the server's.
     pub(super) fn own_request(
@@ -1004,12 +994,5 @@ mod tests {
         let mut own = Own::default();
         own.set(Setting::Consistency, Some("strong"), Reach::Transaction).unwrap();
         assert_eq!(own.consistency(), None, "there is no transaction");
-    }
-
-    #[test]
-    fn values_are_taken_out_of_their_quotes() {
-        assert_eq!(unquoted("'a''b'"), "a'b");
-        assert_eq!(unquoted(" E'a\\\\b'"), "a\\b");
-        assert_eq!(unquoted("5"), "5");
     }
 }

@@ -5,7 +5,7 @@
 //! there is none.
 
 use super::pin::{PinReason, Pins};
-use super::settings::literal;
+use crate::sql::quote::literal;
 
 /// A question under way.
 #[derive(Debug)]

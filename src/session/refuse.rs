@@ -2,6 +2,7 @@
 
 use super::consequences::setting_changes;
 use super::*;
+use crate::sql::quote::literal;
 
 impl Session {
     /// What statement mode does not serve, and limits.
@@ -103,13 +104,13 @@ impl Session {
         held: &mut Held<'_>,
         edits: &mut Edits,
     ) -> Flow {
-        let quote = |text: &str| settings::literal(text);
-        let sql = format!(
-            "DO $pglagoon$BEGIN RAISE EXCEPTION USING ERRCODE = '{}', MESSAGE = {}, HINT = {}; END$pglagoon$",
+        let raise = format!(
+            "BEGIN RAISE EXCEPTION USING ERRCODE = '{}', MESSAGE = {}, HINT = {}; END",
             report.code,
-            quote(&report.message),
-            quote(&report.hint)
+            literal(&report.message),
+            literal(&report.hint)
         );
+        let sql = format!("DO {}", literal(&raise));
         held.state.statements.set_unnamed(None);
         self.routed = false;
         if span.tag() == FrontendTag::QUERY {

@@ -2,6 +2,7 @@
 
 use super::replies::Leftover;
 use super::*;
+use crate::sql::quote::identifier;
 
 impl Session {
     /// Ahead of a client's first request on a connection, which begins here: what it takes to make the connection's settings the client's.
@@ -73,7 +74,7 @@ impl Session {
         let staying = if self.is_renewing() { &none } else { &self.sql_statements };
         let leaving = held.state.sql_statements.beyond(staying);
         for (name, text) in leaving.map(|(name, text)| (name.clone(), text.clone())).collect::<Vec<_>>() {
-            let sql = format!("DEALLOCATE {}", settings::identifier(&name));
+            let sql = format!("DEALLOCATE {}", identifier(&name));
             held.state.sql_statements.remove(&name);
             self.clear(&sql, Leftover::Prepared(name, text), held, edits);
         }

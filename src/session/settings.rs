@@ -7,6 +7,7 @@
 use super::analysis;
 use crate::routing::Commits;
 use crate::sql::effect::{OF_TRANSACTION, SettingChange};
+use crate::sql::quote::{identifier, literal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -479,17 +480,6 @@ fn quoted_name(name: &str) -> String {
     parts.join(".")
 }
 
-/// A name in quotes.
-pub fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A string literal that means the same whatever `standard_conforming_strings` says.
-pub fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if text.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
-}
-
 /// The settings in a startup packet's `options`: `-c name=value`, `-cname=value` and `--name=value`.
 ///
 /// # Errors
@@ -641,7 +631,7 @@ mod tests {
     fn startup_values_are_parsed_by_the_setting_itself() {
         let base = Settings::from_startup([("search_path".to_owned(), "a, \"B\\".to_owned())]);
         let sql = base.restore_from(&Settings::default()).unwrap();
-        assert_eq!(sql, "SELECT pg_catalog.set_config('search_path', E'a, \"B\\\\',false);");
+        assert_eq!(sql, "SELECT pg_catalog.set_config('search_path',E'a, \"B\\\\',false);");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::body::{self, Body};
 use super::lexer::{Kind, Lexer, Token};
+use super::quote::literal;
 use super::{Catalog, Effects, words};
 
 /// What a text does to one setting of its session.
@@ -570,7 +571,7 @@ impl Reader<'_> {
         self.word("transaction")?;
         loop {
             let (name, value) = self.transaction_mode()?;
-            changes.push(SettingChange::Set { name: name.to_owned(), value: quoted(value) });
+            changes.push(SettingChange::Set { name: name.to_owned(), value: literal(value) });
             match self.tokens.first() {
                 None => return Some(()),
                 Some(comma) if comma.kind == Kind::Comma => {
@@ -669,10 +670,10 @@ impl Reader<'_> {
             Kind::Word => {
                 let word = words::name(token, self.text)?;
                 let allowed = matches!(word.as_str(), "on" | "true" | "false");
-                (allowed || words::role(word.as_bytes()) != words::Role::Reserved).then(|| quoted(&word))
+                (allowed || words::role(word.as_bytes()) != words::Role::Reserved).then(|| literal(&word))
             }
-            Kind::QuotedName => words::name(token, self.text).map(|name| quoted(&name)),
-            kind if kind.is_string() => string_value(token, self.text).map(|value| quoted(&value)),
+            Kind::QuotedName => words::name(token, self.text).map(|name| literal(&name)),
+            kind if kind.is_string() => string_value(token, self.text).map(|value| literal(&value)),
             _ => None,
         }
     }
@@ -768,16 +769,6 @@ fn unescaped(inner: &str) -> Option<String> {
         }
     }
     Some(value)
-}
-
-/// `value` as a string literal that means the same whatever `standard_conforming_strings` is.
-fn quoted(value: &str) -> String {
-    let doubled = value.replace('\'', "''");
-    if doubled.contains('\\') {
-        format!("E'{}'", doubled.replace('\\', "\\\\"))
-    } else {
-        format!("'{doubled}'")
-    }
 }
 
 #[cfg(test)]
@@ -1071,9 +1062,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_value_comes_back_as_it_was(value in "[^\0]{0,40}") {
-            let text = format!("SET a TO {}", quoted(&value));
+            let text = format!("SET a TO {}", literal(&value));
             let first = changes(&text).and_then(|mut changes| changes.pop());
-            prop_assert_eq!(first, Some(set("a", &quoted(&value))));
+            prop_assert_eq!(first, Some(set("a", &literal(&value))));
         }
 
         #[test]

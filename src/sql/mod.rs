@@ -14,6 +14,7 @@ pub mod lasting;
 pub mod lexer;
 pub mod outline;
 pub mod prove;
+pub mod quote;
 pub mod second;
 pub mod words;
 

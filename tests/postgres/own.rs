@@ -94,6 +94,12 @@ fn a_value_that_is_none_fails_its_transaction_as_any_error_does() {
             assert_eq!(outcome(&client.query("ROLLBACK")), (String::new(), 'I'));
         }
     }
+    // Whatever stands in it.
+    client.query("BEGIN");
+    client.query("SELECT 1");
+    let messages = client.query("SET pglagoon.consistency = '$pglagoon$ ''best'' \\'");
+    assert_eq!(outcome(&messages), ("22023".to_owned(), 'E'));
+    client.query("ROLLBACK");
     let messages =
         client.exchange(&[extended("INSERT INTO notes (word) VALUES ('lost')"), extended(wrong), sync()]);
     assert_eq!(outcome(&messages), ("22023".to_owned(), 'I'));
