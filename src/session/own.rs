@@ -16,7 +16,7 @@ use crate::routing::lineage::Fate;
 use crate::routing::scope::Shared;
 use crate::sql::Hint;
 use crate::sql::effect::SettingChange;
-use crate::sql::lexer::{Kind, Lexer, Token as Lexeme};
+use crate::sql::lexer::{Kind, Token as Lexeme, tokens};
 use crate::sql::quote::unquoted;
 use crate::wire::backend::{Column, ColumnType, Formats};
 use serde::{Deserialize, Serialize};
@@ -558,7 +558,7 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
     if !may_be_own(text) {
         return None;
     }
-    let mut tokens = Lexer::new(text).filter(|token| !token.kind.is_trivia());
+    let mut tokens = tokens(text);
     let word = |token: Option<Lexeme>| {
         let token = token.filter(|token| token.kind == Kind::Word)?;
         Some(token.bytes(text).to_ascii_lowercase())

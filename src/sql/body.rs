@@ -4,7 +4,7 @@
 //! body may be run by its EXECUTE, so they are read as bodies themselves; what EXECUTE runs out of a variable can be
 //! anything. Whatever a body calls is named, for the catalog to judge.
 
-use super::lexer::{Kind, Lexer, Token};
+use super::lexer::{Kind, Token, tokens};
 use super::{Effects, words};
 
 /// What a body does to its session.
@@ -33,7 +33,7 @@ pub fn read(text: &[u8]) -> Body {
 impl Body {
     fn read(&mut self, text: &[u8], depth: usize) {
         let mut past: [Option<Token>; 2] = [None; 2];
-        for token in Lexer::new(text).filter(|token| !token.kind.is_trivia()) {
+        for token in tokens(text) {
             match token.kind {
                 Kind::Error => self.add(ANYTHING),
                 Kind::LeftParen => self.call(past[0], text),

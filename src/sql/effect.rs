@@ -4,7 +4,7 @@
 //! Whatever is not understood to the letter is `None`, and then the values are as good as hidden.
 
 use super::body::{self, Body};
-use super::lexer::{Kind, Lexer, Token};
+use super::lexer::{Kind, Token, tokens};
 use super::quote::literal;
 use super::{Catalog, Effects, words};
 
@@ -60,7 +60,7 @@ impl SettingChange {
 /// session that the text tells of (the effects say if they may change others). `None` if a SET is not understood, or if
 /// the text also begins, ends or discards, so that not all changes may stay.
 pub fn setting_changes(text: &[u8]) -> Option<Vec<SettingChange>> {
-    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let tokens: Vec<Token> = tokens(text).collect();
     if tokens.iter().any(|token| token.kind == Kind::Error) {
         return None;
     }
@@ -175,19 +175,17 @@ pub fn begin(text: &[u8]) -> Option<Begin> {
 /// Whether `text` is exactly one SET LOCAL of an ordinary setting, which says neither who runs what follows nor how the
 /// transaction is kept apart from others.
 pub fn is_plain_set_local(text: &[u8]) -> bool {
-    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let Some(tokens) = one_statement(text) else { return false };
     let word = |at: usize| {
         let token = tokens.get(at).filter(|token| token.kind == Kind::Word)?;
         Some(String::from_utf8_lossy(&text[token.start..token.end]).to_ascii_lowercase())
     };
-    let has_more = tokens.iter().rev().skip_while(|token| token.kind == Kind::Semicolon);
-    let is_one = !has_more.clone().any(|token| matches!(token.kind, Kind::Semicolon | Kind::Error));
     let (Some("set"), Some("local"), Some(name)) = (word(0).as_deref(), word(1).as_deref(), word(2)) else {
         return false;
     };
     let is_special = ["role", "session", "transaction", "xml"].contains(&name.as_str())
         || name.starts_with("transaction_");
-    is_one && !is_special && !names_reading(text)
+    !is_special && !names_reading(text)
 }
 
 /// Whether `text`, which changes settings, names one of those by which a server tells strings from what is not in them.
@@ -197,7 +195,7 @@ pub fn names_reading(text: &[u8]) -> bool {
         let has = |name: &str| bytes.windows(name.len()).any(|part| part == name.as_bytes());
         has("standard_conforming_strings") || has("client_encoding")
     };
-    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let tokens: Vec<Token> = tokens(text).collect();
     let is_word = |token: Token, words: &[&str]| {
         token.kind == Kind::Word && words::name(token, text).is_some_and(|name| words.contains(&&*name))
     };
@@ -220,12 +218,20 @@ pub fn is_plain_end(text: &[u8]) -> bool {
     )
 }
 
-/// The words of a text that is one statement of words and commas, in lower case.
-fn words_alone(text: &[u8]) -> Option<Vec<String>> {
-    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+/// The tokens of the one statement that a text is, without the semicolons behind it; `None`: there are several, or something that
+/// PostgreSQL does not know.
+fn one_statement(text: &[u8]) -> Option<Vec<Token>> {
+    let mut tokens: Vec<Token> = tokens(text).collect();
     while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
         tokens.pop();
     }
+    let is_more = |token: &Token| matches!(token.kind, Kind::Semicolon | Kind::Error);
+    (!tokens.iter().any(is_more)).then_some(tokens)
+}
+
+/// The words of a text that is one statement of words and commas, in lower case.
+fn words_alone(text: &[u8]) -> Option<Vec<String>> {
+    let tokens = one_statement(text)?;
     let word = |token: &Token| match token.kind {
         Kind::Word => words::name(*token, text),
         Kind::Comma => Some(",".to_owned()),
@@ -245,10 +251,7 @@ pub enum Deallocated {
 
 /// What `text` drops, if it is exactly one DEALLOCATE.
 pub fn deallocated(text: &[u8]) -> Option<Deallocated> {
-    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
-    while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
-        tokens.pop();
-    }
+    let tokens = one_statement(text)?;
     let mut reader = Reader { text, tokens: &tokens };
     reader.word("deallocate")?;
     // A statement may be called "prepare", too.
@@ -268,13 +271,7 @@ pub fn deallocated(text: &[u8]) -> Option<Deallocated> {
 
 /// The name that `text` gives to a statement, if it is exactly one PREPARE.
 pub fn prepared(text: &[u8]) -> Option<String> {
-    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
-    while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
-        tokens.pop();
-    }
-    if tokens.iter().any(|token| matches!(token.kind, Kind::Semicolon | Kind::Error)) {
-        return None;
-    }
+    let tokens = one_statement(text)?;
     let mut reader = Reader { text, tokens: &tokens };
     reader.word("prepare")?;
     let name = reader.take()?;
@@ -294,17 +291,14 @@ pub enum Listening {
 
 /// What `text` does, if it is exactly one LISTEN or UNLISTEN.
 pub fn listening(text: &[u8]) -> Option<Listening> {
-    let mut tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
-    while tokens.last().is_some_and(|last| last.kind == Kind::Semicolon) {
-        tokens.pop();
-    }
+    let tokens = one_statement(text)?;
     Reader { text, tokens: &tokens }.listening()
 }
 
 /// What the UNLISTENs of a text take away, in order, if all of it succeeds. Those that cannot be read are passed over: who
 /// hears too much has lost nothing.
 pub fn unlistened(text: &[u8]) -> Vec<Listening> {
-    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let tokens: Vec<Token> = tokens(text).collect();
     let statements = tokens.split(|token| token.kind == Kind::Semicolon);
     let all = statements.filter_map(|tokens| Reader { text, tokens }.listening());
     all.filter(|change| !matches!(change, Listening::Listen(_))).collect()
@@ -313,7 +307,7 @@ pub fn unlistened(text: &[u8]) -> Vec<Listening> {
 /// The database that no session may use while `text` runs, if it is exactly one DROP DATABASE, CREATE DATABASE (its template),
 /// or ALTER DATABASE that renames or moves it.
 pub fn vacated(text: &[u8]) -> Option<String> {
-    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let tokens: Vec<Token> = tokens(text).collect();
     let mut statements =
         tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty());
     let only = statements.next().filter(|_| statements.next().is_none())?;
@@ -322,7 +316,7 @@ pub fn vacated(text: &[u8]) -> Option<String> {
 
 /// What the DO blocks of a text leave behind, by what stands in them and what `catalog` says of what they call.
 pub fn block(text: &[u8], catalog: &dyn Catalog) -> Effects {
-    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let tokens: Vec<Token> = tokens(text).collect();
     let blocks = tokens.split(|token| token.kind == Kind::Semicolon);
     let blocks = blocks.filter_map(|tokens| Reader { text, tokens }.block_body());
     blocks
@@ -338,7 +332,7 @@ fn judge(body: &Body, catalog: &dyn Catalog) -> Effects {
 /// The settings that the `set_config` calls of a text change beyond the transaction, if they are called at all; `None` if
 /// one does not name its setting by a literal.
 pub fn set_configs(text: &[u8]) -> Option<Vec<String>> {
-    let tokens: Vec<Token> = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
+    let tokens: Vec<Token> = tokens(text).collect();
     let mut names = Vec::new();
     for (at, pair) in tokens.windows(2).enumerate() {
         let is_call = pair[1].kind == Kind::LeftParen && pair[0].kind.is_name();

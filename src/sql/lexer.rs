@@ -110,6 +110,11 @@ impl Token {
     }
 }
 
+/// What PostgreSQL's parser sees of a text: its tokens without trivia.
+pub fn tokens(text: &[u8]) -> impl Iterator<Item = Token> {
+    Lexer::new(text).filter(|token| !token.kind.is_trivia())
+}
+
 /// Cuts a text into tokens, trivia included.
 #[derive(Debug, Clone)]
 pub struct Lexer<'a> {
@@ -619,7 +624,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn cut(text: &str) -> Vec<(Kind, &str)> {
-        let tokens = Lexer::new(text.as_bytes()).filter(|token| !token.kind.is_trivia());
+        let tokens = tokens(text.as_bytes());
         tokens.map(|token| (token.kind, &text[token.start..token.end])).collect()
     }
 

@@ -11,7 +11,7 @@
 //! took for noise. Hence each word that is noise is one that PostgreSQL reserves, or one that no user-defined function
 //! bears.
 
-use super::lexer::{Kind, Lexer, Token};
+use super::lexer::{Kind, Token, tokens};
 use super::outline::Judgement;
 use super::words::{self, Role};
 use super::{Access, Catalog, Reason, Verdict};
@@ -100,8 +100,14 @@ enum Columns {
 // Statements.
 impl<'a> Proof<'a> {
     fn new(text: &'a [u8], catalog: &'a dyn Catalog) -> Proof<'a> {
-        let tokens = Lexer::new(text).filter(|token| !token.kind.is_trivia()).collect();
-        Proof { text, folded: text.to_ascii_lowercase(), tokens, at: 0, catalog, ctes: Vec::new() }
+        Proof {
+            text,
+            folded: text.to_ascii_lowercase(),
+            tokens: tokens(text).collect(),
+            at: 0,
+            catalog,
+            ctes: Vec::new(),
+        }
     }
 
     fn statement(&mut self) -> Step {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use pglagoon::sql::lexer::{Kind, Lexer};
+use pglagoon::sql::lexer::{Kind, tokens};
 use pglagoon::sql::{Access, Effects, Statement, TransactionVerb};
 
 use super::bench::{Bench, Finding};
@@ -214,7 +214,7 @@ fn statements(script: &str, folder: &Path) -> Vec<String> {
 /// The statements that end in a text, without the comments before them, and what is left of it.
 fn split(text: &str) -> (Vec<&str>, &str) {
     let (mut statements, mut end, mut depth, mut start) = (Vec::new(), 0, 0_u32, None);
-    for token in Lexer::new(text.as_bytes()).filter(|token| !token.kind.is_trivia()) {
+    for token in tokens(text.as_bytes()) {
         match token.kind {
             Kind::LeftParen => depth += 1,
             Kind::RightParen => depth = depth.saturating_sub(1),
