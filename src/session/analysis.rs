@@ -13,22 +13,27 @@ use crate::prepared::Analysis;
 use crate::session::settings::Value;
 use sha2::{Digest, Sha256};
 
-/// Settings that have a part in the analysis: in what names mean, or in how strings are read.
-const SETTINGS: [&str; 14] = [
+/// Settings that have a part in what names and signs mean. PostgreSQL looks names up again when `search_path` or who runs it
+/// changes, but with the parameters' types of the first time.
+pub(super) const MEANINGS: [&str; 7] = [
     "array_nulls",
     "backslash_quote",
+    "role",
+    "search_path",
+    "session_authorization",
+    "transform_null_equals",
+    "xmloption",
+];
+
+/// Settings that have a part in how strings are read.
+const STRINGS: [&str; 7] = [
     "client_encoding",
     "datestyle",
     "intervalstyle",
     "lc_monetary",
-    "role",
-    "search_path",
-    "session_authorization",
     "standard_conforming_strings",
     "timezone",
     "timezone_abbreviations",
-    "transform_null_equals",
-    "xmloption",
 ];
 
 /// What else stands for them in a SET or RESET.
@@ -51,9 +56,14 @@ pub(super) enum Reading {
     Apart,
 }
 
+/// Settings that have a part in the analysis.
+fn all() -> impl Iterator<Item = &'static str> {
+    MEANINGS.iter().chain(&STRINGS).copied()
+}
+
 /// What clients have in common that share statements; 0 if all of it is as after a login.
 pub(super) fn digest<'a>(values: impl Iterator<Item = (&'a String, &'a Value)>) -> u128 {
-    let mut values = values.filter(|(name, _)| SETTINGS.contains(&name.as_str())).peekable();
+    let mut values = values.filter(|(name, _)| all().any(|one| one == *name)).peekable();
     if values.peek().is_none() {
         return 0;
     }
@@ -76,8 +86,7 @@ pub(super) fn changes_reading<'t>(effects: Effects, text: impl Fn() -> &'t [u8])
 
 /// Whether the name of such a setting may stand in a text. A word too many costs a Parse.
 fn names_setting(effects: Effects, text: &[u8]) -> bool {
-    let is_ours =
-        |word: &[u8]| SETTINGS.iter().chain(&ALIASES).any(|name| word.eq_ignore_ascii_case(name.as_bytes()));
+    let is_ours = |word: &[u8]| all().chain(ALIASES).any(|name| word.eq_ignore_ascii_case(name.as_bytes()));
     let mut words = text.split(|byte| !byte.is_ascii_alphabetic() && *byte != b'_');
     effects.any(Effects::DISCARD_ALL)
         || text.contains(&b'\\')

@@ -373,18 +373,6 @@ fn write_identity(sql: &mut String, values: &BTreeMap<String, Value>) {
 /// In the order in which they must be set.
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
-/// What has a part in the analysis of a text, beside what reads strings with numbers in them. PostgreSQL looks names up again
-/// when `search_path` or who runs it changes, but with the parameters' types of the first time.
-const ANALYSIS: [&str; 7] = [
-    "array_nulls",
-    "backslash_quote",
-    "role",
-    "search_path",
-    "session_authorization",
-    "transform_null_equals",
-    "xmloption",
-];
-
 /// Encodings in which a byte of a character may look like a quote or a backslash; the lexer knows only those in which none
 /// does. Source: "Client-only encodings" in PostgreSQL's manual, chapter 24.3.
 const UNSAFE_ENCODINGS: [&str; 10] =
@@ -406,7 +394,7 @@ fn commits(value: Option<&Value>) -> Commits {
 fn shares_analysis(name: &str, value: &Value) -> bool {
     match name {
         "standard_conforming_strings" => keeps_proofs(name, value),
-        name => !ANALYSIS.contains(&name),
+        name => !analysis::MEANINGS.contains(&name),
     }
 }
 
