@@ -6,6 +6,7 @@
 //! | room | what it does | touches |
 //! |---|---|---|
 //! | [`wire`] | PostgreSQL protocol framing, views and writers | nothing |
+//! | [`lock`] | mutexes, whoever has panicked | nothing |
 //! | [`error`] | the one road of a text to a client | nothing |
 //! | [`config`] | a file becomes a `Config`, or errors that name their keys | nothing |
 //! | [`sql`] | what a statement's text does | nothing |
@@ -29,6 +30,8 @@
 //! [`manual`] holds the longer texts: the life of a query, hazards, and dated decisions.
 
 pub mod wire;
+
+pub mod lock;
 
 pub mod error;
 

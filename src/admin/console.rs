@@ -16,6 +16,7 @@ pub use command::{Command, parse};
 use super::tables::{Averages, Show, Table, by_database};
 use super::{Observed, Operated, Operation, Rights};
 use crate::error::{ErrorSource, Report};
+use crate::lock::lock;
 use crate::wire::backend::{
     Column, Format, Formats, Severity, TransactionStatus, write_bare, write_command_complete, write_data_row,
     write_no_parameters, write_ready, write_report, write_row_description,
@@ -25,7 +26,7 @@ use crate::wire::{BackendTag, FrontendTag, Reader, Scanner, SqlState, Step};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -77,7 +78,7 @@ impl Console {
     /// Takes the sample for averages if it is due. SHOW does so too; somebody who calls it about once in
     /// [`super::tables::PERIOD`] keeps the averages to that period when nobody looks for a while.
     pub fn sample(&self, now: Instant) {
-        let is_due = self.averages.lock().unwrap_or_else(PoisonError::into_inner).is_due(now);
+        let is_due = lock(&self.averages).is_due(now);
         // To add up what thousands of pools have counted takes milliseconds, and drives what queries need out of the caches.
         if is_due {
             self.averages_at(now);
@@ -163,7 +164,7 @@ impl Console {
 
     fn averages_at(&self, now: Instant) -> BTreeMap<String, super::tables::Figures> {
         let totals = by_database(&self.observed.stats());
-        let mut averages = self.averages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut averages = lock(&self.averages);
         averages.sample(now, &totals);
         averages.at(now, &totals)
     }

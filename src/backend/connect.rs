@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -26,6 +26,7 @@ use crate::auth::scram::{MECHANISM, offered};
 use crate::auth::{ScramClient, ScramError, ScramKeys, ServerCredential, md5};
 use crate::config::{ServerAddress, TlsMode};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
+use crate::lock::lock;
 use crate::net::{Connector, Resolver, Side, Stream};
 use crate::session::server_state::ServerState;
 use crate::wire::backend::Fields;
@@ -96,13 +97,13 @@ const MAX_DERIVED: usize = 4;
 
 impl ScramCache {
     fn keys(&self, user: &str, credential: &ServerCredential) -> Option<ScramKeys> {
-        let derived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let derived = lock(&self.0);
         let known = derived.iter().find(|known| known.user == user && known.credential == *credential);
         known.map(|known| known.keys.clone())
     }
 
     fn keep(&self, user: &str, credential: &ServerCredential, keys: ScramKeys) {
-        let mut derived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut derived = lock(&self.0);
         derived.retain(|known| known.user != user);
         derived.truncate(MAX_DERIVED - 1);
         derived.insert(0, Derived { user: user.to_owned(), credential: credential.clone(), keys });

@@ -40,6 +40,7 @@ use crate::backend::connect::ScramCache;
 use crate::backend::{Abode, ConnectError};
 use crate::config::{Patroni, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
+use crate::lock::lock;
 use crate::net::{Connector, Resolver};
 use crate::pool::Upstream;
 use crate::routing::clock::Clock;
@@ -54,7 +55,7 @@ use monitor::Finding;
 use oracle::{Oracle, Reading};
 use section::Shift;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -782,9 +783,4 @@ impl Upstream for Node {
 fn unavailable(why: &str) -> Report {
     Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, "the server is not available")
         .detail(why.to_owned())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain values, each assignment whole: there is nothing that a panic could have left halfway.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

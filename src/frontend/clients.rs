@@ -3,13 +3,14 @@
 use super::passage::{Gangway, Passenger};
 use crate::admin::DATABASE_NAMES;
 use crate::backend::{Backend, CancelTarget, Remote};
+use crate::lock::lock;
 use crate::net::Endpoint;
 use crate::wire::ClientKey;
 use crate::wire::startup::Replication;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 use std::time::{Instant, SystemTime};
 use tokio::sync::mpsc;
@@ -268,10 +269,6 @@ impl Clients {
 /// How many numbers the process before may give to those who are logging in while it hands over.
 const NUMBERS_LEFT: u64 = 100_000;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Default for Clients {
     fn default() -> Self {
         Self::new()
@@ -427,7 +424,7 @@ impl ClientCard {
 
     /// Whom to wake for an order. To be called once from the client's task.
     pub fn wakes(&self, waker: &Waker) {
-        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+        *lock(&self.waker) = Some(waker.clone());
     }
 
     /// What it does.
@@ -514,14 +511,14 @@ impl ClientCard {
 
     /// Wakes its task.
     pub fn wake(&self) {
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waker = lock(&self.waker).clone();
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Activity> {
-        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.activity)
     }
 }
 

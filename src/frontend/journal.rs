@@ -4,11 +4,12 @@
 //! read. Names come from clients, before anybody knows who they are: they are written escaped, and not at any length.
 
 use crate::error::Report;
+use crate::lock::lock;
 use crate::net::Endpoint;
 use crate::wire::SqlState;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How many lines of a kind are written in each [`WINDOW`].
@@ -51,7 +52,7 @@ impl Journal {
     }
 
     fn count(&self, code: SqlState) {
-        let (codes, others) = &mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (codes, others) = &mut *lock(&self.refused);
         match codes.contains_key(&code) || codes.len() < MOST_CODES {
             true => *codes.entry(code).or_default() += 1,
             false => *others += 1,
@@ -60,7 +61,7 @@ impl Journal {
 
     /// How many logins were refused, by SQLSTATE.
     pub fn refusals(&self) -> Vec<(String, u64)> {
-        let (codes, others) = &*self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (codes, others) = &*lock(&self.refused);
         let codes = codes.iter().map(|(code, count)| (code.to_string(), *count));
         codes.chain((*others > 0).then(|| (OTHER.to_owned(), *others))).collect()
     }
@@ -80,7 +81,7 @@ struct Lines {
 impl Ration {
     /// Whether one more line may be written, and if so how many were left out since the last one.
     fn take(&self, now: Instant) -> Option<u64> {
-        let Lines { since, written, left_out } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Lines { since, written, left_out } = &mut *lock(&self.0);
         if since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
             (*since, *written) = (Some(now), 0);
         }

@@ -6,8 +6,9 @@
 //! in between is never forgotten for a read that came before it.
 
 use super::{History, Role};
+use crate::lock::lock;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A history that several connections share.
@@ -96,10 +97,6 @@ pub fn answered(shared: &Shared, basis: &History, role: Role, node: u16, now: In
         // bounds.
         Role::Replica => history.lost_track(now),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
