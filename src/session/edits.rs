@@ -145,16 +145,25 @@ impl Ran {
 impl Edits {
     /// Forgets everything, keeps the memory that an ordinary call needs.
     pub fn clear(&mut self) {
+        let is_large =
+            self.consumed > KEPT_BYTES || self.output > KEPT_BYTES || self.reply.len() > KEPT_BYTES;
         self.edits.clear();
-        self.edits.shrink_to(KEPT_OPS);
-        for bytes in [&mut self.inserted, &mut self.reply] {
-            bytes.clear();
-            bytes.shrink_to(KEPT_BYTES);
+        self.inserted.clear();
+        self.reply.clear();
+        if is_large {
+            self.give_back();
         }
         self.consumed = 0;
         self.output = 0;
         self.events = Events::default();
         self.audible = None;
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
+        self.edits.shrink_to(KEPT_OPS);
+        self.inserted.shrink_to(KEPT_BYTES);
+        self.reply.shrink_to(KEPT_BYTES);
     }
 
     /// How many bytes of the input were dealt with.
