@@ -19,7 +19,7 @@ help:
 	@echo '                    READS_EACH=1000000 per level'
 	@echo 'make bench          pglagoon beside PgBouncer: the targets, measured, with pass or fail; some 14 minutes'
 	@echo 'make bench-growth   how costs grow: databases, users, statements, replicas, clients, bytes; BENCH_ARGS=--quick for a first look'
-	@echo 'make budget         instructions of the hot paths against benches/budgets; fails if one takes 3 % more; needs valgrind'
+	@echo 'make budget         instructions of the hot paths against benches/budgets; fails if one takes 3 % more'
 	@echo 'make setup          installs what these need and this machine lacks'
 
 setup:
@@ -76,4 +76,5 @@ bench-growth:
 	@benches/compare/run.sh --growth $(BENCH_ARGS)
 
 budget:
+	@scripts/setup.sh bench
 	@benches/count.sh --check

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds pglagoon by a profile of itself at work (profile-guided optimisation): target/guided/pglagoon.
 #
-# Three steps: a build that counts what it runs, a minute of every workload of benches/compare, and a build that
+# Three steps: a build that counts what it runs, a moment of every workload of benches/compare, and a build that
 # knows what came often. Where the toolchain has no llvm-profdata and rustup cannot get it, a plain release build.
 set -eu
 cd "$(dirname "$0")/.."

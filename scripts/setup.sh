@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh demo    PostgreSQL server and client
 #   scripts/setup.sh bench   that, and the packages that the tests and the comparison need
-#   scripts/setup.sh         all of that, and what the tests and the comparison need
+#   scripts/setup.sh         all of that, cargo-nextest, and the newest PostgreSQL beside the packaged one
 #
 # Needs Debian's apt-get (as root, or with sudo) for what is missing; a Rust toolchain must be there already.
 set -eu

@@ -261,7 +261,8 @@ impl UserPools {
     /// A position that bounds from above all that a client has seen by now, and that the primary shows already.
     ///
     /// # Errors
-    /// 57P03 when nobody can say within `checkout_timeout`, or `hold_timeout` while there is no primary; 40001 when the primary does not show yet what a replica did.
+    /// 57P03 when nobody can say within `checkout_timeout`, or `hold_timeout` while there is no primary; 40001 when the primary
+    /// does not show yet what a replica did.
     pub async fn position(&self, shown: Option<Shown>) -> Result<Token, Report> {
         let cluster = &self.database.section.cluster;
         let now = Instant::now();

@@ -346,9 +346,9 @@ impl Database {
         self.switchover.send_replace(None);
     }
 
-    /// Holds every client as [`pause`](Self::pause) does until [`resume`](Self::resume), for a server that shall become primary. Those in the queues of the
-    /// pools come out of them: how long they wait does not count until they are served again. False: somebody else holds
-    /// them already.
+    /// Holds every client as [`pause`](Self::pause) does until [`resume`](Self::resume), for a server that shall become
+    /// primary. Those in the queues of the pools come out of them: how long they wait does not count until they are served
+    /// again. False: somebody else holds them already.
     pub fn hold_for(&self, server: &str) -> bool {
         let is_free = !self.is_paused() && !self.is_closed();
         let begins = is_free

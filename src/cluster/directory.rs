@@ -79,7 +79,8 @@ struct Served {
 }
 
 impl Directory {
-    /// What `config` says. `key` is the process's secret for hashing texts. Probes, catalog readers and listeners run on `runtime`, which must outlive the directory.
+    /// What `config` says. `key` is the process's secret for hashing texts. Probes, catalog readers and listeners run on
+    /// `runtime`, which must outlive the directory.
     ///
     /// # Errors
     /// TLS files of a section that cannot be used.

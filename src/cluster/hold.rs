@@ -6,7 +6,8 @@
 //!   in the line       ---- hold_timeout is over ----> an error that says since when and why
 //! ```
 //! There is one line for each user of a database. Whoever comes anew stands behind those who are in it, unless a replica serves
-//! him at once; who has to come back has the place that he had. So clients come to a new primary's pool in the order in which they came to us.
+//! him at once; who has to come back has the place that he had. So clients come to a new primary's pool in the order in which
+//! they came to us.
 //!
 //! Two times bound what a request may wait. `hold_timeout` runs from its arrival, and says how long it may be without a
 //! server; `checkout_timeout` runs while it stands for a connection of a server that is there, anew each time. Together they

@@ -2,8 +2,8 @@
 //!
 //! [`listener`] accepts and hands each connection to a worker; [`handshake`] turns it into somebody who has logged in (or
 //! a cancel request, or nobody); [`relay`] carries out what the client's [`crate::session::Session`] wants until it is
-//! over. [`passage`] hands clients to the next process. [`replication`] passes on bytes for those who replicate. [`clients`] knows everybody who is logged in,
-//! [`journal`] what the log has of those who are not.
+//! over. [`passage`] hands clients to the next process. [`replication`] passes on bytes for those who replicate. [`clients`]
+//! knows everybody who is logged in, [`journal`] what the log has of those who are not.
 
 pub mod cancel;
 pub mod clients;

@@ -79,7 +79,8 @@ impl Outlet<'_> {
     }
 }
 
-/// Reads what is there, if there is room for it, and if the stream is not known to be quiet. Pending without room: whoever makes room polls again.
+/// Reads what is there, if there is room for it, and if the stream is not known to be quiet. Pending without room: whoever
+/// makes room polls again.
 pub(super) fn fill(
     stream: &mut Stream,
     buffer: &mut Buffer,

@@ -33,8 +33,8 @@
 //! space where it took 46,100 (callgrind, at the same number of turns), and over SCRAM 48,500 where it took 70,400, and a fourth
 //! less hashing: the keys are taken in once. Of what is left a third is the query, and a quarter tokio's, with two
 //! allocations aligned to 128 bytes. In six paired rounds on a busy machine a connection took 1.03 times PgBouncer's CPU over
-//! trust, where it took 1.40, and 1.16 times over SCRAM, where it took 1.39. The price: a worker has no timer of its own any more, and is told once a second to look
-//! for logins that take too long. So `login_timeout` is kept to a second.
+//! trust, where it took 1.40, and 1.16 times over SCRAM, where it took 1.39. The price: a worker has no timer of its own any
+//! more, and is told once a second to look for logins that take too long. So `login_timeout` is kept to a second.
 //!
 //! **2026-11-22, both must have spoken before one is a rival.** Who comes with the timeline of a primary that has died may be
 //! another that was promoted beside it, and lacks what was written since; or the same data, started at another address, from

@@ -36,21 +36,20 @@
 //! `eventual` reads go on on replicas.
 //!
 //! **Found out.** The [monitor](crate::cluster::monitor) alone judges servers, for all sections that share
-//! them. What the traffic of any of these meets with makes it look at once: a connection that ends, a login that is refused, reset or too slow, a FATAL, a primary that says 25006. None of that is a
-//! judgement by itself: one terminated backend says nothing of its server. One thing is: a login to what is taken for the
-//! primary that finds a standby (`in_hot_standby`) is not used for writes. While there is no primary, each server is asked
-//! ten times a second.
+//! them. What the traffic of any of these meets with makes it look at once: a connection that ends, a login that is refused,
+//! reset or too slow, a FATAL, a primary that says 25006. None of that is a judgement by itself: one terminated backend says
+//! nothing of its server. One thing is: a login to what is taken for the primary that finds a standby (`in_hot_standby`) is not
+//! used for writes. While there is no primary, each server is asked ten times a second.
 //!
 //! **Hung.** A server that does not answer two probes in a row (`monitor.timeout` each) is down, and nothing new is sent to it. A
 //! replica is so already when it has said nothing for a second, neither to a probe nor to a client, while another server
-//! answers its probe at once.
-//! What waits for its answer then goes on elsewhere if it can: a read on a replica of which nothing was shown. All else waits
-//! for as long as the server may be dead, `monitor.dead_after` from the first question that got no answer: a pause is better
-//! than an error, and PostgreSQL's own pauses (a checkpoint on slow disks, a machine that is moved) last for seconds. Then
-//! the connections are given up, and clients are told by what was at stake, as when they had been cut. If another server becomes
-//! primary before, that is when. A refused login is an answer: a server that is full, or shuts down, is not given up. Clients
-//! are woken for this by an order to look ([`crate::frontend::clients::Order`]), since their server will not wake them. So are
-//! those that replicate: they are told 57P01, if the server did not stop in the middle of a message.
+//! answers its probe at once. What waits for its answer then goes on elsewhere if it can: a read on a replica of which nothing
+//! was shown. All else waits for as long as the server may be dead, `monitor.dead_after` from the first question that got no
+//! answer: a pause is better than an error, and PostgreSQL's own pauses (a checkpoint on slow disks, a machine that is moved)
+//! last for seconds. Then the connections are given up, and clients are told by what was at stake, as when they had been cut.
+//! If another server becomes primary before, that is when. A refused login is an answer: a server that is full, or shuts down,
+//! is not given up. Clients are woken for this by an order to look ([`crate::frontend::clients::Order`]), since their server
+//! will not wake them. So are those that replicate: they are told 57P01, if the server did not stop in the middle of a message.
 //!
 //! **Names.** A server's name is looked up by the monitor, anew for each connection of its own and every
 //! `monitor.resolve_interval`; all other connections go where the monitor's does (`abode.rs`). A name that does not stand for

@@ -32,9 +32,10 @@
 //!
 //! **What follows.**
 //! - 16 workers on one pool: nothing need be done. 32: nothing on one socket.
-//! - 64, or 32 on two sockets: a pool that all workers use is to be split: a lock for each eight workers, each with a part of the pool's size, and what
-//!   is idle in one part is lent to another that has a queue. The order of arrival then holds within a part only, and `max_waiting` is
-//!   counted over all. It costs a pool smaller than its parts the whole idea: those stay as they are.
+//! - 64, or 32 on two sockets: a pool that all workers use is to be split: a lock for each eight workers, each with a part of
+//!   the pool's size, and what is idle in one part is lent to another that has a queue. The order of arrival then holds within
+//!   a part only, and `max_waiting` is counted over all. It costs a pool smaller than its parts the whole idea: those stay as
+//!   they are.
 //! - A pool that is smaller than the workers has its connections move at every other lease, which is two `epoll_ctl` and a cold
 //!   socket each time: more than the lock. Clients of such a pool belong on few workers: the way in can hand them over by their
 //!   database once it is known, as it hands them over by load now.

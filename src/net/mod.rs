@@ -1,7 +1,8 @@
 //! Sockets, TLS and buffers.
 //!
 //! [`Stream`] is one connection, to a client or to a server, whatever it runs over; [`tls`] turns the configuration into
-//! what encrypts it; [`Outbox`] sends together what tasks send at the same time; [`Shelf`] keeps the buffers that idle connections do not own.
+//! what encrypts it; [`Outbox`] sends together what tasks send at the same time; [`Shelf`] keeps the buffers that idle
+//! connections do not own.
 
 mod certificate;
 pub mod courier;

@@ -11,8 +11,8 @@
 //!
 //! Under READ COMMITTED each statement sees what is committed when it begins, so that nothing ties the statements of a
 //! block that has not written to one server. What does (savepoints, SET LOCAL) is repeated on the primary; what cannot be
-//! (cursors, portals that stay open) is not begun on a replica; a portal that was run to its end is gone after the move. The barrier keeps the primary from showing less than the
-//! replica did. `now()` is the time of the primary's BEGIN from then on.
+//! (cursors, portals that stay open) is not begun on a replica; a portal that was run to its end is gone after the move. The
+//! barrier keeps the primary from showing less than the replica did. `now()` is the time of the primary's BEGIN from then on.
 //!
 //! A READ ONLY block that sees one snapshot, or has a portal to go on with, stays where it is. What would do something else on a
 //! replica than it says (locks that nobody on the primary meets), or would keep its client there, is refused. A hot standby has

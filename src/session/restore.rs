@@ -5,7 +5,8 @@ use super::*;
 use crate::sql::quote::identifier;
 
 impl Session {
-    /// Ahead of a client's first request on a connection, which begins here: what it takes to make the connection's settings the client's.
+    /// Ahead of a client's first request on a connection, which begins here: what it takes to make the connection's settings
+    /// the client's.
     pub(super) fn restore_settings(&mut self, held: &mut Held<'_>, edits: &mut Edits) -> Option<Want> {
         let is_aborted = self.transaction.status() == TransactionStatus::Failed;
         if is_aborted || !self.replies.is_empty() {
