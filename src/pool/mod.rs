@@ -14,11 +14,12 @@ pub mod core;
 use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter};
 use crate::backend::{self, Backend, ConnectError, Idle, Target};
 use crate::error::{ClientVisible, Report, Retry};
+use crate::lock::lock;
 use crate::session::{Owed, ServerState};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
@@ -334,7 +335,7 @@ impl Pool {
     /// Connections from before the last [`reconnect`](Self::reconnect) that are still there.
     pub fn outdated(&self) -> usize {
         let newest = self.lock().outdated();
-        let cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        let cards = lock(&self.cards);
         cards.keys().filter(|id| **id <= newest).count()
     }
 
@@ -399,7 +400,7 @@ impl Pool {
             let core = self.lock();
             (core.idle().map(|backend| backend.id).collect::<Vec<_>>(), core.outdated())
         };
-        let cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        let cards = lock(&self.cards);
         let seen = |card: &Arc<ServerCard>| Seen {
             card: card.clone(),
             is_idle: idle.contains(&card.id),
@@ -456,7 +457,7 @@ impl Pool {
             Retry::Never => LeaseError::Refused(error.report()),
             Retry::Safe => LeaseError::Unreachable(error.report()),
         };
-        *self.lock_refusal() = Some(answer.clone());
+        *lock(&self.refusal) = Some(answer.clone());
         let waiters = {
             let (mut core, now) = (self.lock(), Instant::now());
             core.login_failed(now);
@@ -476,16 +477,12 @@ impl Pool {
 
     /// What its last login met with, unless a connection has come about since.
     pub fn refusal(&self) -> Option<LeaseError> {
-        self.lock_refusal().clone()
-    }
-
-    fn lock_refusal(&self) -> MutexGuard<'_, Option<LeaseError>> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.refusal).clone()
     }
 
     fn forget_failures(&self, core: &mut Core<Box<Backend>, Queued>) {
         core.forget_failures();
-        *self.lock_refusal() = None;
+        *lock(&self.refusal) = None;
         self.process.note(&self.struggling, false);
     }
 
@@ -539,7 +536,7 @@ impl Pool {
     }
 
     fn retire(&self, backend: Box<Backend>) {
-        self.cards.lock().unwrap_or_else(PoisonError::into_inner).remove(&backend.id);
+        lock(&self.cards).remove(&backend.id);
         backend.farewell();
     }
 
@@ -552,7 +549,7 @@ impl Pool {
             local: backend.stream.local(),
             tls: backend.stream.tls_info().unwrap_or_default(),
         };
-        self.cards.lock().unwrap_or_else(PoisonError::into_inner).insert(backend.id, Arc::new(card));
+        lock(&self.cards).insert(backend.id, Arc::new(card));
     }
 
     fn note_load(&self, core: &Core<Box<Backend>, Queued>) {
@@ -562,7 +559,7 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, Core<Box<Backend>, Queued>> {
         // Core's methods leave it whole at every point at which they may panic.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.core)
     }
 }
 
