@@ -18,18 +18,23 @@ impl Session {
         let tag = span.tag();
         let swallows = self.replies.front().is_some_and(|reply| reply.action == Action::Swallow);
         self.server_part = if swallows { Passing::Skip } else { Passing::Forward };
+        if !swallows && matches!(tag, BackendTag::DATA_ROW | BackendTag::COPY_DATA) {
+            // What most messages are.
+            edits.forward(span.have());
+            return Flow::Done;
+        }
         let is_inspected = matches!(
             tag,
             BackendTag::READY_FOR_QUERY
                 | BackendTag::COMMAND_COMPLETE
+                | BackendTag::DATA_ROW
                 | BackendTag::ERROR_RESPONSE
                 | BackendTag::NOTICE_RESPONSE
                 | BackendTag::PARAMETER_STATUS
                 | BackendTag::PARAMETER_DESCRIPTION
         );
-        let is_inspected = is_inspected
-            || (swallows && tag == BackendTag::DATA_ROW)
-            || (tag == BackendTag::NOTIFICATION_RESPONSE && !self.channels.is_empty());
+        let is_inspected =
+            is_inspected || (tag == BackendTag::NOTIFICATION_RESPONSE && !self.channels.is_empty());
         if is_inspected && span.have() < span.len().min(MAX_INSPECTED) {
             return Flow::Stop(Want::Input);
         }
@@ -38,8 +43,8 @@ impl Session {
             body = &body[..body.len().min(MAX_INSPECTED - HEADER)];
         }
         match tag {
-            BackendTag::DATA_ROW if swallows => self.learn(body, held),
-            BackendTag::DATA_ROW | BackendTag::COPY_DATA => {}
+            BackendTag::DATA_ROW => self.learn(body, held),
+            BackendTag::COPY_DATA => {}
             BackendTag::READY_FOR_QUERY => {
                 return match self.tidings(body).filter(|_| !swallows) {
                     Some(tidings) => Flow::Stop(Want::Tell(tidings)),
