@@ -30,7 +30,7 @@ impl Session {
         edits: &mut Edits,
     ) -> Flow {
         let Some(parse) = Parse::new(span.body(bytes)) else {
-            return Flow::Stop(fatal(Report::protocol("invalid Parse message")));
+            return self.refuse(span, Report::protocol("invalid Parse message"), Some(held), edits);
         };
         let mut named = self.parsed(&parse, world);
         if self.naming == Naming::Own && !parse.name.is_empty() {
@@ -160,7 +160,7 @@ impl Session {
     ) -> Flow {
         let body = span.body(bytes);
         let Some(bind) = Bind::new(body) else {
-            return Flow::Stop(fatal(Report::protocol("invalid Bind message")));
+            return self.refuse(span, Report::protocol("invalid Bind message"), Some(held), edits);
         };
         if bind.statement.is_empty() && self.replies.has_unnamed_of_earlier_batch() {
             return Flow::Stop(Want::Input);
@@ -218,7 +218,10 @@ impl Session {
         let is_close = span.tag() == FrontendTag::CLOSE;
         let request = if is_close { Request::Close } else { Request::Describe };
         let name = match Target::new(span.body(bytes)) {
-            None => return Flow::Stop(fatal(Report::protocol("invalid Describe or Close message"))),
+            None => {
+                let report = Report::protocol("invalid Describe or Close message");
+                return self.refuse(span, report, Some(held), edits);
+            }
             Some(Target::Statement(name)) if self.naming == Naming::Ours || name.is_empty() => name,
             Some(Target::Statement(name)) => {
                 if let Some(statements) = self.statements.as_mut().filter(|_| is_close) {
@@ -271,7 +274,7 @@ impl Session {
         edits: &mut Edits,
     ) -> Flow {
         match Target::new(span.body(bytes)) {
-            None => return Flow::Stop(fatal(Report::protocol("invalid Close message"))),
+            None => return self.refuse(span, Report::protocol("invalid Close message"), None, edits),
             Some(Target::Statement(name)) => {
                 if let Some(statements) = &mut self.statements {
                     statements.remove(name);
