@@ -104,13 +104,12 @@ impl Session {
         held: &mut Held<'_>,
         edits: &mut Edits,
     ) -> Flow {
-        let raise = format!(
-            "BEGIN RAISE EXCEPTION USING ERRCODE = '{}', MESSAGE = {}, HINT = {}; END",
-            report.code,
-            literal(&report.message),
-            literal(&report.hint)
-        );
-        let sql = format!("DO {}", literal(&raise));
+        let fields = [("MESSAGE", &report.message), ("DETAIL", &report.detail), ("HINT", &report.hint)];
+        let mut raise = format!("BEGIN RAISE EXCEPTION USING ERRCODE = '{}'", report.code);
+        for (name, text) in fields.into_iter().filter(|(_, text)| !text.is_empty()) {
+            raise += &format!(", {name} = {}", literal(text));
+        }
+        let sql = format!("DO {}", literal(&(raise + "; END")));
         held.state.statements.set_unnamed(None);
         self.routed = false;
         if span.tag() == FrontendTag::QUERY {

@@ -150,6 +150,7 @@ fn messages_with_broken_bodies() {
     let answer = client.until_ready();
     assert_eq!(tags(&answer), "1 E Z", "{answer:?}");
     assert_eq!((answer[1].code().as_str(), answer[2].status()), ("08P01", 'E'), "its transaction is aborted");
+    assert!(answer[1].body.windows(2).all(|field| field != b"\0H"), "there is no hint: {answer:?}");
     assert_eq!(client.query("COMMIT")[0].command(), "ROLLBACK");
     assert_undisturbed(&stand, &mut neighbour);
 }
