@@ -571,6 +571,8 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
+    /// PgBouncer pauses at it.
+    first: Signal,
     second: Signal,
 }
 
@@ -582,6 +584,7 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt()),
             quit: listen(SignalKind::quit()),
             hangup: listen(SignalKind::hangup()),
+            first: listen(SignalKind::user_defined1()),
             second: listen(SignalKind::user_defined2()),
         }
     }
@@ -609,6 +612,9 @@ impl Signals {
                 _ = self.interrupt.recv() => return Told::Stop(Shutdown::WaitForServers),
                 _ = self.quit.recv() => return Told::Stop(Shutdown::Now),
                 _ = self.second.recv() => return Told::Upgrade(None),
+                _ = self.first.recv() => {
+                    tracing::warn!("SIGUSR1 is not for pglagoon: PAUSE and RESUME are commands of the console");
+                }
                 _ = self.hangup.recv() => match shared.reload() {
                     Ok(what) => tracing::info!(%what, "configuration reloaded"),
                     Err(error) => tracing::error!(%error, "configuration not reloaded"),

@@ -813,7 +813,7 @@ mod tests {
     #[test]
     fn simple_queries() {
         let cases: [(&str, &[&str]); 9] = [
-            ("SHOW VERSION", &["2 columns", "row pglagoon 0.1.0|PgBouncer 1.25.2", "done SHOW"]),
+            ("SHOW VERSION", &["1 columns", "row pglagoon 0.1.0", "done SHOW"]),
             ("SHOW client_encoding;", &["1 columns", "row UTF8", "done SHOW"]),
             ("SELECT 1", &["1 columns", "row 1", "done SELECT 1"]),
             (";", &["empty"]),
@@ -893,14 +893,7 @@ mod tests {
         for (mut client, mut expected) in cases {
             client = client.query("SHOW VERSION").execute("").sync();
             client.0.extend_from_slice(&whole.0);
-            expected.extend([
-                "ready",
-                "parsed",
-                "bound",
-                "row pglagoon 0.1.0|PgBouncer 1.25.2",
-                "done SHOW",
-                "ready",
-            ]);
+            expected.extend(["ready", "parsed", "bound", "row pglagoon 0.1.0", "done SHOW", "ready"]);
             assert_eq!(said(Rights::Admin, client), expected);
         }
     }
@@ -1134,8 +1127,8 @@ mod tests {
         .await;
         served.unwrap();
         let expected = [
-            "2 columns",
-            "row pglagoon 0.1.0|PgBouncer 1.25.2",
+            "1 columns",
+            "row pglagoon 0.1.0",
             "done SHOW",
             "ready",
             "done KILL_CLIENT",

@@ -105,7 +105,7 @@ impl Show {
             Show::StatsTotals => stats_totals(&by_database(&observed.stats())),
             Show::Totals => totals(&by_database(&observed.stats()), averages),
             Show::Users => observed.users().iter().map(user).collect(),
-            Show::Version => vec![Row::new().text(VERSION_TEXT).text(COMPATIBLE_TEXT).0],
+            Show::Version => vec![Row::new().text(VERSION_TEXT).0],
         };
         Table { columns: self.columns(), rows }
     }
@@ -113,9 +113,6 @@ impl Show {
 
 /// What SHOW VERSION says.
 pub const VERSION_TEXT: &str = concat!("pglagoon ", env!("CARGO_PKG_VERSION"));
-
-/// Whose console this one answers like.
-pub const COMPATIBLE_TEXT: &str = "PgBouncer 1.25.2";
 
 /// How many figures SHOW STATS has for a database, as totals and as averages.
 pub const FIGURES: usize = 12;
@@ -746,7 +743,7 @@ const USERS: &[Column] = &[
 
 const STATE: &[Column] = &[text("key"), text("value")];
 
-const VERSION: &[Column] = &[text("version"), text("compatible")];
+const VERSION: &[Column] = &[text("version")];
 
 const NODES: &[Column] = &[
     text("database"),
@@ -826,7 +823,7 @@ mod tests {
              current_connections int4, max_user_client_connections int4, current_client_connections int4",
         ),
         (Show::State, "key text, value text"),
-        (Show::Version, "version text | compatible text"),
+        (Show::Version, "version text"),
         (
             Show::Nodes,
             "| database text, server text, role text, health text, since_seconds int8, why text, lag_bytes int8, \

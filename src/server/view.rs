@@ -7,7 +7,7 @@ use crate::admin::{
     UserRow,
 };
 use crate::cluster::failover::Standing as NodeStanding;
-use crate::cluster::{Admission, Database, Section, UserPools};
+use crate::cluster::{Admission, Database, Node, Section, UserPools};
 use crate::config::values::{duration_text, size_text};
 use crate::config::{AuthMethod, Config, Consistency, Reads};
 use crate::frontend::clients::{ClientCard, Doing};
@@ -295,7 +295,7 @@ fn node_rows(section: &Section, now: Instant) -> Vec<NodeRow> {
                 NodeStanding::Down => Health::Down,
             },
             since: now.saturating_duration_since(state.since),
-            why: if node.is_detached() { "detached by an operator".into() } else { state.why },
+            why: why_unused(node, state.why),
             lag_bytes: state.position.filter(|_| is_replica).and_then(|replay| cluster.lag_bytes(replay)),
             lag: state.age,
             pace: section.pace(index, now),
@@ -327,6 +327,11 @@ fn connections(pools: &UserPools) -> usize {
     pools.pools().iter().map(|pool| count(pool.occupancy())).sum()
 }
 
+/// Empty, if it is used.
+fn why_unused(node: &Node, why: String) -> String {
+    if node.is_detached() { "detached by an operator".into() } else { why }
+}
+
 fn readiness(section: &Section) -> DatabaseReadiness {
     let nodes = section.cluster.nodes();
     let standings: Vec<_> = (0..nodes.len()).map(|index| section.standing(index)).collect();
@@ -339,9 +344,9 @@ fn readiness(section: &Section) -> DatabaseReadiness {
         let unused = nodes
             .iter()
             .enumerate()
-            .map(|(index, node)| (node, section.state(index)))
-            .filter(|(_, state)| !state.why.is_empty());
-        unused.map(|(node, state)| format!("{}: {}", node.address, state.why)).collect::<Vec<_>>().join("; ")
+            .map(|(index, node)| (node, why_unused(node, section.state(index).why)))
+            .filter(|(_, why)| !why.is_empty());
+        unused.map(|(node, why)| format!("{}: {why}", node.address)).collect::<Vec<_>>().join("; ")
     };
     let (standing, why) = match (has(NodeStanding::Primary), has(NodeStanding::Replica)) {
         (true, false) if wants_replicas => {

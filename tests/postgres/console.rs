@@ -258,6 +258,10 @@ async fn a_detached_server_serves_nobody_until_it_is_attached() {
     assert!(!stand.ran_on("detached").contains(&place(replicas[0])));
     let shown = table(&console, "SHOW NODES").await;
     assert!(shown.iter().any(|row| row["server"] == *replicas[0] && row["why"].contains("detached")));
+    console.simple_query(&format!("DETACH {}", replicas[1])).await.unwrap();
+    let ready = stand.lagoon.http("/ready").unwrap().body;
+    assert!(ready.contains("no replica takes reads") && ready.contains("detached by an operator"), "{ready}");
+    console.simple_query(&format!("ATTACH {}", replicas[1])).await.unwrap();
 
     // DRAIN waits for who is there.
     let holder = stand.client().await;
@@ -418,5 +422,7 @@ fn drivers_settings_are_taken_by_the_console() {
     let mut console = Raw::login_with(stand.lagoon.port, V3_0, &parameters);
     let version = console.query("SHOW VERSION");
     assert_eq!(tags(&version), "T D C Z");
+    let row = version.iter().find(|message| message.tag == 'D').unwrap().columns();
+    assert_eq!(row.len(), 1, "pgbouncer_exporter takes no more");
     assert_eq!(version.iter().find(|message| message.tag == 'C').unwrap().command(), "SHOW");
 }

@@ -190,3 +190,12 @@ fn a_monitor_that_is_not_told_a_replica_s_timeline_says_what_that_costs() {
     eventually("it says so of each replica", || says(&stand) == stand.playground.replicas().len());
     assert_eq!(says(&Stand::new(|setup| setup)), 0, "a superuser is told");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_of_pgbouncer_s_is_no_end() {
+    let stand = Stand::new(|setup| setup);
+    let client = stand.client().await;
+    stand.lagoon.signal("USR1");
+    eventually("it says what to do instead", || stand.lagoon.log().contains("PAUSE and RESUME"));
+    rows(&client, "SELECT note('still')").await;
+}
