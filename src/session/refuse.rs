@@ -147,7 +147,7 @@ fn no_pin(cause: PinReason, room: PinRoom) -> Report {
     }
 }
 
-pub(super) fn is_full(statements: &ClientStatements) -> bool {
+fn is_full(statements: &ClientStatements) -> bool {
     statements.len() >= MAX_STATEMENTS || statements.length() >= MAX_STATEMENT_BYTES
 }
 
