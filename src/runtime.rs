@@ -5,7 +5,7 @@
 //! client (probes, the console's HTTP) runs on the process's own runtime, so that nothing stands in the data's way.
 
 use crate::frontend::listener::{self, Accepted};
-use crate::frontend::{Frontend, Worker};
+use crate::frontend::{Frontend, Worker, dormitory};
 use crate::net::Outbox;
 use std::future::poll_fn;
 use std::io;
@@ -38,8 +38,8 @@ struct Inbox {
     sender: mpsc::UnboundedSender<Accepted>,
     /// Connections that the worker has, or is about to have.
     load: Arc<AtomicUsize>,
-    /// Some of its logins may have taken too long.
-    overdue: Arc<Notify>,
+    /// Wakes it, to look after what has no timer.
+    beat: Arc<Notify>,
 }
 
 impl Inboxes {
@@ -65,10 +65,10 @@ impl Workers {
         let (mut inboxes, mut runtimes, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..count {
             let (sender, arrivals) = mpsc::unbounded_channel();
-            let (load, overdue) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+            let (load, beat) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
             let (starting, started) = sync_channel(1);
-            let (frontend, inbox) = (frontend.clone(), Inbox { sender, load, overdue });
-            let (load, overdue) = (inbox.load.clone(), inbox.overdue.clone());
+            let (frontend, inbox) = (frontend.clone(), Inbox { sender, load, beat });
+            let (load, beat) = (inbox.load.clone(), inbox.beat.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK);
             // Such a runtime never leaves its thread: its tasks share what they share without locks.
             let build = || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
@@ -78,7 +78,7 @@ impl Workers {
                     let _ = starting.send(Ok(runtime.handle().clone()));
                     let worker =
                         Worker::new(index, key, outbox(frontend.access.load().config.listen.io_uring));
-                    runtime.block_on(work(arrivals, frontend, worker, load, &overdue));
+                    runtime.block_on(work(arrivals, frontend, worker, load, &beat));
                     // Tasks that are still there end where they stand.
                     runtime.shutdown_background();
                 }
@@ -104,10 +104,10 @@ impl Workers {
         self.inboxes.0.iter().map(|inbox| inbox.load.load(Ordering::Relaxed)).sum()
     }
 
-    /// Has the workers end logins that have taken too long. To be called now and then: a worker has no timer of its own, so
-    /// that it need not look at one in each of its turns.
-    pub fn end_logins(&self) {
-        self.inboxes.0.iter().for_each(|inbox| inbox.overdue.notify_one());
+    /// Has the workers look after logins that take too long, and clients that are silent. To be called once a second: a worker
+    /// has no timer of its own, so that it need not look at one in each of its turns.
+    pub fn beat(&self) {
+        self.inboxes.0.iter().for_each(|inbox| inbox.beat.notify_one());
     }
 
     /// Ends every worker and whatever it still does, and waits for the threads.
@@ -150,37 +150,28 @@ async fn work(
     frontend: Arc<Frontend>,
     worker: Rc<Worker>,
     load: Arc<AtomicUsize>,
-    overdue: &Notify,
+    beat: &Notify,
 ) {
     spawn_local({
         let (worker, frontend) = (worker.clone(), frontend.clone());
         let wake = move |client| frontend.clients.wake(client);
         async move { poll_fn(|cx| worker.outbox.poll_deliver(cx, &wake)).await }
     });
-    let ending = async {
+    let looking = async {
         loop {
-            overdue.notified().await;
-            worker.end_logins(Instant::now());
+            beat.notified().await;
+            worker.look_after(Instant::now());
         }
     };
     let serving = async {
         while let Some(accepted) = arrivals.recv().await {
-            let leaving = Leaving(load.clone());
-            spawn_local(listener::serve(accepted, frontend.clone(), worker.clone(), leaving));
+            spawn_local(listener::serve(accepted, frontend.clone(), worker.clone(), load.clone()));
         }
     };
     tokio::select! {
-        () = ending => {}
+        () = looking => {}
+        () = dormitory::keep(&worker, &frontend) => {}
         () = serving => {}
-    }
-}
-
-/// Counts a connection off, however its task ends.
-struct Leaving(Arc<AtomicUsize>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

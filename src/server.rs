@@ -559,7 +559,7 @@ async fn sweep(shared: &Shared, workers: &Workers) {
         shared.frontend.directory.sweep(care, Instant::now());
         shared.look_after_those_who_wait();
         if care == Care::Whole {
-            workers.end_logins();
+            workers.beat();
         }
         shared.frontend.console.sample(Instant::now());
     }

@@ -14,6 +14,10 @@ from workloads import IDLE_CLIENTS, STATEMENTS
 # These stand before the first look: with them come server connections, buffers, tables, and what is loaded at first use.
 FIRST_CLIENTS = 64
 
+# Seconds.
+STEADY = 3
+LONGEST_SETTLING = 20
+
 
 @dataclass
 class Idle:
@@ -65,6 +69,12 @@ def open_clients(stack, port, kind, count):
 
 
 def settled_pss(pid):
-    """The last answer has left a moment before the pooler is done with its client."""
-    time.sleep(0.5)
-    return pss_kib(pid)
+    """What it is when it has not changed for some seconds: a pooler may put away what silent clients do not need."""
+    deadline = time.monotonic() + LONGEST_SETTLING
+    before, since = None, time.monotonic()
+    while (now := time.monotonic()) - since < STEADY and now < deadline:
+        found = pss_kib(pid)
+        if found != before:
+            before, since = found, now
+        time.sleep(0.25)
+    return before

@@ -61,6 +61,7 @@ families! {
     START_TIME = "pglagoon_start_time_seconds", GAUGE, &[], "When the process began to serve, since 1970.";
     CLIENTS = "pglagoon_clients", GAUGE, &[], "Clients that are logged in.";
     LOGGING_IN = "pglagoon_clients_logging_in", GAUGE, &[], "Clients that are connected but not logged in.";
+    ASLEEP = "pglagoon_clients_asleep", GAUGE, &[], "Clients that are logged in and have been silent for some seconds.";
     MAX_CLIENTS = "pglagoon_max_clients", GAUGE, &[], "Clients allowed at once.";
     POOL_CLIENTS = "pglagoon_pool_clients", GAUGE, POOL, "Clients of a pool.";
     PINNED = "pglagoon_pinned_clients", GAUGE, PINS, "Clients that keep a server connection, by what keeps it.";
@@ -168,6 +169,7 @@ impl Sheet {
         self.add_f64(START_TIME, vec![], started.as_secs_f64());
         self.add(CLIENTS, vec![], process.clients as u64);
         self.add(LOGGING_IN, vec![], process.logging_in as u64);
+        self.add(ASLEEP, vec![], process.asleep as u64);
         self.add(MAX_CLIENTS, vec![], process.max_clients as u64);
     }
 
@@ -412,6 +414,7 @@ mod tests {
         let samples = read(&text(&Fake::default()));
         let expected = [
             ("pglagoon_clients", 10.0),
+            ("pglagoon_clients_asleep", 4.0),
             (
                 "pglagoon_pool_in_use{database=\"app\",user=\"app\",server=\"127.0.0.1:5432\",role=\"primary\"}",
                 3.0,

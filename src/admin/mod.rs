@@ -143,6 +143,8 @@ pub struct Process {
     pub clients: usize,
     /// Clients that are connected but not yet logged in.
     pub logging_in: usize,
+    /// Clients of those logged in that have been silent for a while.
+    pub asleep: usize,
     /// `listen.max_clients`.
     pub max_clients: usize,
 }

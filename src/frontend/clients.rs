@@ -18,8 +18,12 @@ use tokio::sync::mpsc;
 /// The clients of the process.
 pub struct Clients {
     cards: Mutex<Cards>,
+    /// Cards that were made together: they lie side by side, and what lies between others goes back to the system as a whole
+    /// when clients sleep.
+    blank: Mutex<Vec<Arc<ClientCard>>>,
     ids: AtomicU64,
     connected: AtomicUsize,
+    asleep: AtomicUsize,
     /// Those in the console, or on their way to it, beyond `listen.max_clients`.
     extra: AtomicUsize,
     /// Where clients go that are handed over.
@@ -84,6 +88,8 @@ pub struct ClientCard {
 pub enum Order {
     /// Nothing.
     None,
+    /// Sleep, if nothing stands against it.
+    Sleep,
     /// Look whether the server that is waited for may still answer.
     Look,
     /// Look for the pools anew when no server connection is held: a reload has put others into the place of these.
@@ -168,7 +174,10 @@ pub struct Registration {
 }
 
 /// A connection, logged in or not; dropped, it is not counted any more.
-pub struct Admission(Arc<super::Frontend>);
+pub struct Admission {
+    frontend: Arc<super::Frontend>,
+    load: Arc<AtomicUsize>,
+}
 
 /// A place in the console beyond `listen.max_clients`; dropped, it is free again.
 pub struct ExtraPlace(Arc<super::Frontend>);
@@ -178,8 +187,10 @@ impl Clients {
     pub fn new() -> Self {
         Clients {
             cards: Mutex::default(),
+            blank: Mutex::default(),
             ids: AtomicU64::new(0),
             connected: AtomicUsize::new(0),
+            asleep: AtomicUsize::new(0),
             extra: AtomicUsize::new(0),
             gangway: Mutex::default(),
             predecessor: Mutex::default(),
@@ -229,6 +240,19 @@ impl Clients {
         self.cards().len()
     }
 
+    /// Clients that have been silent for a while.
+    pub fn asleep(&self) -> usize {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// One more of them, or one less.
+    pub(super) fn count_sleeper(&self, is_asleep: bool) {
+        match is_asleep {
+            true => self.asleep.fetch_add(1, Ordering::Relaxed),
+            false => self.asleep.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+
     /// Clients that are logged in to a database: all but those in the console.
     pub fn in_service(&self) -> usize {
         self.cards().values().filter(|card| !DATABASE_NAMES.contains(&&*card.database)).count()
@@ -264,7 +288,23 @@ impl Clients {
     fn cards(&self) -> MutexGuard<'_, Cards> {
         lock(&self.cards)
     }
+
+    fn fill_in(&self, card: ClientCard) -> Arc<ClientCard> {
+        let mut blank = lock(&self.blank);
+        if blank.is_empty() {
+            blank.extend(std::iter::repeat_with(|| Arc::new(ClientCard::blank())).take(CARDS));
+        }
+        let mut place = blank.pop();
+        match place.as_mut().and_then(Arc::get_mut) {
+            Some(place) => *place = card,
+            None => return Arc::new(card),
+        }
+        place.expect("it has just been filled in")
+    }
 }
+
+/// Cards that are made together.
+const CARDS: usize = 32;
 
 /// How many numbers the process before may give to those who are logging in while it hands over.
 const NUMBERS_LEFT: u64 = 100_000;
@@ -276,16 +316,17 @@ impl Default for Clients {
 }
 
 impl Admission {
-    /// Counts a connection.
-    pub fn new(frontend: &Arc<super::Frontend>) -> Self {
+    /// Counts a connection. `load` is that of its worker, which counts it already.
+    pub fn new(frontend: &Arc<super::Frontend>, load: Arc<AtomicUsize>) -> Self {
         frontend.clients.connected.fetch_add(1, Ordering::Relaxed);
-        Admission(frontend.clone())
+        Admission { frontend: frontend.clone(), load }
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.clients.connected.fetch_sub(1, Ordering::Relaxed);
+        self.frontend.clients.connected.fetch_sub(1, Ordering::Relaxed);
+        self.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -307,7 +348,7 @@ impl Drop for ExtraPlace {
 impl Registration {
     /// Makes a client known.
     pub fn new(card: ClientCard, frontend: &Arc<super::Frontend>) -> Self {
-        let card = Arc::new(card);
+        let card = frontend.clients.fill_in(card);
         frontend.clients.cards().insert(card.key.pid, card.clone());
         Registration { card, clients: frontend.clone() }
     }
@@ -362,6 +403,20 @@ impl Activity {
 }
 
 impl ClientCard {
+    /// One that stands for nobody yet.
+    pub(super) fn blank() -> Self {
+        ClientCard::new(Newcomer {
+            id: 0,
+            key: ClientKey::new(0, &[]),
+            user: Arc::default(),
+            database: Arc::default(),
+            peer: Endpoint::Gone,
+            local: Endpoint::Gone,
+            tls: Box::default(),
+            application_name: Arc::default(),
+        })
+    }
+
     /// A client that has just logged in.
     pub fn new(newcomer: Newcomer) -> Self {
         let Newcomer { id, key, user, database, peer, local, tls, application_name } = newcomer;
@@ -398,11 +453,12 @@ impl ClientCard {
     pub fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::None,
-            1 => Order::Look,
-            2 => Order::Move,
-            3 => Order::Expel,
-            4 => Order::HandOver,
-            5 => Order::Drain,
+            1 => Order::Sleep,
+            2 => Order::Look,
+            3 => Order::Move,
+            4 => Order::Expel,
+            5 => Order::HandOver,
+            6 => Order::Drain,
             _ => Order::Kill,
         }
     }
@@ -420,6 +476,12 @@ impl ClientCard {
             if self.order() == Order::Kill { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    /// Since which request it has been idle, if it is; the first one is `None`.
+    pub fn idle_since(&self) -> Option<Option<Instant>> {
+        let activity = self.lock();
+        matches!(activity.doing, Doing::Idle).then_some(activity.requested)
     }
 
     /// Whom to wake for an order. To be called once from the client's task.

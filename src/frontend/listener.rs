@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -103,14 +104,14 @@ impl AsFd for Listener {
     }
 }
 
-/// A connection's whole life, on the worker that has it; `leaving` is dropped at its end, however it comes.
+/// A connection's life on the worker that has it, to its end or until its client sleeps. `load` counts it, as long as it lasts.
 pub fn serve(
     accepted: Accepted,
     frontend: Arc<Frontend>,
     worker: Rc<Worker>,
-    leaving: impl Sized,
+    load: Arc<AtomicUsize>,
 ) -> impl Future<Output = ()> {
-    let admission = Admission::new(&frontend);
+    let admission = Admission::new(&frontend, load);
     // What a login takes is large, and gone when the client is in.
     let receiving = Box::pin(receive(accepted, frontend.clone(), worker.clone()));
     async move {
@@ -119,9 +120,9 @@ pub fn serve(
             Arrived::Cancel(canceller) => Box::pin(cancel::serve(*canceller, &frontend.clients)).await,
             Arrived::Console(visitor) => Box::pin(console(*visitor, &frontend)).await,
             Arrived::Replication(replicating) => Box::pin(replication::run(*replicating, &worker)).await,
-            Arrived::Client(relay) => relay.live().await,
+            Arrived::Client(relay) => return relay.live(admission).await,
         }
-        drop((admission, leaving));
+        drop(admission);
     }
 }
 

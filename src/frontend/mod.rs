@@ -2,11 +2,12 @@
 //!
 //! [`listener`] accepts and hands each connection to a worker; [`handshake`] turns it into somebody who has logged in (or
 //! a cancel request, or nobody); [`relay`] carries out what the client's [`crate::session::Session`] wants until it is
-//! over. [`passage`] hands clients to the next process. [`replication`] passes on bytes for those who replicate. [`clients`]
+//! over. Clients that are silent sleep in the [`dormitory`]. [`passage`] hands clients to the next process. [`replication`] passes on bytes for those who replicate. [`clients`]
 //! knows everybody who is logged in, [`journal`] what the log has of those who are not.
 
 pub mod cancel;
 pub mod clients;
+pub mod dormitory;
 pub mod handshake;
 pub mod journal;
 mod limits;
@@ -26,6 +27,7 @@ use crate::prepared::Registry;
 use crate::session::Edits;
 use arc_swap::ArcSwap;
 use clients::Clients;
+use dormitory::Dormitory;
 use journal::Journal;
 use limits::Limits;
 use opening::Openings;
@@ -71,6 +73,8 @@ pub struct Worker {
     openings: Openings,
     /// How long its logins may take.
     limits: Limits,
+    /// Its clients that are silent.
+    dormitory: Dormitory,
     desk: RefCell<Desk>,
     notebook: RefCell<BTreeMap<*const Database, Page>>,
 }
@@ -106,14 +110,17 @@ impl Worker {
             outbox,
             openings: Openings::default(),
             limits: Limits::default(),
+            dormitory: Dormitory::default(),
             desk: RefCell::new(desk),
             notebook: RefCell::default(),
         })
     }
 
-    /// Ends logins that have taken too long. To be called more often than the shortest limit that anybody would set.
-    pub fn end_logins(&self, now: Instant) {
+    /// Ends logins that have taken too long, and sends clients to sleep that have been silent since the last look. To be called
+    /// once a second.
+    pub fn look_after(&self, now: Instant) {
         self.limits.look(now);
+        self.dormitory.look();
     }
 
     /// The desk, for one call.

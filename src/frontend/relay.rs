@@ -2,7 +2,8 @@
 //!
 //! One loop, one match. Nothing here looks inside a message. Both directions are polled always: awaiting a write to one
 //! side while the other is not read deadlocks when both are full. Buffers are taken from the worker's shelf when there is
-//! something to read and given back when they are empty, so that an idle client owns none.
+//! something to read and given back when they are empty, so that an idle client owns none; one that stays silent for some
+//! seconds gives up its task as well ([`super::dormitory`]).
 //!
 //! ```text
 //!   client --from_client--> session.on_client  --edits--> to_server --> server
@@ -15,9 +16,10 @@ mod account;
 mod ending;
 mod hearing;
 mod moving;
+mod sleeping;
 mod waiting;
 
-use super::clients::{ClientCard, Order, Registration};
+use super::clients::{Admission, ClientCard, Order, Registration};
 use super::handshake::Authenticated;
 use super::outlet::{Outlet, fill};
 use super::passage::{Leaving, Passenger};
@@ -39,9 +41,10 @@ pub(super) use ending::FAREWELL_TIMEOUT;
 use ending::killed;
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use waiting::Denied;
 
@@ -77,6 +80,8 @@ pub struct Relay {
     notes: Rc<RefCell<Notes>>,
     /// What a client that listens hears by the shared listener.
     subscription: Option<Arc<Subscription>>,
+    /// The last to be dropped: the connection counts as long as there is something of it.
+    admission: Option<Admission>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -132,7 +137,10 @@ enum Next {
     ServerLost(String),
     /// The pools are closed, and no server connection is held.
     Move,
+    /// The client is silent, and nothing of it is under way.
+    Sleep,
 }
+
 impl Relay {
     /// For a client that has just come, at its worker.
     pub fn new(client: Authenticated, worker: Rc<Worker>) -> Self {
@@ -159,13 +167,22 @@ impl Relay {
             registration,
             pools,
             subscription: None,
+            admission: None,
         }
     }
 
-    /// Sees the client through to its end.
-    pub async fn live(mut self: Box<Self>) {
+    /// Sees the client through to its end, or until it sleeps. `admission` counts it to its end.
+    pub fn live(mut self: Box<Self>, admission: Admission) -> impl Future<Output = ()> {
+        self.admission = Some(admission);
         self.pools.enter();
+        self.go_on()
+    }
+
+    /// The same for a client that has slept.
+    pub(super) async fn go_on(mut self: Box<Self>) {
         let farewell = self.converse().await;
+        self.seat.dormitory.leaves(self.card().id);
+        let Some(farewell) = farewell else { return self.sleep() };
         self.pools.leave();
         // The socket's error is the client's end, which this is.
         let _ = self.client_outlet().gather();
@@ -179,20 +196,22 @@ impl Relay {
         }
     }
 
-    async fn converse(&mut self) -> Farewell {
+    /// Answers how the conversation has ended; `None`: the client sleeps.
+    async fn converse(&mut self) -> Option<Farewell> {
         poll_fn(|cx| {
-            self.card().wakes(cx.waker());
+            self.wake_up(cx.waker());
             Poll::Ready(())
         })
         .await;
         loop {
             let next = match self.exchange().await {
-                Next::Want(Want::Close(farewell)) => return farewell,
+                Next::Want(Want::Close(farewell)) => return Some(farewell),
+                Next::Sleep if self.falls_asleep() => return None,
                 next => next,
             };
             // What takes its time is rare, and large: only who waits for it carries it.
             if let Some(farewell) = Box::pin(self.see_to(next)).await {
-                return farewell;
+                return Some(farewell);
             }
         }
     }
@@ -204,6 +223,8 @@ impl Relay {
             Next::Want(want) => want,
             Next::ServerLost(why) => self.server_lost(&why),
             Next::Move => return self.move_at_rest().await,
+            // Its socket is lost, which is found where it is read.
+            Next::Sleep => return None,
         };
         match want {
             Want::Input => None,
@@ -464,7 +485,7 @@ impl Relay {
         Outlet { stream: client, left: to_client, last: &mut last.client, seat, to: Side::Client }
     }
 
-    fn card(&self) -> &ClientCard {
+    pub(super) fn card(&self) -> &Arc<ClientCard> {
         self.registration.card()
     }
 }
@@ -484,15 +505,13 @@ mod tests {
         let sizes = [
             (
                 "task",
-                size_of_future(|(accepted, frontend, worker)| {
-                    serve(accepted, frontend, worker, Arc::new(()))
-                }),
+                size_of_future(|(accepted, frontend, worker, load)| serve(accepted, frontend, worker, load)),
             ),
             ("relay", size_of::<Relay>()),
             ("card", size_of::<ClientCard>()),
         ];
         let sum: usize = sizes.iter().map(|(_, size)| size).sum();
-        assert!(sum <= 1064, "{sizes:?}");
+        assert!(sum <= 1072, "{sizes:?}");
     }
 
     #[test]

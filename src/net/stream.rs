@@ -148,7 +148,7 @@ impl Stream {
         match self.into_socket()? {
             Socket::Tcp(socket) => socket.into_std().map(OwnedFd::from),
             Socket::Unix(socket) => socket.into_std().map(OwnedFd::from),
-            Socket::Homeless => Err(homeless()),
+            Socket::Homeless(_) => Err(homeless()),
         }
     }
 
@@ -303,25 +303,53 @@ impl Stream {
         }
     }
 
+    /// Takes the socket out of its reactor: until [`watch`](Self::watch) every use of the stream is an error.
+    ///
+    /// # Errors
+    /// What the reactor says. The socket is lost then.
+    pub fn unwatch(&mut self) -> io::Result<()> {
+        self.socket_mut().unwatch()
+    }
+
+    /// Puts it into the reactor of the runtime that this is called on. What came meanwhile is still to be read.
+    ///
+    /// # Errors
+    /// What the reactor says, or that there is no socket. The stream stays unusable then.
+    pub fn watch(&mut self) -> io::Result<()> {
+        self.socket_mut().watch()
+    }
+
+    /// Whether all that there is to be read or sent is in the socket: TLS may keep some of it.
+    pub fn keeps_nothing(&self) -> bool {
+        match &self.0 {
+            Layer::Plain(_) => true,
+            Layer::Tls(tls) => {
+                let state = tls.stream.get_ref().1;
+                state.wants_read() && !state.wants_write()
+            }
+        }
+    }
+
     /// Moves an idle connection's socket to the reactor of the runtime that this is called on.
     ///
     /// # Errors
     /// What registering it says, or that the connection is not idle: it has ended, or something came. The stream is then
     /// unusable, and every use of it an error.
     pub fn rehome(&mut self) -> io::Result<()> {
-        match &mut self.0 {
-            Layer::Plain(socket) => socket.rehome(),
-            Layer::Tls(tls) => tls.stream.get_mut().0.rehome(),
-        }
+        self.socket_mut().rehome()
     }
 
     /// The number of its socket, if bytes go to it as they are.
     pub(super) fn plain_socket(&self) -> Option<RawFd> {
         match &self.0 {
-            Layer::Plain(Socket::Tcp(socket)) => Some(socket.as_raw_fd()),
-            Layer::Plain(Socket::Unix(socket)) => Some(socket.as_raw_fd()),
-            Layer::Plain(Socket::Homeless) | Layer::Tls(_) => None,
+            Layer::Plain(socket) => socket.number(),
+            Layer::Tls(_) => None,
         }
+    }
+
+    /// The number of its socket, if it has one: to be watched by others while no reactor does.
+    pub fn number(&self) -> Option<RawFd> {
+        self.socket().number()
     }
 
     /// Whether it is encrypted.
@@ -384,6 +412,13 @@ impl Stream {
             Layer::Tls(tls) => tls.stream.get_ref().0,
         }
     }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        match &mut self.0 {
+            Layer::Plain(socket) => socket,
+            Layer::Tls(tls) => tls.stream.get_mut().0,
+        }
+    }
 }
 
 /// What carries the bytes.
@@ -391,16 +426,33 @@ impl Stream {
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// On the way from one runtime to another; stays so only if that failed.
-    Homeless,
+    /// In no reactor. Nothing is left of one that was lost on the way from one to another.
+    Homeless(Option<Unwatched>),
+}
+
+/// A socket that no runtime watches.
+#[derive(Debug)]
+pub(super) enum Unwatched {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 impl Socket {
+    fn number(&self) -> Option<RawFd> {
+        Some(match self {
+            Socket::Tcp(socket) => socket.as_raw_fd(),
+            Socket::Unix(socket) => socket.as_raw_fd(),
+            Socket::Homeless(Some(Unwatched::Tcp(socket))) => socket.as_raw_fd(),
+            Socket::Homeless(Some(Unwatched::Unix(socket))) => socket.as_raw_fd(),
+            Socket::Homeless(None) => return None,
+        })
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Socket::Tcp(socket) => socket.poll_read_ready(cx),
             Socket::Unix(socket) => socket.poll_read_ready(cx),
-            Socket::Homeless => Poll::Ready(Err(homeless())),
+            Socket::Homeless(_) => Poll::Ready(Err(homeless())),
         }
     }
 
@@ -408,7 +460,7 @@ impl Socket {
         match self {
             Socket::Tcp(socket) => socket.try_read(buffer),
             Socket::Unix(socket) => socket.try_read(buffer),
-            Socket::Homeless => Err(homeless()),
+            Socket::Homeless(_) => Err(homeless()),
         }
     }
 
@@ -416,7 +468,7 @@ impl Socket {
         match self {
             Socket::Tcp(socket) => socket.try_write(bytes),
             Socket::Unix(socket) => socket.try_write(bytes),
-            Socket::Homeless => Err(homeless()),
+            Socket::Homeless(_) => Err(homeless()),
         }
     }
 
@@ -429,25 +481,40 @@ impl Socket {
             let _ = match self {
                 Socket::Tcp(socket) => socket.try_io(Interest::READABLE, drained),
                 Socket::Unix(socket) => socket.try_io(Interest::READABLE, drained),
-                Socket::Homeless => Ok(()),
+                Socket::Homeless(_) => Ok(()),
             };
         }
         Ok(count)
     }
 
     fn rehome(&mut self) -> io::Result<()> {
-        *self = match std::mem::replace(self, Socket::Homeless) {
-            Socket::Tcp(socket) => {
-                let socket = socket.into_std()?;
-                expect_silence(SockRef::from(&socket))?;
-                Socket::Tcp(TcpStream::from_std(socket)?)
-            }
-            Socket::Unix(socket) => {
-                let socket = socket.into_std()?;
-                expect_silence(SockRef::from(&socket))?;
-                Socket::Unix(UnixStream::from_std(socket)?)
-            }
-            Socket::Homeless => return Err(homeless()),
+        self.unwatch()?;
+        let silence = match &*self {
+            Socket::Homeless(Some(Unwatched::Tcp(socket))) => expect_silence(SockRef::from(socket)),
+            Socket::Homeless(Some(Unwatched::Unix(socket))) => expect_silence(SockRef::from(socket)),
+            _ => Err(homeless()),
+        };
+        // Who has spoken out of turn is not listened to again.
+        silence.inspect_err(|_| *self = Socket::Homeless(None))?;
+        self.watch()
+    }
+
+    fn unwatch(&mut self) -> io::Result<()> {
+        let unwatched = match std::mem::replace(self, Socket::Homeless(None)) {
+            Socket::Tcp(socket) => Unwatched::Tcp(socket.into_std()?),
+            Socket::Unix(socket) => Unwatched::Unix(socket.into_std()?),
+            Socket::Homeless(socket) => socket.ok_or_else(homeless)?,
+        };
+        *self = Socket::Homeless(Some(unwatched));
+        Ok(())
+    }
+
+    fn watch(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, Socket::Homeless(None)) {
+            Socket::Homeless(Some(Unwatched::Tcp(socket))) => Socket::Tcp(TcpStream::from_std(socket)?),
+            Socket::Homeless(Some(Unwatched::Unix(socket))) => Socket::Unix(UnixStream::from_std(socket)?),
+            Socket::Homeless(None) => return Err(homeless()),
+            watched => watched,
         };
         Ok(())
     }
@@ -459,7 +526,7 @@ impl Socket {
                 Err(_) => Endpoint::Gone,
             },
             Socket::Unix(_) => Endpoint::Unix,
-            Socket::Homeless => Endpoint::Gone,
+            Socket::Homeless(_) => Endpoint::Gone,
         }
     }
 }
@@ -486,7 +553,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
             Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buffer),
-            Socket::Homeless => Poll::Ready(Err(homeless())),
+            Socket::Homeless(_) => Poll::Ready(Err(homeless())),
         }
     }
 }
@@ -496,7 +563,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Socket::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Socket::Homeless => Poll::Ready(Err(homeless())),
+            Socket::Homeless(_) => Poll::Ready(Err(homeless())),
         }
     }
 
@@ -508,7 +575,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
             Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
-            Socket::Homeless => Poll::Ready(Err(homeless())),
+            Socket::Homeless(_) => Poll::Ready(Err(homeless())),
         }
     }
 
@@ -524,7 +591,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Homeless => Poll::Ready(Err(homeless())),
+            Socket::Homeless(_) => Poll::Ready(Err(homeless())),
         }
     }
 }
@@ -662,6 +729,21 @@ mod tests {
         drop(peer);
         poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
         assert_eq!(stream.glance(&mut buffer), Arrival::Closed);
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_nobody_watches_is_read_afterwards() {
+        let (mut stream, peer) = pair().await;
+        stream.unwatch().unwrap();
+        stream.unwatch().unwrap();
+        let mut buffer = [0; 16];
+        assert!(matches!(poll_once(|cx| stream.poll_read(cx, &mut buffer)), Poll::Ready(Err(_))));
+        peer.try_write(b"abc").unwrap();
+        assert!(stream.number().is_some());
+        stream.watch().unwrap();
+        stream.watch().unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert_eq!(stream.read_some(&mut buffer).await.unwrap(), 3);
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl Observed for View {
             state,
             clients: logged_in,
             logging_in: clients.connected().saturating_sub(logged_in),
+            asleep: clients.asleep(),
             max_clients: self.config().listen.max_clients,
         }
     }

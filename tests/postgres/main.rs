@@ -40,6 +40,7 @@ mod replication;
 mod rescue;
 mod routing;
 mod session_state;
+mod sleeping;
 mod soak;
 mod switchover;
 mod tls;

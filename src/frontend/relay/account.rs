@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How long before its end at the latest a client is awake that has been idle for too long.
+const LAST_SLEEP: Duration = Duration::from_secs(2);
+
 /// What a time limit is set by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -127,6 +130,11 @@ impl Limits {
         let (transaction, query) = (rules.pool.idle_transaction_timeout, rules.pool.query_timeout);
         let any = idle.is_some() || transaction.is_some() || query.is_some();
         any.then(|| Box::new(Limits { idle, transaction, query, phase: Phase::Idle, since: Instant::now() }))
+    }
+
+    /// How long the client may sleep, if it stays idle; `None`: for ever.
+    pub fn sleep_end(&self) -> Option<Instant> {
+        self.since.checked_add(self.idle?)?.checked_sub(LAST_SLEEP)
     }
 
     /// How often to look: the limits are kept to a quarter of the shortest.

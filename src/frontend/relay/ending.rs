@@ -95,6 +95,10 @@ impl Relay {
                 self.card().obeyed(order);
                 return None;
             }
+            Order::Sleep => {
+                self.card().obeyed(order);
+                return self.can_sleep().then_some(Next::Sleep);
+            }
             Order::Move if !self.pools.is_closed() => {
                 self.card().obeyed(order);
                 return None;
