@@ -1,7 +1,7 @@
 //! Where clients sleep that are silent: without a task, and without a place in the runtime's reactor.
 //!
 //! ```text
-//!   awake: a task with a Relay --silent from one look to the next--> bed: a Relay, its socket in a reactor of ours
+//!   awake: a task with a Relay --silent from one look to the next--> bed: a Sleeper, its socket in a reactor of ours
 //!          ^------------------ it speaks, or is given an order -----'
 //! ```
 //! What the runtime keeps for each socket and each task is more than half of what a client takes while it says nothing, and
@@ -11,13 +11,14 @@
 //! A socket that is put into either reactor reports at once what came before: nothing is missed on the way.
 
 use super::clients::{ClientCard, Order};
-use super::relay::Relay;
+use super::relay::Sleeper;
 use super::{Frontend, Worker};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
@@ -41,7 +42,7 @@ const ONE_IN: usize = 16;
 pub(super) struct Dormitory {
     awake: RefCell<BTreeMap<u64, Awake>>,
     /// Those who have just fallen asleep.
-    coming: RefCell<Vec<Relay>>,
+    coming: RefCell<Vec<Sleeper>>,
     bell: Arc<Bell>,
     is_open: Cell<bool>,
     is_time_to_look: Cell<bool>,
@@ -94,7 +95,7 @@ impl Dormitory {
     }
 
     /// A bed for one whose socket no reactor watches.
-    pub fn admit(&self, sleeper: Relay) {
+    pub fn admit(&self, sleeper: Sleeper) {
         self.coming.borrow_mut().push(sleeper);
         self.bell.call.notify_one();
     }
@@ -121,9 +122,9 @@ impl Dormitory {
 }
 
 /// Keeps a worker's dormitory. On the worker; does not end.
-pub async fn keep(worker: &Worker, frontend: &Frontend) {
+pub async fn keep(worker: &Rc<Worker>, frontend: &Frontend) {
     let dormitory = &worker.dormitory;
-    let (mut door, mut beds) = match Poll::new().and_then(|door| Beds::new(door, frontend, &dormitory.bell)) {
+    let (mut door, mut beds) = match Poll::new().and_then(|door| Beds::new(door, worker, frontend)) {
         Ok(made) => made,
         Err(error) => {
             tracing::warn!(%error, "no second reactor to be had: clients that are silent take more memory");
@@ -153,11 +154,12 @@ pub async fn keep(worker: &Worker, frontend: &Frontend) {
 /// Those who sleep.
 struct Beds<'a> {
     /// `None`: nobody is in there.
-    rooms: Vec<Option<Box<[Option<Relay>; ROOM]>>>,
+    rooms: Vec<Option<Box<[Option<Sleeper>; ROOM]>>>,
     /// Numbers of those that nobody is in.
     free: Vec<usize>,
     registry: mio::Registry,
     bell: Waker,
+    worker: &'a Rc<Worker>,
     frontend: &'a Frontend,
     taken: usize,
     /// How many were taken when memory was given back.
@@ -167,12 +169,13 @@ struct Beds<'a> {
 }
 
 impl<'a> Beds<'a> {
-    fn new(door: Poll, frontend: &'a Frontend, bell: &Arc<Bell>) -> io::Result<(AsyncFd<Poll>, Self)> {
+    fn new(door: Poll, worker: &'a Rc<Worker>, frontend: &'a Frontend) -> io::Result<(AsyncFd<Poll>, Self)> {
         let beds = Beds {
             rooms: Vec::new(),
             free: Vec::new(),
             registry: door.registry().try_clone()?,
-            bell: bell.clone().into(),
+            bell: worker.dormitory.bell.clone().into(),
+            worker,
             frontend,
             taken: 0,
             tidied: 0,
@@ -191,14 +194,14 @@ impl<'a> Beds<'a> {
             self.lay(sleeper);
         }
         if dormitory.bell.is_for_a_sleeper.swap(false, Ordering::AcqRel) {
-            self.rouse_those(|relay| has_order(relay.card()));
+            self.rouse_those(|sleeper| has_order(sleeper.card()));
         }
         if dormitory.is_time_to_look.take() {
             self.look(Instant::now());
         }
     }
 
-    fn lay(&mut self, sleeper: Relay) {
+    fn lay(&mut self, sleeper: Sleeper) {
         let place = self.free.pop().unwrap_or_else(|| {
             let first = self.rooms.len() * ROOM;
             self.rooms.push(None);
@@ -207,15 +210,15 @@ impl<'a> Beds<'a> {
         });
         let socket = sleeper.socket().unwrap_or(-1);
         let watched = self.registry.register(&mut SourceFd(&socket), Token(place), Interest::READABLE);
-        let card = sleeper.card().clone();
-        card.wakes(&self.bell);
-        self.first_end = [self.first_end, sleeper.sleep_end()].into_iter().flatten().min();
+        sleeper.card().wakes(&self.bell);
+        // An order that came on the way here has woken nobody.
+        let must_rise = watched.is_err() || has_order(sleeper.card());
+        self.first_end = [self.first_end, sleeper.end()].into_iter().flatten().min();
         let room = self.rooms[place / ROOM].get_or_insert_with(|| Box::new([const { None }; ROOM]));
         room[place % ROOM] = Some(sleeper);
         self.taken += 1;
         self.frontend.clients.count_sleeper(true);
-        // An order that came on the way here has woken nobody.
-        if watched.is_err() || has_order(&card) {
+        if must_rise {
             self.rouse(place);
         }
     }
@@ -223,7 +226,7 @@ impl<'a> Beds<'a> {
     /// The client goes on.
     fn rouse(&mut self, place: usize) {
         let Some(room) = &mut self.rooms[place / ROOM] else { return };
-        let Some(mut sleeper) = room[place % ROOM].take() else { return };
+        let Some(sleeper) = room[place % ROOM].take() else { return };
         if room.iter().all(Option::is_none) {
             self.rooms[place / ROOM] = None;
         }
@@ -234,11 +237,10 @@ impl<'a> Beds<'a> {
             // It fails where it was never watched.
             let _ = self.registry.deregister(&mut SourceFd(&socket));
         }
-        sleeper.get_up();
-        spawn_local(Box::new(sleeper).go_on());
+        spawn_local(sleeper.get_up(self.worker.clone()).go_on());
     }
 
-    fn rouse_those(&mut self, is_meant: impl Fn(&Relay) -> bool) {
+    fn rouse_those(&mut self, is_meant: impl Fn(&Sleeper) -> bool) {
         for place in 0..self.rooms.len() * ROOM {
             let room = self.rooms[place / ROOM].as_ref();
             if room.and_then(|room| room[place % ROOM].as_ref()).is_some_and(&is_meant) {
@@ -249,9 +251,9 @@ impl<'a> Beds<'a> {
 
     fn look(&mut self, now: Instant) {
         if self.first_end.is_some_and(|end| end <= now) {
-            self.rouse_those(|relay| relay.sleep_end().is_some_and(|end| end <= now));
+            self.rouse_those(|sleeper| sleeper.end().is_some_and(|end| end <= now));
             let beds = self.rooms.iter().flatten().flat_map(|room| room.iter().flatten());
-            self.first_end = beds.filter_map(Relay::sleep_end).min();
+            self.first_end = beds.filter_map(Sleeper::end).min();
         }
         if self.taken < self.tidied / 2 {
             self.tidied = self.taken;

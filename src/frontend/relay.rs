@@ -39,12 +39,12 @@ use crate::wire::backend::{Severity, notification_channel};
 use account::Limits;
 pub(super) use ending::FAREWELL_TIMEOUT;
 use ending::killed;
+pub(super) use sleeping::Sleeper;
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use waiting::Denied;
 
@@ -145,29 +145,38 @@ impl Relay {
     /// For a client that has just come, at its worker.
     pub fn new(client: Authenticated, worker: Rc<Worker>) -> Self {
         let Authenticated { stream, early, pools, session, registration, config } = client;
+        let (watch, max_message) = (Limits::new(&config, &pools), config.listen.max_message);
+        let sleeper =
+            Sleeper { client: stream, session, watch, max_message, registration, pools, admission: None };
+        Relay { fresh: !early.is_empty(), from_client: early, ..Relay::of(sleeper, worker) }
+    }
+
+    /// For a client that nothing is under way for.
+    fn of(sleeper: Sleeper, worker: Rc<Worker>) -> Self {
+        let Sleeper { client, session, watch, max_message, registration, pools, admission } = sleeper;
         Relay {
             notes: worker.notes(&pools.database),
             seat: Seat::new(worker, registration.card().id),
             last: Last::default(),
-            client: stream,
+            client,
             session,
             lease: None,
             tenure: Tenure::New,
-            fresh: !early.is_empty(),
-            from_client: early,
+            fresh: false,
+            from_client: Buffer::empty(),
             to_server: Buffer::empty(),
             from_server: Buffer::empty(),
             to_client: Buffer::empty(),
             quiet: Quiet::default(),
             pins: Pins::default(),
-            watch: Limits::new(&config, &pools),
-            max_message: config.listen.max_message,
+            watch,
+            max_message,
             received: 0,
             sent: 0,
             registration,
             pools,
             subscription: None,
-            admission: None,
+            admission,
         }
     }
 
@@ -199,14 +208,15 @@ impl Relay {
     /// Answers how the conversation has ended; `None`: the client sleeps.
     async fn converse(&mut self) -> Option<Farewell> {
         poll_fn(|cx| {
-            self.wake_up(cx.waker());
+            self.card().wakes(cx.waker());
+            self.seat.dormitory.rises(self.card());
             Poll::Ready(())
         })
         .await;
         loop {
             let next = match self.exchange().await {
                 Next::Want(Want::Close(farewell)) => return Some(farewell),
-                Next::Sleep if self.falls_asleep() => return None,
+                Next::Sleep if self.client.unwatch().is_ok() => return None,
                 next => next,
             };
             // What takes its time is rare, and large: only who waits for it carries it.
@@ -485,7 +495,7 @@ impl Relay {
         Outlet { stream: client, left: to_client, last: &mut last.client, seat, to: Side::Client }
     }
 
-    pub(super) fn card(&self) -> &Arc<ClientCard> {
+    fn card(&self) -> &Arc<ClientCard> {
         self.registration.card()
     }
 }
@@ -512,6 +522,8 @@ mod tests {
         ];
         let sum: usize = sizes.iter().map(|(_, size)| size).sum();
         assert!(sum <= 1072, "{sizes:?}");
+        // Without the task, and with the card.
+        assert!(size_of::<Sleeper>() <= 488, "{}", size_of::<Sleeper>());
     }
 
     #[test]

@@ -79,6 +79,13 @@ impl Relay {
         self.turn(now, events.answered > 0);
     }
 
+    /// Those that no request has counted, when there is none to come.
+    pub(super) fn count_bytes(&mut self) {
+        let mut stats = self.pools.stats(self.seat.index);
+        stats.received += std::mem::take(&mut self.received);
+        stats.sent += std::mem::take(&mut self.sent);
+    }
+
     pub(super) fn count_pins(&mut self, pins: Pins) {
         if pins != self.pins {
             self.pools.pinned.change(self.pins, pins);

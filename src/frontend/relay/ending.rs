@@ -146,11 +146,7 @@ impl Relay {
         };
         self.count_pins(Pins::default());
         self.card().rests(0);
-        {
-            let mut stats = self.pools.stats(self.seat.index);
-            stats.received += self.received;
-            stats.sent += self.sent;
-        }
+        self.count_bytes();
         if let Some(granted) = self.release() {
             let mut owed = self.session.owed();
             // What the session believes to be sent is not: the server would wait for the rest of it.

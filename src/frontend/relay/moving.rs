@@ -19,11 +19,7 @@ impl Relay {
 
     /// The client goes on in the next process. Its entry here stays until it is on its way.
     fn hand_over(mut self: Box<Self>) {
-        {
-            let mut stats = self.pools.stats(self.seat.index);
-            stats.received += std::mem::take(&mut self.received);
-            stats.sent += std::mem::take(&mut self.sent);
-        }
+        self.count_bytes();
         let Relay { client, session, from_client, registration, pools, .. } = *self;
         let leaving = Leaving {
             card: registration.card(),
