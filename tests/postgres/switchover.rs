@@ -78,7 +78,7 @@ async fn without_a_promotion_clients_go_on_where_they_were() {
     assert_eq!(refused(order(&replica)).await, "55000");
     rows(&console, "RESUME app").await;
     assert!(switching.await.unwrap().1.contains("RESUME"));
-    assert_eq!(value(&stand.client().await, "SELECT count(*) FROM notes").await, "2");
+    assert_eq!(stand.playground.primary().sql("SELECT count(*) FROM notes").unwrap().trim(), "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -219,7 +219,7 @@ async fn a_new_process_that_hangs_is_not_waited_for() {
     }
     assert!(stand.lagoon.wait_end(LIMIT).success());
     stand.lagoon.signal_successor("-CONT");
-    assert_eq!(value(&stand.client().await, "SELECT count(*) FROM notes").await, "2");
+    assert_eq!(stand.playground.primary().sql("SELECT count(*) FROM notes").unwrap().trim(), "2");
     assert!(stand.lagoon.end_successor());
 }
 
