@@ -48,8 +48,8 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
         root.refuse("http.address", "is listen.address, too; each needs one of its own");
     }
     let auth = root.within("auth", auth);
-    let users = users(root, &auth, read_file);
-    let admin = root.within("admin", |section| admin(section, &users));
+    let (users, all) = users(root, &auth, read_file);
+    let admin = root.within("admin", |section| admin(section, &users, all));
     let pool_defaults = root.within("pool", |section| pool(section, &DEFAULT_POOL));
     let routing_defaults = root.within("routing", |section| routing(section, &DEFAULT_ROUTING));
     let monitor = root.within("monitor", monitor);
@@ -70,7 +70,7 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
 fn listen(section: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> Listen {
     let addresses = section.list("address", values::LISTEN_ADDRESS, values::listen_address);
     let addresses = addresses.unwrap_or_else(|| vec![([127, 0, 0, 1], 6432).into()]);
-    let unix = unix(section);
+    let unix = unix(section, read_file);
     if section.is_empty_list("address") && !section.has("unix_directory") {
         section.refuse("address", "got an empty list; allowed only together with unix_directory");
     }
@@ -93,7 +93,7 @@ fn listen(section: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) 
     }
 }
 
-fn unix(section: &mut Section<'_, '_>) -> Option<UnixListen> {
+fn unix(section: &mut Section<'_, '_>, read_file: ReadFile<'_>) -> Option<UnixListen> {
     let port = section.port("unix_port", 6432);
     let mode =
         section.text("unix_mode", "permissions in octal, as a string such as \"0770\"", values::permissions);
@@ -101,6 +101,15 @@ fn unix(section: &mut Section<'_, '_>) -> Option<UnixListen> {
     if directory.as_os_str().len() + 1 + values::socket_file(port).len() > values::MAX_SOCKET_PATH {
         let most = values::MAX_SOCKET_PATH;
         section.refuse("unix_directory", &format!("too long: the socket's whole path may have {most} bytes"));
+    }
+    // Who may write there is found out by who listens, and need not be who asks.
+    if let Err(error) = read_file(&directory)
+        && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    {
+        section.refuse(
+            "unix_directory",
+            &format!("{}: {error}; allowed: a directory that is there", directory.display()),
+        );
     }
     Some(UnixListen { directory, port, mode: mode.unwrap_or(0o777) })
 }
@@ -174,7 +183,15 @@ fn auth(section: &mut Section<'_, '_>) -> Auth {
     }
 }
 
-fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> BTreeMap<String, User> {
+/// Whether it is known who the users are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum All {
+    Known,
+    /// The file that names more of them cannot be read, or has lines that cannot.
+    NotKnown,
+}
+
+fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> (BTreeMap<String, User>, All) {
     let mut users = BTreeMap::new();
     root.within("users", |section| {
         section.each(|name, section| {
@@ -186,7 +203,8 @@ fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> BT
             users.insert(name.to_owned(), User { secret, consistency });
         });
     });
-    for (name, user) in users_of_file(root, auth, read_file) {
+    let (in_file, all) = users_of_file(root, auth, read_file);
+    for (name, user) in in_file {
         if users.contains_key(&name) {
             continue;
         }
@@ -195,32 +213,38 @@ fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> BT
         }
         users.insert(name, user);
     }
-    users
+    (users, all)
 }
 
 const MD5_CANNOT_SCRAM: &str = "got an md5 hash, which cannot serve auth.method = \"scram-sha-256\"; allowed: a \
                                 password, \"SCRAM-SHA-256$...\", or auth.method = \"md5\"";
 
-fn users_of_file(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> BTreeMap<String, User> {
-    let Some(path) = &auth.auth_file else { return BTreeMap::new() };
+fn users_of_file(
+    root: &mut Section<'_, '_>,
+    auth: &Auth,
+    read_file: ReadFile<'_>,
+) -> (BTreeMap<String, User>, All) {
+    let Some(path) = &auth.auth_file else { return (BTreeMap::new(), All::Known) };
     match read_file(path) {
         Ok(text) => {
             let (users, errors) = userlist::parse(&text);
+            let all = if errors.is_empty() { All::Known } else { All::NotKnown };
             for error in errors {
                 root.refuse("auth.auth_file", &format!("{}, {error}", path.display()));
             }
-            users
+            (users, all)
         }
         Err(error) => {
             root.refuse("auth.auth_file", &format!("cannot read {}: {error}", path.display()));
-            BTreeMap::new()
+            (BTreeMap::new(), All::NotKnown)
         }
     }
 }
 
-fn admin(section: &mut Section<'_, '_>, users: &BTreeMap<String, User>) -> Admin {
+fn admin(section: &mut Section<'_, '_>, users: &BTreeMap<String, User>, all: All) -> Admin {
     let mut names = |key: &str| {
-        let known = |name: &str| users.contains_key(name).then(|| name.to_owned());
+        let is_known = |name: &str| all == All::NotKnown || users.contains_key(name);
+        let known = |name: &str| is_known(name).then(|| name.to_owned());
         section.list(key, "a user of [users] or auth_file", known).unwrap_or_default()
     };
     Admin { users: names("users"), stats_users: names("stats_users") }
@@ -335,14 +359,9 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
     let balance = Balance::ALL.map(|policy| (policy.as_str(), policy));
     let is_shadow = |reads| reads == Reads::Shadow;
     let preset = if is_shadow(default.reads) { Reads::Replicas } else { default.reads };
-    let reads = match section.word("reads", &reads, preset) {
-        Reads::Replicas if section.flag("shadow", is_shadow(default.reads)) => Reads::Shadow,
-        reads => {
-            // Asked for in any case, so that it is known as a key.
-            section.flag("shadow", false);
-            reads
-        }
-    };
+    let reads = section.word("reads", &reads, preset);
+    let shadow = section.flag("shadow", is_shadow(default.reads));
+    let reads = if shadow && reads == Reads::Replicas { Reads::Shadow } else { reads };
     let safe_functions = section.list("safe_functions", "a function's name, or schema.name", name_text);
     Routing {
         reads,
@@ -393,13 +412,15 @@ fn databases(section: &mut Section<'_, '_>, defaults: &Defaults<'_>) -> BTreeMap
 const VIRTUAL_DATABASES: [&str; 2] = ["pglagoon", "pgbouncer"];
 
 fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) -> Database {
-    let servers = servers(section);
-    let patroni = patroni(section, servers.len());
+    let (servers, known) = (servers(section), section.is_sound("servers"));
+    // What goes by servers that are mistaken is no second mistake.
+    let known = known.then_some(&servers[..]);
+    let patroni = patroni(section, known.map(<[_]>::len));
     let pool = section.within("pool", |section| pool(section, &defaults.pool));
     let routing = section.within("routing", |section| {
         let routing = routing(section, &defaults.routing);
-        let weights = weights(section, routing.balance, servers.len());
-        let prefer = preferred(section, &servers);
+        let weights = weights(section, routing.balance, known.map(<[_]>::len));
+        let prefer = preferred(section, known);
         Routing { weights, prefer, ..routing }
     });
     Database {
@@ -438,7 +459,7 @@ fn servers(section: &mut Section<'_, '_>) -> Vec<ServerAddress> {
     servers
 }
 
-fn patroni(section: &mut Section<'_, '_>, servers: usize) -> Option<Patroni> {
+fn patroni(section: &mut Section<'_, '_>, servers: Option<usize>) -> Option<Patroni> {
     let members = section.list("patroni", values::HTTP_ADDRESS, values::http_address);
     let has_lag = section.has("patroni_lag");
     let lag = section.size("patroni_lag", 1..=1 << 40, 1 << 20);
@@ -446,7 +467,9 @@ fn patroni(section: &mut Section<'_, '_>, servers: usize) -> Option<Patroni> {
         section.refuse("patroni_lag", "only allowed with patroni");
     }
     let members = members?;
-    if members.len() != servers {
+    if let Some(servers) = servers.filter(|servers| *servers != members.len())
+        && section.is_sound("patroni")
+    {
         let got = members.len();
         section
             .refuse("patroni", &format!("got {got} addresses for {servers} servers; allowed: one for each"));
@@ -459,15 +482,19 @@ fn patroni(section: &mut Section<'_, '_>, servers: usize) -> Option<Patroni> {
     Some(Patroni { members, max_lag: has_lag.then_some(lag) })
 }
 
-fn weights(section: &mut Section<'_, '_>, balance: Balance, servers: usize) -> Vec<u32> {
+fn weights(section: &mut Section<'_, '_>, balance: Balance, servers: Option<usize>) -> Vec<u32> {
     let weights = section.counts("weights", 1..=1000);
     match (&weights, balance) {
-        (Some(weights), Balance::Weighted) if weights.len() != servers => {
-            let got = weights.len();
-            section.refuse(
-                "weights",
-                &format!("got {got} weights for {servers} servers; allowed: one for each"),
-            );
+        (Some(weights), Balance::Weighted) => {
+            if let Some(servers) = servers.filter(|servers| *servers != weights.len())
+                && section.is_sound("weights")
+            {
+                let got = weights.len();
+                section.refuse(
+                    "weights",
+                    &format!("got {got} weights for {servers} servers; allowed: one for each"),
+                );
+            }
         }
         (None, Balance::Weighted) if !section.has("weights") => {
             section.refuse("weights", "missing; balance = \"weighted\" needs one weight for each server");
@@ -480,8 +507,9 @@ fn weights(section: &mut Section<'_, '_>, balance: Balance, servers: usize) -> V
     weights.unwrap_or_default()
 }
 
-fn preferred(section: &mut Section<'_, '_>, servers: &[ServerAddress]) -> Vec<usize> {
+fn preferred(section: &mut Section<'_, '_>, servers: Option<&[ServerAddress]>) -> Vec<usize> {
     let wanted = section.list("prefer", values::SERVER_ADDRESS, values::server_address).unwrap_or_default();
+    let Some(servers) = servers else { return Vec::new() };
     let place = |address: &ServerAddress| servers.iter().position(|server| server == address);
     for stranger in wanted.iter().filter(|address| place(address).is_none()) {
         section.refuse("prefer", &format!("\"{stranger}\" is none of servers; allowed: some of them"));

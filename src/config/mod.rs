@@ -12,6 +12,7 @@ pub mod diff;
 pub mod keys;
 mod load;
 mod raw;
+mod syntax;
 pub mod userlist;
 pub mod values;
 mod warnings;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Secret, keys, values};
+use super::{Secret, keys, syntax, values};
 
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,10 +89,8 @@ impl<'t> Report<'t> {
         read: impl FnOnce(&mut Section<'_, '_>) -> T,
     ) -> Result<Read<T>, Vec<ConfigError>> {
         let (table, syntax) = DeTable::parse_recoverable(text);
-        if !syntax.is_empty() {
-            let mut errors: Vec<ConfigError> = syntax.iter().map(|error| syntax_error(text, error)).collect();
-            errors.dedup();
-            return Err(errors);
+        if !syntax.is_empty() || syntax::pgbouncer(text).is_some() {
+            return Err(syntax::errors(text, &syntax));
         }
         let mut report =
             Report { text, errors: Vec::new(), lines: BTreeMap::new(), allowed: BTreeMap::new() };
@@ -109,19 +107,8 @@ impl<'t> Report<'t> {
     }
 
     fn line(&self, offset: usize) -> usize {
-        position(self.text, offset).0
+        syntax::position(self.text, offset).0
     }
-}
-
-fn syntax_error(text: &str, error: &toml::de::Error) -> ConfigError {
-    let (line, column) = position(text, error.span().map_or(0, |span| span.start));
-    ConfigError { place: Place::Text { line, column }, problem: error.message().to_owned() }
-}
-
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 /// One table of the file, present or not.
@@ -186,6 +173,14 @@ impl<'r, 't> Section<'r, 't> {
     /// Whether the file gives this key, rightly or wrongly.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.get(key).is_some())
+    }
+
+    /// Whether nothing is wrong with this key, as far as it has been read.
+    pub(super) fn is_sound(&self, key: &str) -> bool {
+        let whole = join(&self.path, key);
+        let item = format!("{whole}[");
+        let is_here = |error: &ConfigError| matches!(&error.place, Place::Key { path, .. } if *path == whole || path.starts_with(&item));
+        !self.report.errors.iter().any(is_here)
     }
 
     /// Whether the file gives this key as `[]`.

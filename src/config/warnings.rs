@@ -11,6 +11,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     warnings.extend(open_doors(config));
     warnings.extend(no_password(config));
     warnings.extend(unused_certificate(config));
+    warnings.extend(near_hashes(config));
     let databases = config.databases.values().chain(&config.any_database);
     databases.for_each(|database| {
         warnings.extend(no_way_to_servers(config, database));
@@ -59,6 +60,35 @@ fn unused_certificate(config: &Config) -> Option<String> {
     let tls = &config.listen.tls;
     let unused = tls.mode == TlsMode::Disable && tls.cert_file.is_some();
     unused.then(|| "listen.tls: \"disable\", so the certificate in listen.tls_cert is not used".to_owned())
+}
+
+/// Passwords that begin as what PostgreSQL stores, and are none. PostgreSQL takes them for passwords, too.
+fn near_hashes(config: &Config) -> Vec<String> {
+    let users = config.users.iter().map(|(name, user)| {
+        let file =
+            if config.auth.auth_file.is_some() { " (or the user's line in auth.auth_file)" } else { "" };
+        (format!("users.{}.password{file}", super::raw::quoted(name)), user.secret.as_ref())
+    });
+    let databases = config.databases.values().chain(&config.any_database).map(|database| {
+        let key = format!("databases.{}.server_password", super::raw::quoted(&database.name));
+        (key, database.server_password.as_ref())
+    });
+    let monitor = ("monitor.password".to_owned(), config.monitor.password.as_ref());
+    let near = users.chain(databases).chain([monitor]).filter_map(|(key, secret)| match secret {
+        Some(Secret::Plain(text)) => near_hash(text)
+            .map(|hash| format!("{key}: begins as {hash}, and is none: it is taken for the password itself")),
+        _ => None,
+    });
+    near.collect()
+}
+
+fn near_hash(password: &str) -> Option<&'static str> {
+    let begins = |word: &str| password.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+    match () {
+        () if begins("md5") => Some("an md5 hash (\"md5\" and 32 hex digits, in lower case)"),
+        () if begins("SCRAM-SHA-256$") => Some("a SCRAM verifier (\"SCRAM-SHA-256$\", in capitals)"),
+        () => None,
+    }
 }
 
 /// Users of whom nothing is known that could log in to a server.
@@ -135,10 +165,21 @@ mod tests {
                 "databases.app.server_tls: ",
             ),
             ("users.app.password = 'secret'\nlisten.tls_cert = 'server.crt'".to_owned(), "listen.tls: "),
+            ("users.app.password = 'md5hunter2'".to_owned(), "users.app.password: begins as an md5 hash"),
+            ("users.app.password = 'MD56a422f785c9e20873908ce25d1736ae2'".to_owned(), "users.app.password: "),
+            (
+                "users.app.password = 'scram-sha-256$hunter2'".to_owned(),
+                "users.app.password: begins as a SCRAM",
+            ),
+            (
+                "users.app.password = 'secret'\ndatabases.app.server_password = 'md5'".to_owned(),
+                "databases.app.server_password: begins",
+            ),
         ];
         for (text, beginning) in expected {
             let warnings = warnings(&text);
             assert!(warnings.len() == 1 && warnings[0].starts_with(beginning), "{text}: {warnings:?}");
+            assert!(!warnings[0].contains("hunter2"), "{warnings:?}");
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::frontend::listener::Listener;
 use crate::net::set_options;
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,7 +93,7 @@ impl Sockets {
         let mut listeners = Vec::new();
         let mut file = None;
         for address in &config.listen.addresses {
-            listeners.push(Listener::Tcp(tcp(*address, &mut inherited)?));
+            listeners.push(Listener::Tcp(tcp("listen.address", *address, &mut inherited)?));
         }
         if let Some(unix) = &config.listen.unix {
             let path = unix.directory.join(config::values::socket_file(unix.port));
@@ -100,15 +101,14 @@ impl Sockets {
                 Some(listener) => (adopt_unix(listener), inherited.file == FileOf::Predecessor),
                 None => (bind_unix(&path, unix.mode), true),
             };
-            let listener = listener.map_err(|error| {
-                ServeError::Setup(format!("cannot listen on {}: {error}", path.display()))
-            })?;
+            let listener =
+                listener.map_err(|error| refused("listen.unix_directory", path.display(), &error))?;
             listeners.push(Listener::Unix(listener));
             file = Some(path).filter(|_| is_ours);
         }
-        let http = config.http.as_ref().map(|http| tcp(http.address, &mut inherited)).transpose()?;
-        let http = http.map(TcpListener::from_std).transpose();
-        let http = http.map_err(|error| setup("cannot listen for HTTP", &error))?;
+        let http = config.http.as_ref().map(|http| tcp("http.address", http.address, &mut inherited));
+        let http = http.transpose()?.map(TcpListener::from_std).transpose();
+        let http = http.map_err(|error| setup("http.address", &error))?;
         if !inherited.sockets.is_empty() {
             let count = inherited.sockets.len();
             tracing::warn!(
@@ -126,13 +126,22 @@ impl Sockets {
     }
 }
 
-fn tcp(address: SocketAddr, inherited: &mut Inherited) -> Result<std::net::TcpListener, ServeError> {
+/// The socket for an address that `key` of the configuration names.
+fn tcp(
+    key: &str,
+    address: SocketAddr,
+    inherited: &mut Inherited,
+) -> Result<std::net::TcpListener, ServeError> {
     let listener = inherited.tcp(address).map_or_else(|| bind(address), Ok).and_then(|listener| {
         listener.set_nonblocking(true)?;
         set_options(SockRef::from(&listener))?;
         Ok(listener)
     });
-    listener.map_err(|error| setup(&format!("cannot listen on {address}"), &error))
+    listener.map_err(|error| refused(key, address, &error))
+}
+
+fn refused(key: &str, place: impl Display, error: &io::Error) -> ServeError {
+    setup(&format!("{key}: cannot listen on {place}"), error)
 }
 
 fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -149,6 +149,29 @@ fn a_broken_file_does_not_start() {
 }
 
 #[test]
+fn who_cannot_listen_names_the_key_the_place_and_the_reason() {
+    let stand = Stand::new(|setup| setup);
+    let (port, http) = (stand.lagoon.port, stand.lagoon.http_port);
+    let file = stand.playground.folder().join("taken.toml");
+    let serve = |listen: &str| {
+        let text = format!("{listen}\nusers.app.password = 'x'\ndatabases.app.servers = 'localhost'\n");
+        fs::write(&file, text).unwrap();
+        let said = pglagoon(&["serve", "--config", file.to_str().unwrap()]);
+        assert!(!said.status.success());
+        String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()
+    };
+    let taken = |key: &str, port| format!("{key}: cannot listen on 127.0.0.1:{port}: Address already in use");
+    let said = serve(&format!("listen.address = '127.0.0.1:{port}'"));
+    assert!(said.contains(&taken("listen.address", port)), "{said}");
+    let said = serve(&format!("listen.address = '127.0.0.1:0'\nhttp.address = '127.0.0.1:{http}'"));
+    assert!(said.contains(&taken("http.address", http)), "{said}");
+    let directory = "/proc/self/fdinfo";
+    let said = serve(&format!("listen.address = []\nlisten.unix_directory = '{directory}'"));
+    let refused = format!("listen.unix_directory: cannot listen on {directory}/.s.PGSQL.6432: ");
+    assert!(said.contains(&refused), "{said}");
+}
+
+#[test]
 fn version_and_help_are_told() {
     let version = pglagoon(&["--version"]);
     assert!(version.status.success());

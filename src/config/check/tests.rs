@@ -233,6 +233,16 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "[auth]\nmethod = 'cert'",
             "auth.method (line 2): got \"cert\" with listen.tls = \"disable\"; it needs",
         ),
+        ("[routing]\nshadow = 'yes'", "routing.shadow (line 2): got \"yes\"; allowed: true | false"),
+        (
+            "[databases.app]\nservers = ['a']\npatroni = ['https://a:8008']",
+            "databases.app.patroni[0] (line 3): got \"https://a:8008\"; allowed: \"http://HOST:PORT\"",
+        ),
+        (
+            "[databases.app]\nservers = ['a', 'b:x']\npatroni = ['http://a:1', 'http://b:1']\nrouting.prefer = 'b'\n\
+             routing.balance = 'weighted'\nrouting.weights = [1, 2]",
+            "databases.app.servers[1] (line 2): got \"b:x\"",
+        ),
         ("[monitor]\npassword = 'secret'", "monitor.password (line 2): whose? It needs monitor.user"),
         ("[http]\naddress = '127.0.0.1:6432'", "http.address (line 2): is listen.address, too"),
         ("[log]\nfilter = 'a=b=c'", "log.filter (line 2): got \"a=b=c\"; allowed: a level"),
@@ -271,7 +281,8 @@ fn text_that_is_no_toml_is_placed() {
     assert!(errors.iter().any(|error| error.starts_with("line 5, ")), "{errors:#?}");
     assert!(!errors.concat().contains("hunter2"), "{errors:#?}");
     assert!(
-        errors_with("[pool]\nsize = 1\nsize = 2", &there)[0].starts_with("line 3, column 1: duplicate key")
+        errors_with("[pool]\nsize = 1\nsize = 2", &there)[0]
+            .starts_with("pool.size (line 3): stands in line 2")
     );
 }
 
@@ -359,6 +370,25 @@ fn files_that_cannot_be_read_are_found_now() {
         "auth.auth_file (line 2): cannot read users.txt: no users.txt",
     ];
     assert_eq!(errors, expected);
+}
+
+#[test]
+fn a_users_file_that_cannot_be_read_is_no_mistake_of_those_whom_it_would_name() {
+    let text = format!("[auth]\nauth_file = 'users.txt'\n[admin]\nusers = ['joe']\n{REST}");
+    let errors = errors_with(&text, &missing);
+    assert_eq!(errors, ["auth.auth_file (line 2): cannot read users.txt: no users.txt"]);
+}
+
+#[test]
+fn the_directory_of_the_socket_must_be_there() {
+    let text = format!("[listen]\nunix_directory = '/run/nowhere'\n{REST}");
+    let errors = errors_with(&text, &missing);
+    assert_eq!(
+        errors,
+        ["listen.unix_directory (line 2): /run/nowhere: no /run/nowhere; allowed: a directory that is there"]
+    );
+    let unreadable = |_: &Path| Err(io::ErrorKind::PermissionDenied.into());
+    assert!(parse(&text, &unreadable, 1).is_ok(), "who listens is the judge");
 }
 
 #[test]
