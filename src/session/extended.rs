@@ -1,6 +1,7 @@
 //! The extended protocol: names of the client's become names that all servers share.
 
 use super::consequences::has_consequence;
+use super::refuse::hidden_own_setting;
 use super::*;
 use crate::prepared::Analysis;
 
@@ -33,6 +34,9 @@ impl Session {
             return self.refuse(span, Report::protocol("invalid Parse message"), Some(held), edits);
         };
         let mut named = self.parsed(&parse, world);
+        if let Some(report) = hidden_own_setting(&named.statement, parse.text) {
+            return self.fail_on_server(span, &report, held, edits);
+        }
         if self.naming == Naming::Own && !parse.name.is_empty() {
             edits.events.client_parses += 1;
             // The connection is the client's own: names stay as they are, and the server says whether they are good. The unnamed

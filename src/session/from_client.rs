@@ -2,6 +2,7 @@
 
 use super::consequences::has_consequence;
 use super::own::End;
+use super::refuse::hidden_own_setting;
 use super::*;
 
 impl Session {
@@ -378,7 +379,12 @@ impl Session {
             _ => world.classify(text()),
         };
         let then = match has_consequence(&statement) {
-            true => self.consequence(&statement, text()),
+            true => {
+                if let Some(report) = hidden_own_setting(&statement, text()) {
+                    return self.fail_on_server(span, &report, held, edits);
+                }
+                self.consequence(&statement, text())
+            }
             false => None,
         };
         if self.must_know_status(then.as_ref()) {

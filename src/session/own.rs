@@ -18,6 +18,7 @@ use crate::sql::Hint;
 use crate::sql::effect::SettingChange;
 use crate::sql::lexer::{Kind, Token as Lexeme, tokens};
 use crate::sql::quote::unquoted;
+use crate::sql::words;
 use crate::wire::backend::{Column, ColumnType, Formats};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -56,8 +57,10 @@ pub enum Setting {
 /// A statement that is answered here.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// SET, or RESET: the value is `None`.
+    /// SET; TO DEFAULT, the value is `None`.
     Set(Setting, Option<String>, Reach),
+    /// RESET.
+    Reset(Setting),
     /// SHOW.
     Show(Setting),
     /// SHOW pglagoon.route FOR a text: where it would go, and why.
@@ -212,7 +215,10 @@ impl Choices {
 
     fn set(&mut self, setting: Setting, value: &str) -> Result<(), Report> {
         let taken = match setting {
-            Setting::Consistency => Consistency::parse(value).map(|level| self.consistency = Some(level)),
+            // As PostgreSQL takes the words of its own settings.
+            Setting::Consistency => {
+                Consistency::parse(&value.to_ascii_lowercase()).map(|level| self.consistency = Some(level))
+            }
             Setting::MaxStaleness => values::duration(value)
                 .filter(|time| !time.is_zero())
                 .map(|time| self.max_staleness = Some(time)),
@@ -221,7 +227,7 @@ impl Choices {
             Setting::CausalityKey => {
                 (value.len() <= MAX_KEY).then(|| self.causality_key = Some(value.into()))
             }
-            Setting::Route => wish(value).map(|wish| self.route = wish),
+            Setting::Route => wish(&value.to_ascii_lowercase()).map(|wish| self.route = wish),
         };
         taken.ok_or_else(|| {
             let text = format!("invalid value for parameter \"{PREFIX}{}\": \"{value}\"", setting.name());
@@ -479,7 +485,11 @@ impl Own {
         let tag = match command {
             Command::Set(setting, value, reach) => {
                 self.set(*setting, value.as_deref(), *reach)?;
-                if value.is_some() { "SET" } else { "RESET" }
+                "SET"
+            }
+            Command::Reset(setting) => {
+                self.set(*setting, None, Reach::Session)?;
+                "RESET"
             }
             Command::Show(setting) => {
                 backend::write_data_row(out, [Some(self.shown(*setting, world)?)].into_iter());
@@ -548,8 +558,13 @@ impl Command {
                 backend::write_row_description(out, &[setting.column()], &Formats::TEXT);
             }
             Command::Explain(_) => backend::write_row_description(out, &EXPLANATION, &Formats::TEXT),
-            Command::Set(..) => backend::write_bare(out, BackendTag::NO_DATA),
+            Command::Set(..) | Command::Reset(_) => backend::write_bare(out, BackendTag::NO_DATA),
         }
+    }
+
+    /// Whether it changes what a transaction may have to take back.
+    fn changes(&self) -> bool {
+        matches!(self, Command::Set(..) | Command::Reset(_))
     }
 }
 
@@ -563,20 +578,24 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
         let token = token.filter(|token| token.kind == Kind::Word)?;
         Some(token.bytes(text).to_ascii_lowercase())
     };
+    // In quotes, too, PostgreSQL takes a setting's name in any case.
+    let part = |token: Option<Lexeme>| Some(words::name(token?, text)?.to_ascii_lowercase());
     let verb = word(tokens.next())?;
-    let second = tokens.next();
-    let mut name = word(second)?;
-    let local = second.filter(|_| verb == b"set" && name == b"local");
-    if verb == b"set" && matches!(name.as_slice(), b"local" | b"session") {
-        name = word(tokens.next())?;
+    let mut first = tokens.next();
+    let local = first.filter(|_| verb == b"set" && word(first).as_deref() == Some(b"local"));
+    if verb == b"set" && matches!(word(first).as_deref(), Some(b"local" | b"session")) {
+        first = tokens.next();
     }
-    if name != PREFIX.as_bytes()[..PREFIX.len() - 1] || tokens.next()?.kind != Kind::Dot {
-        return None;
-    }
+    let whole = part(first)?;
+    let name = match whole.strip_prefix(PREFIX) {
+        Some(name) => Some(name.to_owned()),
+        None if whole != PREFIX[..PREFIX.len() - 1] || tokens.next()?.kind != Kind::Dot => return None,
+        None => part(tokens.next()),
+    };
     let rest: Vec<Lexeme> = tokens.collect();
-    if let [name, r#for, _, ..] = rest[..]
-        && (verb.as_slice(), word(Some(name)).as_deref(), word(Some(r#for)).as_deref())
-            == (b"show", Some(b"route"), Some(b"for"))
+    if let [r#for, _, ..] = rest[..]
+        && (verb.as_slice(), name.as_deref(), word(Some(r#for)).as_deref())
+            == (b"show", Some("route"), Some(b"for"))
     {
         return Some(Ok(Command::Explain(text[r#for.end..].into())));
     }
@@ -585,32 +604,42 @@ pub fn command(text: &[u8]) -> Option<Result<Command, Report>> {
         return None;
     }
     match verb.as_slice() {
-        b"set" | b"reset" => Some(match local {
-            None => change(text, Reach::Session),
+        b"reset" => Some(change(text, Verb::Reset)),
+        b"set" => Some(match local {
+            None => change(text, Verb::Set(Reach::Session)),
             // For who reads the value it is as any other.
             Some(local) => {
                 let mut text = text.to_vec();
                 text[local.start..local.end].fill(b' ');
-                change(&text, Reach::Transaction)
+                change(&text, Verb::Set(Reach::Transaction))
             }
         }),
         b"show" => {
-            let [name] = rest[..end] else { return Some(Err(misspelt())) };
-            let name = String::from_utf8_lossy(name.bytes(text)).to_ascii_lowercase();
+            let Some(name) = name.filter(|_| end == 0) else { return Some(Err(misspelt())) };
             Some(Setting::named(&format!("{PREFIX}{name}")).map(Command::Show))
         }
         _ => None,
     }
 }
 
-fn change(text: &[u8], reach: Reach) -> Result<Command, Report> {
-    match effect::setting_changes(text).as_deref() {
-        Some([SettingChange::Set { name, value }]) => {
+/// What changes a setting.
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Set(Reach),
+    Reset,
+}
+
+fn change(text: &[u8], verb: Verb) -> Result<Command, Report> {
+    match (effect::setting_changes(text).as_deref(), verb) {
+        (Some([SettingChange::Set { name, value }]), Verb::Set(reach)) => {
             let (setting, value) = (Setting::named(name)?, unquoted(value));
             Choices::default().set(setting, &value)?;
             Ok(Command::Set(setting, Some(value), reach))
         }
-        Some([SettingChange::Reset { name }]) => Ok(Command::Set(Setting::named(name)?, None, reach)),
+        (Some([SettingChange::Reset { name }]), Verb::Set(reach)) => {
+            Ok(Command::Set(Setting::named(name)?, None, reach))
+        }
+        (Some([SettingChange::Reset { name }]), Verb::Reset) => Ok(Command::Reset(Setting::named(name)?)),
         _ => Err(misspelt()),
     }
 }
@@ -714,6 +743,7 @@ impl Session {
         }
         let answer = command.and_then(|command| {
             let mut answer = Vec::new();
+            self.warn_of_local(&command, &mut answer);
             if let Command::Show(_) | Command::Explain(_) = command {
                 command.describe(&mut answer);
             }
@@ -783,7 +813,7 @@ impl Session {
             }
             _ => {
                 let command = self.own_bound(frontend::executed_portal(body)?)?;
-                let is_set = matches!(command, Command::Set(..));
+                let is_set = command.changes();
                 if (is_set || command.needs_position()) && !self.is_next() {
                     // How what is before it ends matters: whether it fails, or ends a transaction.
                     if self.batch == Batch::Open {
@@ -797,6 +827,7 @@ impl Session {
                 if is_set {
                     self.own.may_be_undone();
                 }
+                self.warn_of_local(&command, &mut answer);
                 if let Err(report) = self.run_own(&command, held.as_deref(), world, &mut answer) {
                     return Some(self.refuse(span, report, held, edits));
                 }
@@ -809,6 +840,15 @@ impl Session {
             self.replies.push(request, Action::Fabricate, Some(Then::Answered(answer.into())));
         }
         Some(self.skip(span, edits))
+    }
+
+    /// SET LOCAL outside a transaction block comes to nothing; PostgreSQL warns of it in these words.
+    fn warn_of_local(&self, command: &Command, out: &mut Vec<u8>) {
+        let is_local = matches!(command, Command::Set(_, _, Reach::Transaction));
+        if is_local && !self.transaction.is_open() && !self.may_be_in_block {
+            let text = "SET LOCAL can only be used in transaction blocks";
+            backend::write_report(out, Severity::Warning, SqlState::NO_ACTIVE_SQL_TRANSACTION, text, "", "");
+        }
     }
 
     fn run_own(
@@ -928,9 +968,18 @@ mod tests {
         assert_eq!(ours("SET pglagoon.max_staleness TO '500ms'"), set(Setting::MaxStaleness, "500ms"));
         let local = Command::Set(Setting::Consistency, Some("strong".to_owned()), Reach::Transaction);
         assert_eq!(ours("SET/**/local pglagoon.consistency = 'strong'"), Some(Some(local)));
-        let reset = Command::Set(Setting::Consistency, None, Reach::Session);
-        assert_eq!(ours("RESET pglagoon.consistency"), Some(Some(reset)));
-        assert_eq!(ours("SET pglagoon.consistency TO DEFAULT"), ours("RESET pglagoon.consistency"));
+        assert_eq!(ours("RESET pglagoon.consistency"), Some(Some(Command::Reset(Setting::Consistency))));
+        let default = Command::Set(Setting::Consistency, None, Reach::Session);
+        assert_eq!(ours("SET pglagoon.consistency TO DEFAULT"), Some(Some(default)));
+        for quoted in ["SET \"PgLagoon\".\"Consistency\" = 'Strong'", "SET \"pglagoon.CONSISTENCY\" = STRONG"]
+        {
+            let Some(Some(Command::Set(Setting::Consistency, Some(value), Reach::Session))) = ours(quoted)
+            else {
+                panic!("{quoted}")
+            };
+            assert!(value.eq_ignore_ascii_case("strong"), "{quoted}: {value}");
+        }
+        assert_eq!(ours("SHOW \"PGLAGOON.Route\""), Some(Some(Command::Show(Setting::Route))));
         assert_eq!(ours("show pglagoon.consistency ;"), Some(Some(Command::Show(Setting::Consistency))));
         for bad in [
             "SET pglagoon.consistency = 'linearizable'",

@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// Has the server raise the error in place of a request.
-    fn fail_on_server(
+    pub(super) fn fail_on_server(
         &mut self,
         span: Span<FrontendTag>,
         report: &Report,
@@ -128,6 +128,19 @@ impl Session {
         }
         self.skip(span, edits)
     }
+}
+
+/// Why a text is not served that would set one of our own settings where only PostgreSQL sees it.
+pub(super) fn hidden_own_setting(statement: &Statement, text: &[u8]) -> Option<Report> {
+    if !statement.effects.any(Effects::SET_CONFIG) {
+        return None;
+    }
+    let name = effect::set_config_of(own::PREFIX, text)?;
+    let text = format!("set_config cannot change parameter \"{name}\"");
+    Some(
+        Report::new(ErrorSource::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
+            .hint(format!("Use SET {name} or SET LOCAL {name}, in a statement of its own.")),
+    )
 }
 
 fn no_pin(cause: PinReason, room: PinRoom) -> Report {

@@ -334,12 +334,8 @@ fn judge(body: &Body, catalog: &dyn Catalog) -> Effects {
 pub fn set_configs(text: &[u8]) -> Option<Vec<String>> {
     let tokens: Vec<Token> = tokens(text).collect();
     let mut names = Vec::new();
-    for (at, pair) in tokens.windows(2).enumerate() {
-        let is_call = pair[1].kind == Kind::LeftParen && pair[0].kind.is_name();
-        if !is_call || words::name(pair[0], text).is_none_or(|name| name != "set_config") {
-            continue;
-        }
-        let [name, comma, rest @ ..] = &tokens[at + 2..] else { return None };
+    for arguments in set_config_calls(&tokens, text) {
+        let [name, comma, rest @ ..] = arguments else { return None };
         if comma.kind != Kind::Comma {
             return None;
         }
@@ -350,6 +346,23 @@ pub fn set_configs(text: &[u8]) -> Option<Vec<String>> {
     }
     // A name that is spelt with escapes was not seen.
     (!tokens.iter().any(|token| token.kind == Kind::UnicodeName)).then_some(names)
+}
+
+/// The first setting whose name begins so that a `set_config` call of a text names by a literal, for however long it sets it.
+pub fn set_config_of(prefix: &str, text: &[u8]) -> Option<String> {
+    let tokens: Vec<Token> = tokens(text).collect();
+    let names =
+        set_config_calls(&tokens, text).filter_map(|arguments| string_value(*arguments.first()?, text));
+    names.map(|name| name.to_ascii_lowercase()).find(|name| name.starts_with(prefix))
+}
+
+/// What stands behind the `set_config(` of each call of a text.
+fn set_config_calls<'t>(tokens: &'t [Token], text: &[u8]) -> impl Iterator<Item = &'t [Token]> {
+    let calls = tokens.windows(2).enumerate().filter(|(_, pair)| {
+        let is_call = pair[1].kind == Kind::LeftParen && pair[0].kind.is_name();
+        is_call && words::name(pair[0], text).is_some_and(|name| name == "set_config")
+    });
+    calls.map(|(at, _)| &tokens[at + 2..])
 }
 
 /// How many tokens of a call's arguments are looked at: calls in calls are looked at once for each that they stand in.
@@ -635,7 +648,8 @@ impl Reader<'_> {
     fn name_part(&mut self) -> Option<String> {
         let token = self.take()?;
         let name = words::name(token, self.text)?.to_ascii_lowercase();
-        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        // A quoted name may be the whole of one with a dot in it.
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'));
         let starts = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
         let reserved = words::role(name.as_bytes()) == words::Role::Reserved;
         (plain && starts && !reserved).then_some(name)

@@ -65,6 +65,50 @@ fn what_is_set_in_a_transaction_is_undone_with_it() {
     }
 }
 
+fn first(messages: &[Message], tag: char) -> &Message {
+    messages.iter().find(|message| message.tag == tag).unwrap_or_else(|| panic!("{tag} in {messages:?}"))
+}
+
+#[test]
+fn tags_and_warnings_are_those_of_any_setting() {
+    let (_stand, mut client) = raw_stand();
+    for (sql, tag) in [
+        ("SET \"PgLagoon\".Consistency TO Strong", "SET"),
+        ("SET pglagoon.consistency TO DEFAULT", "SET"),
+        ("RESET \"PGLAGOON.consistency\"", "RESET"),
+    ] {
+        assert_eq!(first(&client.query(sql), 'C').command(), tag, "{sql}");
+        let messages = client.exchange(&[extended(sql), sync()]);
+        assert_eq!(first(&messages, 'C').command(), tag, "{sql}");
+        assert_eq!(level(&mut client) == "strong", sql.ends_with("Strong"), "{sql}");
+    }
+    let local = "SET LOCAL pglagoon.consistency = 'strong'";
+    for messages in [client.query(local), client.exchange(&[extended(local), sync()])] {
+        assert_eq!(first(&messages, 'N').code(), "25P01");
+    }
+    assert_eq!(level(&mut client), "eventual");
+    client.query("BEGIN");
+    assert!(client.query(local).iter().all(|message| message.tag != 'N'));
+    client.query("COMMIT");
+}
+
+#[test]
+fn set_config_of_our_own_settings_is_refused_and_not_ignored() {
+    let (_stand, mut client) = raw_stand();
+    let hidden = "SELECT pg_catalog.set_config('PgLagoon.route', 'primary', true)";
+    for messages in [client.query(hidden), client.exchange(&[extended(hidden), sync()])] {
+        assert_eq!(outcome(&messages), ("0A000".to_owned(), 'I'));
+        assert!(first(&messages, 'E').field('H').contains("SET pglagoon.route"), "{messages:?}");
+    }
+    client.query("BEGIN");
+    client.query("SELECT 1");
+    assert_eq!(outcome(&client.query(hidden)), ("0A000".to_owned(), 'E'));
+    client.query("ROLLBACK");
+    let other = "SELECT set_config('app.route', 'pglagoon.route', false)";
+    assert_eq!(outcome(&client.query(other)), (String::new(), 'I'));
+    assert_eq!(first_column(&client.query("SHOW app.route")), ["pglagoon.route"]);
+}
+
 #[test]
 fn a_batch_that_fails_undoes_what_it_has_set() {
     let (_stand, mut client) = raw_stand();
