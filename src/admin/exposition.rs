@@ -204,7 +204,11 @@ impl Sheet {
         let database = vec![labels.database(&row.name)];
         self.add(HELD, database.clone(), row.held as u64);
         self.add(LISTENERS, database.clone(), row.listeners as u64);
-        self.add(NOTIFICATIONS, database, row.notifications);
+        self.add(NOTIFICATIONS, database.clone(), row.notifications);
+        // What has never happened is 0, so that who watches for the first one has something to compare it with.
+        for rescue in Rescue::ALL {
+            self.add(RESCUES, [&database[..], &[rescue.as_str().into()]].concat(), 0);
+        }
     }
 
     fn stats(&mut self, row: &StatsRow, labels: &Labels) {
@@ -437,6 +441,8 @@ mod tests {
             ("pglagoon_statements_total{database=\"app\",role=\"replica\",reason=\"proven_read\"}", 10.0),
             ("pglagoon_queries_total{database=\"app\",user=\"web\"}", 3.0),
             ("pglagoon_clients_held{database=\"*\"}", 2.0),
+            ("pglagoon_rescued_queries_total{database=\"app\",reason=\"behind\"}", 2.0),
+            ("pglagoon_rescued_queries_total{database=\"*\",reason=\"lost\"}", 0.0),
             ("pglagoon_errors_total{source=\"pooler\",sqlstate=\"53300\",database=\"app\"}", 2.0),
             ("pglagoon_server_up{database=\"app\",server=\"127.0.0.1:5432\",role=\"primary\"}", 1.0),
             ("pglagoon_server_up{database=\"app\",server=\"127.0.0.1:5433\",role=\"replica\"}", 0.0),

@@ -66,7 +66,7 @@ fn explained(args: &ExplainArgs) -> Result<Vec<Line>, String> {
     let offline = Offline::default();
     let statement = Cache::new(1, [0; 16]).look_up(args.sql.as_bytes(), &offline);
     let mut lines = vec![("catalog".to_owned(), offline.assumption())];
-    lines.extend(answer(&statement, &rules, &Unasked(&rules)));
+    lines.extend(answer(&args.sql, &statement, &rules, &Unasked(&rules)));
     Ok(lines)
 }
 
@@ -83,13 +83,14 @@ fn database(config: &Config, wanted: Option<&str>) -> Result<(String, Arc<config
 }
 
 /// A session that is asked about here has done nothing yet.
-fn answer(statement: &Statement, rules: &config::Database, servers: &dyn Servers) -> Vec<Line> {
+fn answer(sql: &str, statement: &Statement, rules: &config::Database, servers: &dyn Servers) -> Vec<Line> {
     let (history, terms) = (History::default(), Terms::of(&rules.routing));
     let now = Instant::now();
     let way = Way::Free(routing::route(statement.routable(), &history, &terms, rules.routing.reads, now));
     let mark = explain::mark(&history, now, |_| String::new());
     let servers = servers.explained(way);
-    Case { statement, way, rules: &rules.routing, terms, wish: None, mark, servers }.lines()
+    let text = sql.as_bytes();
+    Case { text, statement, way, rules: &rules.routing, terms, wish: None, mark, servers }.lines()
 }
 
 /// Servers that nobody has asked what they are.
@@ -127,7 +128,7 @@ fn live(config: &Config, name: &str, sql: &str) -> Result<Vec<Line>, String> {
     };
     let statement = Notes::new(&database).classifier.look_up(sql.as_bytes(), &***catalog);
     let mut lines = vec![("catalog".to_owned(), source)];
-    lines.extend(answer(&statement, &database.rules(), &*user));
+    lines.extend(answer(sql, &statement, &database.rules(), &*user));
     process.shutdown_background();
     Ok(lines)
 }
@@ -223,6 +224,9 @@ mod tests {
         assert_eq!((write["verdict"].as_str(), write["decided by"].as_str()), ("proven write", "DELETE"));
         let hinted = lines("/* pglagoon: primary */ SELECT 1");
         assert!(hinted["reason"].starts_with("hint_primary"));
+        assert!(!hinted.contains_key("unknown routing comment"));
+        let misspelt = lines("/* pglagoon: primry */ SELECT 1");
+        assert!(misspelt["unknown routing comment"].starts_with("/* pglagoon: primry */ is not heeded"));
     }
 
     #[test]

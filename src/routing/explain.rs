@@ -4,7 +4,7 @@
 
 use super::{History, Need, Role, Route, Terms, Why};
 use crate::config::{Consistency, Reads, Routing};
-use crate::sql::{Hint, Statement};
+use crate::sql::{Hint, Statement, fingerprint};
 use std::time::{Duration, Instant};
 
 /// What is explained, and what of it.
@@ -61,6 +61,8 @@ impl Servers for () {
 /// All that explains where a statement goes.
 #[derive(Debug)]
 pub struct Case<'a> {
+    /// What is asked about.
+    pub text: &'a [u8],
     /// What it does.
     pub statement: &'a Statement,
     /// Where it goes.
@@ -90,6 +92,10 @@ impl Case<'_> {
         }
         if !statement.effects.is_none() {
             line("leaves behind", format!("{:?}", statement.effects));
+        }
+        for comment in fingerprint::unknown_hints(self.text) {
+            let known = "/* pglagoon: primary */ and /* pglagoon: replica */ are known";
+            line("unknown routing comment", format!("{comment} is not heeded; {known}"));
         }
         if let Some(wish) = self.wish {
             line("wish", format!("pglagoon.route is {}", wish.as_str()));
@@ -179,6 +185,7 @@ fn state(server: &Server) -> String {
     match (server.role, server.age) {
         (None, _) => "unknown".to_owned(),
         (Some(role), None) => role.as_str().to_owned(),
+        (Some(role), Some(Duration::ZERO)) => format!("{}, nothing left to replay", role.as_str()),
         (Some(role), Some(age)) => format!("{}, at most {age:.1?} behind", role.as_str()),
     }
 }
@@ -230,6 +237,7 @@ mod tests {
         let config = config::parse(text, &|_| Ok(String::new()), 1).expect("good");
         let rules = &config.databases["app"].routing;
         let case = Case {
+            text: b"SELECT f()",
             statement: &statement,
             way,
             rules,
@@ -282,6 +290,13 @@ mod tests {
         let mut chosen = server(Some(Role::Replica), None);
         (chosen.fitness, chosen.remarks) = (Fitness::Chosen, "2 in use".to_owned());
         assert_eq!(fates(&[chosen])[0], "replica: taken (2 in use)");
+    }
+
+    #[test]
+    fn how_far_behind_a_replica_may_be_is_said_in_words_where_there_is_nothing_to_count() {
+        let aged = |age| Server { age: Some(age), ..server(Some(Role::Replica), None) };
+        assert_eq!(state(&aged(Duration::ZERO)), "replica, nothing left to replay");
+        assert_eq!(state(&aged(Duration::from_micros(1_250))), "replica, at most 1.2ms behind");
     }
 
     #[test]

@@ -933,7 +933,7 @@ impl Session {
         };
         let mark = explain::mark(&self.history, world.now, address);
         let (terms, wish) = (self.terms(world), self.own.wish());
-        Case { statement: &statement, way, rules: world.rules, terms, wish, mark, servers }.lines()
+        Case { text, statement: &statement, way, rules: world.rules, terms, wish, mark, servers }.lines()
     }
 
     fn own_statement(&self, name: &[u8]) -> Option<Command> {

@@ -99,6 +99,24 @@ pub fn hint(comment: &[u8]) -> Option<Hint> {
     }
 }
 
+/// The comments of a text that address us and are no hint: misspelt, or of the form that is not looked at. For people; nothing
+/// goes by it.
+pub fn unknown_hints(text: &[u8]) -> Vec<String> {
+    let comments = Lexer::new(text).filter(|token| token.kind == Kind::Comment);
+    let unknown = comments.map(|token| token.bytes(text)).filter(|comment| addresses_us(comment));
+    let unknown = unknown.filter(|comment| hint(comment).is_none());
+    unknown.map(|comment| String::from_utf8_lossy(comment).trim().chars().take(SHOWN).collect()).collect()
+}
+
+/// How much of a comment people are shown, in characters.
+const SHOWN: usize = 100;
+
+fn addresses_us(comment: &[u8]) -> bool {
+    let inner = comment.strip_prefix(b"/*").or_else(|| comment.strip_prefix(b"--")).unwrap_or_default();
+    let rest = strip_prefix_ignore_case(inner.trim_ascii(), b"pglagoon");
+    rest.is_some_and(|rest| !rest.first().is_some_and(|&byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+}
+
 fn strip_prefix_ignore_case<'a>(bytes: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     let (head, rest) = bytes.split_at_checked(prefix.len())?;
     head.eq_ignore_ascii_case(prefix).then_some(rest)
@@ -267,6 +285,13 @@ mod tests {
     #[test]
     fn another_key_gives_another_fingerprint() {
         assert_ne!(fingerprint(b"SELECT 1", &KEY), fingerprint(b"SELECT 1", &[7; 16]));
+    }
+
+    #[test]
+    fn what_was_meant_for_a_hint_is_found() {
+        let text = b"/* pglagoon: primry */ SELECT 1 -- PGLAGOON: replica\n /* pglagoon: primary */ /* pglagoons */ + \
+                     '/* pglagoon: x */'";
+        assert_eq!(unknown_hints(text), ["/* pglagoon: primry */", "-- PGLAGOON: replica"]);
     }
 
     #[test]
