@@ -106,7 +106,15 @@ fn connection(id: u64, peer: Endpoint) -> Connection {
 impl Observed for Fake {
     fn process(&self) -> Process {
         let started = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        Process { started, state: self.state, clients: 10, logging_in: 1, asleep: 4, max_clients: 10_000 }
+        Process {
+            started,
+            state: self.state,
+            clients: 10,
+            in_console: 1,
+            logging_in: 1,
+            asleep: 4,
+            max_clients: 10_000,
+        }
     }
 
     fn pools(&self) -> Vec<PoolRow> {

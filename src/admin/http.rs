@@ -145,12 +145,13 @@ fn ready(observed: &dyn Observed, query: Option<&str>) -> Response<Full<Bytes>> 
 
 /// One database that fails does not take the others' traffic away: only without any is nothing ready.
 fn why_not(readiness: &Readiness, state: State) -> Option<&'static str> {
+    let are_all = |of: &[Standing]| readiness.databases.iter().all(|one| of.contains(&one.standing));
     match state {
         State::Draining => Some("shutting down"),
         State::Paused => Some("paused"),
-        State::Active
-            if readiness.databases.iter().all(|database| database.standing == Standing::Unavailable) =>
-        {
+        State::Active if are_all(&[Standing::Unavailable]) => Some("no database can be served"),
+        State::Active if are_all(&[Standing::Paused]) => Some("paused"),
+        State::Active if are_all(&[Standing::Unavailable, Standing::Paused]) => {
             Some("no database can be served")
         }
         State::Active => None,
@@ -246,6 +247,11 @@ mod tests {
         let (status, body) = get(Fake { standing: Standing::Unavailable, ..Fake::default() }, "/ready").await;
         assert_eq!((status, &body["why"]), (503, &json!("no database can be served")));
         assert_eq!(body["databases"]["app"]["why"], json!("connection refused"));
+
+        let paused = Fake { standing: Standing::Paused, ..Fake::default() };
+        let (status, body) = get(paused, "/ready?database=app").await;
+        assert_eq!((status, &body["why"]), (503, &json!("paused")));
+        assert_eq!(body["databases"]["app"]["status"], json!("paused"));
 
         for (state, why) in [(State::Draining, "shutting down"), (State::Paused, "paused")] {
             let (status, body) = get(Fake { state, ..Fake::default() }, "/ready").await;

@@ -141,6 +141,8 @@ pub struct Process {
     pub state: State,
     /// Clients that are logged in.
     pub clients: usize,
+    /// Those of them that are in the console.
+    pub in_console: usize,
     /// Clients that are connected but not yet logged in.
     pub logging_in: usize,
     /// Clients of those logged in that have been silent for a while.
@@ -474,6 +476,8 @@ pub enum Standing {
     Ready,
     /// In part: no primary for writes, or no replica where reads should go to replicas.
     Degraded,
+    /// By nobody before RESUME.
+    Paused,
     /// Not at all.
     Unavailable,
 }
@@ -483,6 +487,7 @@ impl Standing {
         match self {
             Standing::Ready => "ready",
             Standing::Degraded => "degraded",
+            Standing::Paused => "paused",
             Standing::Unavailable => "unavailable",
         }
     }

@@ -9,7 +9,7 @@ use super::{
     ClientRow, ConfigRow, Connection, DatabaseRow, NodeRow, Observed, PoolRow, PoolShare, ServerRow, State,
     StatsRow, UserRow,
 };
-use crate::config::Reads;
+use crate::config::{PoolMode, Reads};
 use crate::metrics::Stats;
 use crate::routing::Role;
 use crate::wire::backend::{Column, ColumnType};
@@ -29,13 +29,17 @@ pub struct Table {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the words after SHOW")]
 pub enum Show {
+    ActiveSockets,
     Clients,
     Config,
     Databases,
     Lists,
     Nodes,
+    PeerPools,
+    Peers,
     Pools,
     Servers,
+    Sockets,
     State,
     Stats,
     StatsAverages,
@@ -47,14 +51,18 @@ pub enum Show {
 
 impl Show {
     /// All of them, with their words.
-    pub const ALL: [(&'static str, Show); 14] = [
+    pub const ALL: [(&'static str, Show); 18] = [
+        ("active_sockets", Show::ActiveSockets),
         ("clients", Show::Clients),
         ("config", Show::Config),
         ("databases", Show::Databases),
         ("lists", Show::Lists),
         ("nodes", Show::Nodes),
+        ("peer_pools", Show::PeerPools),
+        ("peers", Show::Peers),
         ("pools", Show::Pools),
         ("servers", Show::Servers),
+        ("sockets", Show::Sockets),
         ("state", Show::State),
         ("stats", Show::Stats),
         ("stats_averages", Show::StatsAverages),
@@ -72,11 +80,14 @@ impl Show {
     /// Its columns.
     pub fn columns(self) -> &'static [Column] {
         match self {
+            Show::ActiveSockets | Show::Sockets => SOCKETS,
             Show::Clients => CLIENTS,
             Show::Config => CONFIG,
             Show::Databases => DATABASES,
             Show::Lists => LISTS,
             Show::Nodes => NODES,
+            Show::PeerPools => PEER_POOLS,
+            Show::Peers => PEERS,
             Show::Pools => POOLS,
             Show::Servers => SERVERS,
             Show::State => STATE,
@@ -92,13 +103,20 @@ impl Show {
     /// Fills it from what can be seen now; `averages` are those of the last full period.
     pub fn table(self, observed: &dyn Observed, averages: &BTreeMap<String, Figures>) -> Table {
         let rows = match self {
+            Show::ActiveSockets => sockets(observed, |state| state == "active"),
             Show::Clients => observed.clients().iter().map(client).collect(),
             Show::Config => config(observed.config()),
             Show::Databases => observed.databases().iter().map(database).collect(),
             Show::Lists => lists(observed),
             Show::Nodes => nodes(&observed.nodes(), &observed.pools()),
-            Show::Pools => observed.pools().iter().map(pool).collect(),
+            // Processes do not share what they know.
+            Show::PeerPools | Show::Peers => Vec::new(),
+            Show::Pools => {
+                let console = console_pool(observed.process().in_console);
+                observed.pools().iter().map(pool).chain([console]).collect()
+            }
             Show::Servers => observed.servers().iter().map(server).collect(),
+            Show::Sockets => sockets(observed, |_| true),
             Show::State => state(observed.process().state),
             Show::Stats => stats(&by_database(&observed.stats()), averages),
             Show::StatsAverages => stats_averages(&by_database(&observed.stats()), averages),
@@ -318,6 +336,28 @@ fn pool(row: &PoolRow) -> Vec<Option<String>> {
         .int(primary)
         .int(replica)
         .0
+}
+
+/// The row of the console itself, which PgBouncer calls so and monitoring knows; it has no server connections.
+fn console_pool(clients: usize) -> Vec<Option<String>> {
+    let row = Row::new().text(CONSOLE).text(CONSOLE).int(clients);
+    // From cl_waiting to maxwait_us.
+    row.ints(&[0; 12]).text(PoolMode::Statement.as_str()).null().ints(&[0; 3]).0
+}
+
+const CONSOLE: &str = "pgbouncer";
+
+/// What SHOW CLIENTS and SHOW SERVERS have in common, of those whose state is wanted. Buffers are not looked into.
+fn sockets(observed: &dyn Observed, is_wanted: impl Fn(&str) -> bool) -> Rows {
+    let (clients, servers) = (observed.clients(), observed.servers());
+    let clients = clients.iter().filter(|row| is_wanted(row.state.as_str())).map(|row| ("cl_", client(row)));
+    let servers = servers.iter().filter(|row| is_wanted(row.state.as_str())).map(|row| ("sv_", server(row)));
+    let socket = |(side, mut row): (&str, Vec<Option<String>>)| {
+        row.truncate(SHARED.len());
+        row[STATE_OF_SOCKET] = row[STATE_OF_SOCKET].take().map(|state| format!("{side}{state}"));
+        Row(row).ints(&[0; 7]).0
+    };
+    clients.chain(servers).map(socket).collect()
 }
 
 /// The columns that clients and servers share; `kind` and `other` are the first letters of their ids.
@@ -692,39 +732,64 @@ const CLIENTS: &[Column] = &connection_columns::<2, 23>([text("server"), text("h
 
 const SERVERS: &[Column] = &connection_columns::<1, 22>([text("role")]);
 
-/// The 21 columns that clients and servers share, and `own`.
+const SOCKETS: &[Column] = &connection_columns::<7, 28>([
+    int("recv_pos"),
+    int("pkt_pos"),
+    int("pkt_remain"),
+    int("send_pos"),
+    int("send_remain"),
+    int("pkt_avail"),
+    int("send_avail"),
+]);
+
+/// The columns that clients and servers share.
+const SHARED: [Column; 21] = [
+    text("type"),
+    text("user"),
+    text("database"),
+    text("replication"),
+    text("state"),
+    text("addr"),
+    int("port"),
+    text("local_addr"),
+    int("local_port"),
+    text("connect_time"),
+    text("request_time"),
+    int("wait"),
+    int("wait_us"),
+    int("close_needed"),
+    text("ptr"),
+    text("link"),
+    int("remote_pid"),
+    text("tls"),
+    text("application_name"),
+    int("prepared_statements"),
+    int("id"),
+];
+
+/// The place of `state` among them.
+const STATE_OF_SOCKET: usize = 4;
+
+/// [`SHARED`], and `own`.
 const fn connection_columns<const OWN: usize, const ALL: usize>(own: [Column; OWN]) -> [Column; ALL] {
-    let shared = [
-        text("type"),
-        text("user"),
-        text("database"),
-        text("replication"),
-        text("state"),
-        text("addr"),
-        int("port"),
-        text("local_addr"),
-        int("local_port"),
-        text("connect_time"),
-        text("request_time"),
-        int("wait"),
-        int("wait_us"),
-        int("close_needed"),
-        text("ptr"),
-        text("link"),
-        int("remote_pid"),
-        text("tls"),
-        text("application_name"),
-        int("prepared_statements"),
-        int("id"),
-    ];
     let mut all = [text(""); ALL];
     let mut at = 0;
     while at < ALL {
-        all[at] = if at < shared.len() { shared[at] } else { own[at - shared.len()] };
+        all[at] = if at < SHARED.len() { SHARED[at] } else { own[at - SHARED.len()] };
         at += 1;
     }
     all
 }
+
+const PEERS: &[Column] = &[int("peer_id"), text("host"), int("port"), int("pool_size")];
+
+const PEER_POOLS: &[Column] = &[
+    int("peer_id"),
+    int("cl_active_cancel_req"),
+    int("cl_waiting_cancel_req"),
+    int("sv_active_cancel"),
+    int("sv_login"),
+];
 
 const LISTS: &[Column] = &[text("list"), int("items")];
 
@@ -772,7 +837,12 @@ mod tests {
         prepared_statements int4, id int4";
 
     /// PgBouncer's columns, and after `|` those of pglagoon.
-    const EXPECTED: [(Show, &str); 12] = [
+    const EXPECTED: [(Show, &str); 14] = [
+        (Show::Peers, "peer_id int4, host text, port int4, pool_size int4"),
+        (
+            Show::PeerPools,
+            "peer_id int4, cl_active_cancel_req int4, cl_waiting_cancel_req int4, sv_active_cancel int4, sv_login int4",
+        ),
         (
             Show::Pools,
             "database text, user text, cl_active int4, cl_waiting int4, cl_active_cancel_req int4, \
@@ -850,6 +920,10 @@ mod tests {
         }
         assert_eq!(columns(Show::Clients), format!("{CONNECTION}, server text, held text"));
         assert_eq!(columns(Show::Servers), format!("{CONNECTION}, role text"));
+        let buffers = "recv_pos int4, pkt_pos int4, pkt_remain int4, send_pos int4, send_remain int4, pkt_avail int4, \
+                       send_avail int4";
+        assert_eq!(columns(Show::Sockets), format!("{CONNECTION}, {buffers}"));
+        assert_eq!(columns(Show::ActiveSockets), columns(Show::Sockets));
     }
 
     fn shown(show: Show) -> Table {
@@ -866,7 +940,7 @@ mod tests {
     fn every_row_has_a_value_for_every_column() {
         for (name, show) in Show::ALL {
             let table = shown(show);
-            assert!(!table.rows.is_empty(), "{name}");
+            assert_eq!(table.rows.is_empty(), matches!(show, Show::Peers | Show::PeerPools), "{name}");
             assert!(table.rows.iter().all(|row| row.len() == table.columns.len()), "{name}");
             assert_eq!(Show::named(name), Some(show));
         }
@@ -893,6 +967,25 @@ mod tests {
             assert_eq!(value(&pools, column).as_deref(), Some(expected), "{column}");
         }
         assert_eq!(value(&pools, "load_balance_hosts"), None);
+    }
+
+    #[test]
+    fn the_console_has_a_pool_of_its_own_that_is_called_as_pgbouncer_calls_it() {
+        let pools = shown(Show::Pools);
+        let row: Vec<_> = pools.rows[1].iter().map(|value| value.as_deref().unwrap_or("NULL")).collect();
+        assert_eq!(row[..3], ["pgbouncer", "pgbouncer", "1"]);
+        assert_eq!(row[3..15], ["0"; 12]);
+        assert_eq!(row[15..], ["statement", "NULL", "0", "0", "0"]);
+    }
+
+    #[test]
+    fn sockets_are_those_of_clients_and_servers() {
+        let states =
+            |show| shown(show).rows.iter().map(|row| row[STATE_OF_SOCKET].clone().unwrap()).collect();
+        let (all, active): (Vec<String>, Vec<String>) = (states(Show::Sockets), states(Show::ActiveSockets));
+        assert_eq!(all, ["cl_active", "sv_active"]);
+        assert_eq!(active, all);
+        assert!(sockets(&Fake::default(), |state| state == "idle").is_empty());
     }
 
     #[test]

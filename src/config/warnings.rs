@@ -84,11 +84,11 @@ fn near_hashes(config: &Config) -> Vec<String> {
 
 fn near_hash(password: &str) -> Option<&'static str> {
     let begins = |word: &str| password.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
-    match () {
-        () if begins("md5") => Some("an md5 hash (\"md5\" and 32 hex digits, in lower case)"),
-        () if begins("SCRAM-SHA-256$") => Some("a SCRAM verifier (\"SCRAM-SHA-256$\", in capitals)"),
-        () => None,
-    }
+    let known = [
+        ("md5", "an md5 hash (\"md5\" and 32 hex digits, in lower case)"),
+        ("SCRAM-SHA-256$", "a SCRAM verifier (\"SCRAM-SHA-256$\", in capitals)"),
+    ];
+    known.into_iter().find(|(word, _)| begins(word)).map(|(_, hash)| hash)
 }
 
 /// Users of whom nothing is known that could log in to a server.

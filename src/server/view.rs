@@ -63,6 +63,7 @@ impl Observed for View {
             started: shared.started,
             state,
             clients: logged_in,
+            in_console: logged_in.saturating_sub(clients.in_service()),
             logging_in: clients.connected().saturating_sub(logged_in),
             asleep: clients.asleep(),
             max_clients: self.config().listen.max_clients,
@@ -196,8 +197,20 @@ impl Observed for View {
     }
 
     fn readiness(&self) -> Readiness {
-        let sections = self.shared().frontend.directory.sections();
-        Readiness { databases: sections.iter().map(|section| readiness(section)).collect() }
+        let (sections, databases) = (self.shared().frontend.directory.sections(), self.served());
+        let is_paused = |section: &Section| {
+            let mut of_it = databases.iter().filter(|one| one.section.name == section.name).peekable();
+            of_it.peek().is_some() && of_it.all(|database| database.is_paused())
+        };
+        let each = sections.iter().map(|section| match is_paused(section) {
+            true => DatabaseReadiness {
+                name: section.name.clone(),
+                standing: Standing::Paused,
+                why: "paused by an operator".into(),
+            },
+            false => readiness(section),
+        });
+        Readiness { databases: each.collect() }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::harness::{Stand, eventually, eventually_async, quote, rows, sqlstate,
 use crate::raw::{Raw, V3_0, bind, describe_portal, execute, parse, sync, tags};
 
 /// PgBouncer's columns in their order and with their types; ours may follow.
-const SHOWS: [(&str, &str); 9] = [
+const SHOWS: [(&str, &str); 10] = [
     (
         "SHOW POOLS",
         "database text, user text, cl_active int4, cl_waiting int4, cl_active_cancel_req int4, \
@@ -45,6 +45,13 @@ const SHOWS: [(&str, &str); 9] = [
         "database text, server_assignment_count numeric, xact_count numeric, query_count numeric, \
          bytes_received numeric, bytes_sent numeric, xact_time numeric, query_time numeric, wait_time numeric, \
          client_parse_count numeric, server_parse_count numeric, bind_count numeric",
+    ),
+    (
+        "SHOW SOCKETS",
+        "type text, user text, database text, replication text, state text, addr text, port int4, local_addr text, \
+         local_port int4, connect_time text, request_time text, wait int4, wait_us int4, close_needed int4, ptr text, \
+         link text, remote_pid int4, tls text, application_name text, prepared_statements int4, id int4, \
+         recv_pos int4, pkt_pos int4, pkt_remain int4, send_pos int4, send_remain int4, pkt_avail int4, send_avail int4",
     ),
     ("SHOW LISTS", "list text, items int4"),
     ("SHOW CONFIG", "key text, value text, default text, changeable text"),
@@ -102,6 +109,10 @@ async fn pools_and_clients_show_what_goes_on() {
         pool.is_some_and(|pool| (&*pool["cl_waiting"], &*pool["sv_active"]) == ("1", "1"))
     })
     .await;
+    let pools = table(&console, "SHOW POOLS").await;
+    let own = pools.iter().find(|pool| pool["database"] == "pgbouncer").expect("the console's");
+    assert_eq!((&*own["cl_active"], &*own["pool_mode"]), ("1", "statement"));
+    assert!(table(&console, "SHOW PEERS").await.is_empty());
     let clients = table(&console, "SHOW CLIENTS").await;
     let mut states: Vec<&str> =
         clients.iter().filter(|client| client["database"] == "app").map(|client| &*client["state"]).collect();
@@ -181,6 +192,8 @@ async fn pause_waits_for_transactions_and_holds_clients_until_resume() {
         tokio::time::timeout(Duration::from_millis(300), &mut query).await.is_err(),
         "the database is paused"
     );
+    let ready = stand.lagoon.http("/ready?database=app").unwrap();
+    assert!(ready.status == 503 && ready.body.contains(r#""status":"paused""#), "{ready:?}");
     console.simple_query("RESUME app").await.unwrap();
     tokio::time::timeout(Duration::from_secs(5), query).await.expect("the query runs").unwrap();
 }
@@ -258,7 +271,7 @@ async fn a_detached_server_serves_nobody_until_it_is_attached() {
     assert!(!stand.ran_on("detached").contains(&place(replicas[0])));
     let shown = table(&console, "SHOW NODES").await;
     assert!(shown.iter().any(|row| row["server"] == *replicas[0] && row["why"].contains("detached")));
-    console.simple_query(&format!("DETACH {}", replicas[1])).await.unwrap();
+    console.simple_query(&format!("DETACH '{}'", replicas[1])).await.unwrap();
     let ready = stand.lagoon.http("/ready").unwrap().body;
     assert!(ready.contains("no replica takes reads") && ready.contains("detached by an operator"), "{ready}");
     console.simple_query(&format!("ATTACH {}", replicas[1])).await.unwrap();

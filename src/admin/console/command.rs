@@ -145,6 +145,7 @@ static SETTINGS: &[Setting] = &[
 pub(super) const HELP: &str = "\
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|NODES|USERS|VERSION
 \tSHOW LISTS|STATE|STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tSHOW SOCKETS|ACTIVE_SOCKETS|PEERS|PEER_POOLS
 \tPAUSE [database]
 \tRESUME [database]
 \tRECONNECT [database]
@@ -185,11 +186,32 @@ pub fn parse(text: &[u8]) -> Result<Command, Report> {
         "rollback" | "abort" => Some(Command::Transaction("ROLLBACK")),
         _ => operation(first, rest).map(Command::Operate),
     };
-    command.ok_or_else(|| {
-        let shown: String = text.trim().chars().take(SHOWN).collect();
-        syntax(format!("unknown command: {shown}"))
-    })
+    command.ok_or_else(|| misunderstood(text, &first.keyword(), rest))
 }
+
+/// What is wrong with a command that is none: its first word, or what it says behind that.
+fn misunderstood(text: &str, verb: &str, rest: &[Token]) -> Report {
+    if let ("show", [word]) = (verb, rest)
+        && ONLY_PGBOUNCERS.contains(&word.keyword().as_str())
+    {
+        let text = format!("SHOW {} is PgBouncer's alone", word.keyword().to_ascii_uppercase());
+        return Report::new(ErrorSource::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
+            .hint("SHOW HELP lists the commands.");
+    }
+    let begins = |usage: &&str| {
+        let word = usage.split([' ', '|']).next().unwrap_or_default();
+        word.eq_ignore_ascii_case(verb)
+    };
+    let usages: Vec<&str> = HELP.lines().map(str::trim).filter(begins).collect();
+    if !usages.is_empty() {
+        return syntax(format!("{} is understood as: {}", verb.to_ascii_uppercase(), usages.join(", or ")));
+    }
+    let shown: String = text.trim().chars().take(SHOWN).collect();
+    syntax(format!("unknown command: {shown}"))
+}
+
+/// What PgBouncer shows of things that are not here.
+const ONLY_PGBOUNCERS: [&str; 4] = ["dns_hosts", "dns_zones", "fds", "mem"];
 
 /// How much of an unknown command its error repeats, in characters.
 const SHOWN: usize = 100;
@@ -259,7 +281,7 @@ fn operation(verb: &Token, rest: &[Token]) -> Option<Operation> {
         "upgrade" => rest.is_empty().then_some(Operation::Upgrade),
         "reload" => rest.is_empty().then_some(Operation::Reload),
         "kill_client" => match rest {
-            [Token::Word(id)] => id.parse().ok().map(Operation::KillClient),
+            [id] => id.name().and_then(|id| id.parse().ok()).map(Operation::KillClient),
             _ => None,
         },
         "shutdown" => shutdown(rest).map(Operation::Shutdown),
@@ -270,11 +292,10 @@ fn operation(verb: &Token, rest: &[Token]) -> Option<Operation> {
 /// A server's address, quoted or as the configuration spells it.
 fn server(rest: &[Token]) -> Option<String> {
     let part = |token: &Token| match token {
-        Token::Word(text) | Token::Quoted(text) => Some(text.clone()),
-        Token::Symbol(symbol) => Some(symbol.to_string()),
-        Token::Text => None,
+        Token::Word(text) | Token::Quoted(text) => text.clone(),
+        Token::Symbol(symbol) => symbol.to_string(),
     };
-    let address: String = rest.iter().map(part).collect::<Option<_>>()?;
+    let address: String = rest.iter().map(part).collect();
     (!address.is_empty() && address.len() <= MAX_NAME).then_some(address)
 }
 
@@ -313,10 +334,8 @@ fn first_is(tokens: &[Token], word: &str) -> bool {
 enum Token {
     /// Letters, digits, `_`, `$`, `.` and whatever is not ASCII, as they were typed.
     Word(String),
-    /// `"name"`
+    /// `"name"`, or `'name'`: as PgBouncer, this takes either for a name.
     Quoted(String),
-    /// `'text'`
-    Text,
     /// Any other character.
     Symbol(char),
 }
@@ -326,7 +345,7 @@ impl Token {
     fn keyword(&self) -> String {
         match self {
             Token::Word(word) => word.to_ascii_lowercase(),
-            Token::Quoted(_) | Token::Text | Token::Symbol(_) => String::new(),
+            Token::Quoted(_) | Token::Symbol(_) => String::new(),
         }
     }
 
@@ -334,7 +353,7 @@ impl Token {
     fn name(&self) -> Option<String> {
         match self {
             Token::Word(name) | Token::Quoted(name) => (name.len() <= MAX_NAME).then(|| name.clone()),
-            Token::Text | Token::Symbol(_) => None,
+            Token::Symbol(_) => None,
         }
     }
 }
@@ -349,7 +368,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, Report> {
         rest = match first {
             '"' | '\'' => {
                 let (content, after) = quoted(rest, first).ok_or_else(|| syntax("unterminated quote"))?;
-                tokens.push(if first == '"' { Token::Quoted(content) } else { Token::Text });
+                tokens.push(Token::Quoted(content));
                 after
             }
             '-' if rest.starts_with("--") => rest.split_once('\n').map_or("", |(_, after)| after),
@@ -424,6 +443,9 @@ mod tests {
             ("pause MyDb;", Operation::Pause(database("MyDb"))),
             ("pause \"my \"\"db\"\"\"", Operation::Pause(database("my \"db\""))),
             ("RESUME \"*\"", Operation::Resume(database("*"))),
+            ("PAUSE 'it''s'", Operation::Pause(database("it's"))),
+            ("DETACH '[::1]:5432'", Operation::Detach("[::1]:5432".into())),
+            ("KILL_CLIENT '42'", Operation::KillClient(42)),
             ("reload", Operation::Reload),
             ("UPGRADE;", Operation::Upgrade),
             ("KILL_CLIENT 42", Operation::KillClient(42)),
@@ -470,7 +492,6 @@ mod tests {
             "SHOW POOLS app",
             "SHOW POOLS; SHOW STATS",
             "PAUSE a b",
-            "PAUSE 'a'",
             "KILL_CLIENT",
             "KILL_CLIENT -1",
             "SWITCHOVER app",
@@ -492,6 +513,20 @@ mod tests {
         }
         assert!(parse(b"SHOW \xff").is_err());
         assert!(parse(format!("PAUSE {}", "x".repeat(MAX_NAME + 1)).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_command_that_is_known_says_how_it_is_said() {
+        let said = |text: &str| parse(text.as_bytes()).expect_err(text).message.into_owned();
+        assert_eq!(said("kill_client x"), "KILL_CLIENT is understood as: KILL_CLIENT id");
+        assert_eq!(said("PAUSE a b"), "PAUSE is understood as: PAUSE [database]");
+        assert!(said("SHOW moon").contains("POOLS") && said("SHOW moon").contains("PEERS"));
+        assert_eq!(said("DROP TABLE x"), "unknown command: DROP TABLE x");
+        let mem = parse(b"SHOW mem").expect_err("PgBouncer's");
+        assert_eq!(
+            (mem.code, &*mem.message),
+            (SqlState::FEATURE_NOT_SUPPORTED, "SHOW MEM is PgBouncer's alone")
+        );
     }
 
     proptest::proptest! {
