@@ -46,7 +46,7 @@ pub trait Observed: Send + Sync {
     fn stats(&self) -> Vec<StatsRow>;
     /// Logins that were refused, by SQLSTATE; there are not many of these.
     fn refusals(&self) -> Vec<(String, u64)>;
-    /// The effective configuration, without secrets.
+    /// The general part of the effective configuration, without secrets.
     fn config(&self) -> Vec<ConfigRow>;
     /// Which databases can be served.
     fn readiness(&self) -> Readiness;

@@ -14,7 +14,7 @@ use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
     Log, LogFormat, Monitor, OnLostWrite, OnStale, Patroni, Pool, PoolMode, Reads, Routing, Scope, Secret,
     ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, Unnamed, User,
-    userlist, values,
+    keys, userlist, values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -24,7 +24,11 @@ use super::{
 /// Everything that is wrong: each mistake names its key, what it got (never a secret) and what is allowed.
 pub fn parse(text: &str, read_file: ReadFile<'_>, cores: usize) -> Result<Config, Vec<ConfigError>> {
     let read = Report::read(text, |root| config(root, read_file, cores))?;
-    if read.errors.is_empty() { Ok(read.value) } else { Err(read.errors) }
+    if !read.errors.is_empty() {
+        return Err(read.errors);
+    }
+    let defaults = keys::shown().map(|(key, default)| (key.to_owned(), default));
+    Ok(Config { shown: defaults.chain(read.given).collect(), ..read.value })
 }
 
 /// How files are read that the configuration names.
@@ -62,7 +66,9 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
     }
     let any_database = databases.remove("*");
     certificates_have_tls(root, &auth, &listen);
-    Config { listen, http, auth, users, admin, databases, any_database, monitor, log, drain_timeout }
+    // Known when all is read.
+    let shown = BTreeMap::new();
+    Config { listen, http, auth, users, admin, databases, any_database, monitor, log, drain_timeout, shown }
 }
 
 // [listen]

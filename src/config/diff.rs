@@ -98,6 +98,19 @@ fn compared<T: PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) 
     }
 }
 
+/// The keys that only a restart can change.
+pub const RESTART: [&str; 9] = [
+    "listen.address",
+    "listen.unix_directory",
+    "listen.unix_port",
+    "listen.unix_mode",
+    "listen.workers",
+    "listen.io_uring",
+    "http.address",
+    "log.filter",
+    "log.format",
+];
+
 fn restarts(old: &Config, new: &Config) -> Vec<Restart> {
     let mut restarts = Vec::new();
     let mut compare = |key: &'static str, old: String, new: String| {
@@ -130,6 +143,9 @@ impl Config {
         listen.io_uring = held.io_uring;
         self.http.clone_from(&running.http);
         self.log.clone_from(&running.log);
+        for key in RESTART {
+            self.shown.insert(key.to_owned(), running.shown.get(key).cloned().unwrap_or_default());
+        }
     }
 }
 
@@ -250,6 +266,12 @@ mod tests {
         assert_eq!(now, Changes { restart: now.restart.clone(), ..Changes::default() });
         assert_eq!(Changes::between(&kept, &running).settings, ["drain_timeout"]);
         assert!(Changes::between(&kept, &running).restart.is_empty());
+        assert_eq!(
+            (&*kept.shown["log.format"], &*kept.shown["drain_timeout"]),
+            ("text", "1s"),
+            "as it holds"
+        );
+        assert!(before.restart.iter().all(|restart| RESTART.contains(&restart.key)));
     }
 
     #[test]

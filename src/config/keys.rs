@@ -1,4 +1,5 @@
-//! The table of all keys: what `config/reference.toml` is made of, and where unknown keys find their neighbours.
+//! The table of all keys: what `config/reference.toml` and SHOW CONFIG are made of, and where unknown keys find their
+//! neighbours.
 //!
 //! What a key allows is not here: its reader in `check.rs` says that, and the reference prints what the reader says.
 //! Tests hold the table, the readers and the file together: each key is read, each default is the reader's.
@@ -381,6 +382,25 @@ const fn key(path: &'static str, preset: Preset, doc: &'static str) -> Key {
     Key { path, preset, doc }
 }
 
+/// General keys that nobody is shown.
+const SECRETS: [&str; 2] = ["monitor.password", "routing.token_secret"];
+
+/// Whether a key is general, and no secret.
+pub(super) fn may_be_shown(path: &str) -> bool {
+    !path.contains("NAME") && !SECRETS.contains(&path)
+}
+
+/// Every general key that is no secret, with what holds without it, as SHOW CONFIG prints it.
+pub fn shown() -> impl Iterator<Item = (&'static str, String)> {
+    KEYS.iter().filter(|key| may_be_shown(key.path)).map(|key| {
+        let default = match key.preset {
+            Value(toml) => toml.replace(['[', ']', '"'], ""),
+            Unset(_) | Required(_) => String::new(),
+        };
+        (key.path, default)
+    })
+}
+
 /// The sections whose keys a database may override.
 const OVERRIDABLE: [&str; 2] = ["pool.", "routing."];
 
@@ -572,6 +592,23 @@ mod tests {
                 Unset(_) => assert_ne!(config, without, "{} has no effect", key.path),
             }
         }
+    }
+
+    #[test]
+    fn a_general_key_is_shown_alike_whether_the_file_gives_its_default_or_nothing() {
+        for (path, default) in shown() {
+            let key = KEYS.iter().find(|key| key.path == path).expect("of the table");
+            let config = read(&with(path, key.preset.toml())).expect("good");
+            match key.preset {
+                Value(_) => assert_eq!(config.shown[path], default, "{path}"),
+                Unset(_) | Required(_) => assert!(!config.shown[path].is_empty(), "{path}"),
+            }
+        }
+        let secret = read(
+            "monitor = { user = 'm', password = 'hunter2' }\nrouting.token_secret = 'hunter2hunter2hunter2'\n\
+                           users.x.password = 'hunter2'\ndatabases.app = { servers = 'a', server_password = 'hunter2' }",
+        );
+        assert!(!format!("{:?}", secret.expect("good").shown).contains("hunter2"));
     }
 
     #[test]

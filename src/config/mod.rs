@@ -52,6 +52,8 @@ pub struct Config {
     pub log: Log,
     /// How long running transactions may take to end at SIGTERM.
     pub drain_timeout: Duration,
+    /// The general keys by their paths, with what holds as people are shown it; no secrets.
+    pub shown: BTreeMap<String, String>,
 }
 
 /// Where clients connect.

@@ -68,6 +68,8 @@ pub(super) struct Report<'t> {
     lines: BTreeMap<String, usize>,
     /// What is allowed for each key that was asked for; names of databases and users are `NAME`.
     allowed: BTreeMap<String, String>,
+    /// What the file gives for each general key that may be shown.
+    given: BTreeMap<String, String>,
 }
 
 /// A file that is TOML, read to its end.
@@ -77,6 +79,8 @@ pub(super) struct Read<T> {
     pub(super) errors: Vec<ConfigError>,
     /// What is allowed for each key that was asked for, by its pattern.
     pub(super) allowed: BTreeMap<String, String>,
+    /// What the file gives for each general key that may be shown.
+    pub(super) given: BTreeMap<String, String>,
 }
 
 impl<'t> Report<'t> {
@@ -92,8 +96,13 @@ impl<'t> Report<'t> {
         if !syntax.is_empty() || syntax::pgbouncer(text).is_some() {
             return Err(syntax::errors(text, &syntax));
         }
-        let mut report =
-            Report { text, errors: Vec::new(), lines: BTreeMap::new(), allowed: BTreeMap::new() };
+        let mut report = Report {
+            text,
+            errors: Vec::new(),
+            lines: BTreeMap::new(),
+            allowed: BTreeMap::new(),
+            given: BTreeMap::new(),
+        };
         let mut root = Section {
             report: &mut report,
             path: String::new(),
@@ -103,7 +112,7 @@ impl<'t> Report<'t> {
         };
         let value = read(&mut root);
         root.end();
-        Ok(Read { value, errors: report.errors, allowed: report.allowed })
+        Ok(Read { value, errors: report.errors, allowed: report.allowed, given: report.given })
     }
 
     fn line(&self, offset: usize) -> usize {
@@ -368,8 +377,13 @@ impl<'r, 't> Section<'r, 't> {
 
     fn ask(&mut self, key: &str, allowed: &str) -> Option<&'r DeValue<'t>> {
         self.asked.push(key.to_owned());
-        self.report.allowed.insert(join(&self.pattern, key), allowed.to_owned());
-        self.look_up(key)
+        let path = join(&self.pattern, key);
+        self.report.allowed.insert(path.clone(), allowed.to_owned());
+        let value = self.look_up(key)?;
+        if keys::may_be_shown(&path) {
+            self.report.given.insert(path, shown(value));
+        }
+        Some(value)
     }
 
     fn look_up(&mut self, key: &str) -> Option<&'r DeValue<'t>> {
@@ -418,6 +432,20 @@ fn integer(value: &DeValue<'_>) -> Option<usize> {
 
 fn got(value: &DeValue<'_>, allowed: &str) -> String {
     format!("got {}; allowed: {allowed}", describe(value))
+}
+
+/// A value as SHOW CONFIG prints it: lists as their items.
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Boolean(word) => word.to_string(),
+        DeValue::Array(items) => {
+            items.iter().map(|item| shown(item.get_ref())).collect::<Vec<_>>().join(", ")
+        }
+        // No key takes these.
+        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => String::new(),
+    }
 }
 
 /// A value as an error may show it.

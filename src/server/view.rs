@@ -8,8 +8,8 @@ use crate::admin::{
 };
 use crate::cluster::failover::Standing as NodeStanding;
 use crate::cluster::{Admission, Database, Node, Section, UserPools};
-use crate::config::values::{duration_text, size_text};
-use crate::config::{AuthMethod, Config, Consistency, Reads};
+use crate::config::values::duration_text;
+use crate::config::{Config, Consistency, Reads, diff, keys};
 use crate::frontend::clients::{ClientCard, Doing};
 use crate::net;
 use crate::pool::Seen;
@@ -373,41 +373,22 @@ fn readiness(section: &Section) -> DatabaseReadiness {
     DatabaseReadiness { name: section.name.clone(), standing, why }
 }
 
-/// Those of PgBouncer's keys that exporters look for, and our own that concern the whole process: each once, or an exporter
-/// fails.
+/// Those of PgBouncer's keys that exporters look for, and our own general ones: each once, or an exporter fails.
 fn config_rows(config: &Config) -> Vec<ConfigRow> {
     let any = config.any_database.as_ref().or(config.databases.values().next());
-    let optional = |time: Option<std::time::Duration>| time.map_or("off".to_owned(), duration_text);
-    let list = |names: &[String]| names.join(", ");
-    let listen = &config.listen;
-    let addresses: Vec<_> = listen.addresses.iter().map(ToString::to_string).collect();
     let mut rows = vec![
-        row("max_client_conn", listen.max_clients.to_string(), "10000", true),
+        row("max_client_conn", config.listen.max_clients.to_string(), "10000", true),
         row("max_user_connections", "0".into(), "0", false),
-        row("listen.address", addresses.join(", "), "", false),
-        row("listen.max_clients", listen.max_clients.to_string(), "10000", true),
-        row("listen.workers", listen.workers.to_string(), "0", false),
-        row("listen.login_timeout", duration_text(listen.login_timeout), "1min", true),
-        row("listen.client_idle_timeout", optional(listen.client_idle_timeout), "off", true),
-        row("listen.max_message", size_text(listen.max_message), "64MiB", true),
-        row(
-            "http.address",
-            config.http.as_ref().map(|http| http.address.to_string()).unwrap_or_default(),
-            "",
-            false,
-        ),
-        row("auth.method", config.auth.method.as_str().into(), AuthMethod::ScramSha256.as_str(), true),
-        row("admin.users", list(&config.admin.users), "", true),
-        row("admin.stats_users", list(&config.admin.stats_users), "", true),
-        row("monitor.interval", duration_text(config.monitor.interval), "1s", true),
-        row("monitor.timeout", duration_text(config.monitor.timeout), "2s", true),
-        row("drain_timeout", duration_text(config.drain_timeout), "30s", true),
     ];
     if let Some(rules) = any {
-        rows.insert(1, row("default_pool_size", rules.pool.size.to_string(), "20", true));
-        rows.insert(2, row("pool_mode", rules.pool.mode.as_str().into(), "transaction", true));
-        rows.insert(3, row("query_wait_timeout", duration_text(rules.pool.checkout_timeout), "10s", true));
+        rows.push(row("default_pool_size", rules.pool.size.to_string(), "20", true));
+        rows.push(row("pool_mode", rules.pool.mode.as_str().into(), "transaction", true));
+        rows.push(row("query_wait_timeout", duration_text(rules.pool.checkout_timeout), "10s", true));
     }
+    rows.extend(keys::shown().map(|(key, default)| {
+        let value = config.shown.get(key).cloned().unwrap_or_default();
+        row(key, value, &default, !diff::RESTART.contains(&key))
+    }));
     rows
 }
 

@@ -94,6 +94,11 @@ async fn each_setting_is_shown_once_and_in_the_configurations_words() {
     }
     assert_eq!((seen["max_client_conn"], seen["max_user_connections"]), ("77", "0"));
     assert_eq!(seen["auth.method"], "scram-sha-256");
+    assert_eq!(
+        (seen["listen.max_clients"], seen["routing.max_wait"], seen["log.format"]),
+        ("77", "1s", "text")
+    );
+    assert!(!seen.contains_key("routing.token_secret") && !seen.contains_key("monitor.password"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
