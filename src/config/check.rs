@@ -109,7 +109,7 @@ fn unix(section: &mut Section<'_, '_>, read_file: ReadFile<'_>) -> Option<UnixLi
         section.refuse("unix_directory", &format!("too long: the socket's whole path may have {most} bytes"));
     }
     // Who may write there is found out by who listens, and need not be who asks.
-    if let Err(error) = read_file(&directory)
+    if let Err(error) = read_file(&directory.join("."))
         && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     {
         section.refuse(

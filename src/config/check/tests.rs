@@ -385,7 +385,9 @@ fn the_directory_of_the_socket_must_be_there() {
     let errors = errors_with(&text, &missing);
     assert_eq!(
         errors,
-        ["listen.unix_directory (line 2): /run/nowhere: no /run/nowhere; allowed: a directory that is there"]
+        [
+            "listen.unix_directory (line 2): /run/nowhere: no /run/nowhere/.; allowed: a directory that is there"
+        ]
     );
     let unreadable = |_: &Path| Err(io::ErrorKind::PermissionDenied.into());
     assert!(parse(&text, &unreadable, 1).is_ok(), "who listens is the judge");
