@@ -239,6 +239,7 @@ fn pool() -> Run {
 fn full() -> Core<Box<Idle>, Nobody> {
     let limits = Limits {
         size: 20,
+        min_size: 0,
         max_waiting: 100,
         max_logins: 20,
         idle_timeout: Some(Duration::from_secs(600)),

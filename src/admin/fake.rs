@@ -40,6 +40,7 @@ fn rules() -> Database {
             pin_limit: 80,
             mode: PoolMode::Transaction,
             size: 20,
+            min_size: 0,
             checkout_timeout: seconds(10),
             hold_timeout: seconds(30),
             hold_limit: 100,

@@ -444,7 +444,7 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .maybe(rules.server_database.as_ref().or((!wildcard).then_some(&row.name)))
         .maybe(rules.server_user.as_ref())
         .int(rules.pool.size)
-        .int(0)
+        .int(rules.pool.min_size)
         .int(0)
         .int(rules.pool.lifetime.unwrap_or_default().as_secs())
         .text(rules.pool.mode.as_str())

@@ -8,7 +8,7 @@ use super::{Database, lock};
 use crate::auth::ServerCredential;
 use crate::backend::connect::ScramCache;
 use crate::backend::{Backend, CommandError, Target, Usual, command};
-use crate::config::{self, Consistency};
+use crate::config::{self, Consistency, Reads};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
 use crate::pool::core::{Asker, Limits};
@@ -403,7 +403,20 @@ impl UserPools {
 
     /// Ends what has lasted too long.
     pub fn sweep(&self, home: usize, now: Instant) {
-        self.pools.iter().for_each(|pool| pool.sweep(home, now));
+        let rules = self.database.rules();
+        let is_wanted = rules.pool.min_size > 0 && self.clients.load(Ordering::Relaxed) > 0;
+        for (node, pool) in self.pools.iter().enumerate() {
+            pool.sweep(home, now, is_wanted && self.may_be_asked(node, &rules));
+        }
+    }
+
+    /// Whether requests may go to this server now.
+    fn may_be_asked(&self, node: usize, rules: &config::Database) -> bool {
+        match self.database.section.standing(node) {
+            Standing::Primary => true,
+            Standing::Replica => rules.routing.reads == Reads::Replicas,
+            Standing::Lagging | Standing::Unknown | Standing::Down => false,
+        }
     }
 
     /// A client has logged in: its credential may be better than what there was.
@@ -593,6 +606,7 @@ fn pool_settings(rules: &config::Database) -> PoolSettings {
     PoolSettings {
         limits: Limits {
             size: pool.size,
+            min_size: pool.min_size,
             max_waiting: pool.max_waiting,
             max_logins: pool.max_logins,
             idle_timeout: pool.idle_timeout,

@@ -271,6 +271,7 @@ fn certificates_have_tls(root: &mut Section<'_, '_>, auth: &Auth, listen: &Liste
 const DEFAULT_POOL: Pool = Pool {
     mode: PoolMode::Transaction,
     size: 20,
+    min_size: 0,
     checkout_timeout: seconds(10),
     hold_timeout: seconds(30),
     hold_limit: 10_000,
@@ -293,9 +294,16 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
         [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement].map(|mode| (mode.as_str(), mode));
     let unnamed = [Unnamed::Keep, Unnamed::Forward].map(|what| (what.as_str(), what));
     let states = [SessionState::Pin, SessionState::Error].map(|state| (state.as_str(), state));
+    let size = section.count("size", 1..=10_000, default.size);
+    let min_size = section.count("min_size", 0..=10_000, default.min_size);
+    // What is inherited is told where it comes from.
+    if let Some(key) = ["min_size", "size"].into_iter().find(|key| min_size > size && section.has(key)) {
+        section.refuse(key, &format!("pool.min_size is {min_size}, and pool.size {size}: it can be no more"));
+    }
     Pool {
         mode: section.word("mode", &modes, default.mode),
-        size: section.count("size", 1..=10_000, default.size),
+        size,
+        min_size,
         checkout_timeout: section.duration("checkout_timeout", default.checkout_timeout),
         hold_timeout: section.duration("hold_timeout", default.hold_timeout),
         hold_limit: section.count("hold_limit", 1..=1_000_000, default.hold_limit),

@@ -136,6 +136,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("pool.size", Value("20"), "Server connections per database, user and server."),
     key(
+        "pool.min_size",
+        Value("0"),
+        "How many of them are made ahead and kept, used or not, while a client of that database and user is connected: what \
+         comes after a quiet time need not wait for logins.",
+    ),
+    key(
         "pool.checkout_timeout",
         Value("\"10s\""),
         "How long a client waits for a connection of a server that is there before it gets an error.",

@@ -330,6 +330,8 @@ pub struct Pool {
     pub mode: PoolMode,
     /// Server connections per database, user and server: at least one.
     pub size: usize,
+    /// How many of them are kept, used or not, while a client of that database and user is connected: at most `size`.
+    pub min_size: usize,
     /// How long a client waits for a connection of a server that is there.
     pub checkout_timeout: Duration,
     /// How long a client is held while there is no server for its request.

@@ -39,6 +39,8 @@ pub trait Waiter {
 pub struct Limits {
     /// Connections at most.
     pub size: usize,
+    /// Connections that are kept, used or not, while that is [asked for](Core::keep).
+    pub min_size: usize,
     /// Waiters at most.
     pub max_waiting: usize,
     /// Logins under way at once.
@@ -106,6 +108,8 @@ pub struct Core<C, W> {
     next_login: Option<Instant>,
     /// Connections up to this number are not used again.
     outdated: u64,
+    /// Whether `min_size` holds.
+    is_kept: bool,
 }
 
 #[derive(Debug)]
@@ -138,7 +142,17 @@ impl<C: Connection, W: Waiter> Core<C, W> {
             backoff: MIN_BACKOFF,
             next_login: None,
             outdated: 0,
+            is_kept: false,
         }
+    }
+
+    /// Whether `min_size` holds from now on: somebody may want its connections.
+    pub fn keep(&mut self, is_kept: bool) {
+        self.is_kept = is_kept;
+    }
+
+    fn kept(&self) -> usize {
+        if self.is_kept { self.limits.min_size.min(self.limits.size) } else { 0 }
     }
 
     /// An idle connection, if there is one and nobody waits for it; the one that it drew from sequences on is preferred, then
@@ -182,7 +196,8 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         if self.admission != Admission::Open || self.next_login.is_some_and(|at| now < at) {
             return 0;
         }
-        let wanted = self.waiting.len().saturating_sub(self.connecting);
+        let missing = self.kept().saturating_sub(self.total());
+        let wanted = self.waiting.len().saturating_sub(self.connecting).max(missing);
         let room = self.limits.size.saturating_sub(self.total());
         let begun = wanted.min(room).min(self.limits.max_logins.saturating_sub(self.connecting));
         self.connecting += begun;
@@ -233,12 +248,17 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.waiting = rest;
         swept.timed_out.extend(expired.into_iter().map(|waiting| waiting.waiter));
         let (limits, mut kept) = (self.limits, Vec::with_capacity(self.idle.len()));
+        let mut spare = self.total().saturating_sub(self.kept());
+        // Those that have been idle longest come first.
         for (connection, since) in self.idle.drain(..) {
             let is_idle_too_long =
                 limits.idle_timeout.is_some_and(|timeout| now.duration_since(since) >= timeout);
             let is_too_old = connection.expires(limits.lifetime).is_some_and(|at| at <= now);
-            match is_idle_too_long || is_too_old {
-                true => swept.closed.push(connection),
+            match (is_idle_too_long && spare > 0) || is_too_old {
+                true => {
+                    spare = spare.saturating_sub(1);
+                    swept.closed.push(connection);
+                }
                 false => kept.push((connection, since)),
             }
         }
@@ -246,9 +266,9 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         swept
     }
 
-    /// Whether a sweep has anything to look at.
+    /// Whether a sweep has nothing to look at.
     pub fn is_unused(&self) -> bool {
-        self.idle.is_empty() && self.waiting.is_empty()
+        self.idle.is_empty() && self.waiting.is_empty() && self.kept() == 0
     }
 
     /// Everybody who waits, to be sent elsewhere.
@@ -419,7 +439,7 @@ mod tests {
     }
 
     const LIMITS: Limits =
-        Limits { size: 2, max_waiting: 3, max_logins: 1, idle_timeout: None, lifetime: None };
+        Limits { size: 2, min_size: 0, max_waiting: 3, max_logins: 1, idle_timeout: None, lifetime: None };
     const SECOND: Duration = Duration::from_secs(1);
 
     fn full(now: Instant) -> Core<Fake, Name> {
@@ -564,5 +584,35 @@ mod tests {
         assert_eq!(core.sweep(now + 2 * SECOND).closed.len(), 1);
         assert_eq!(name(&core.put(Fake(0, now), now + 5 * SECOND)), "closed", "too old");
         assert_eq!(core.occupancy(), Occupancy::default());
+    }
+
+    #[test]
+    fn what_is_kept_is_made_without_being_asked_for_and_outlasts_idleness() {
+        let now = Instant::now();
+        let limits = Limits { size: 5, min_size: 3, max_logins: 2, idle_timeout: Some(SECOND), ..LIMITS };
+        let mut core: Core<Fake, Name> = Core::new(limits);
+        assert_eq!((core.begin_logins(now), core.is_unused()), (0, true), "nobody may want them");
+        core.keep(true);
+        assert_eq!((core.begin_logins(now), core.is_unused()), (2, false));
+        for _ in 0..2 {
+            let _ = core.logged_in(Fake(0, now), now);
+        }
+        assert_eq!(core.begin_logins(now), 1);
+        core.login_failed(now);
+        assert_eq!(core.begin_logins(now), 0, "it waits as any other login");
+        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 1);
+        let _ = core.logged_in(Fake(0, now), now);
+        core.wait(Name("a", false), now, now + SECOND).ok().unwrap();
+        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 1, "who waits has one made for himself");
+        let _ = core.logged_in(Fake(0, now), now);
+        let _ = core.put(Fake(0, now), now);
+        assert_eq!(core.occupancy().idle, 4);
+        assert_eq!(core.sweep(now + SECOND).closed.len(), 1);
+        assert_eq!(core.sweep(now + 9 * SECOND).closed.len(), 0);
+        core.set_limits(Limits { lifetime: Some(5 * SECOND), ..limits });
+        assert_eq!(core.sweep(now + 9 * SECOND).closed.len(), 3, "age is another matter");
+        assert_eq!(core.begin_logins(now + 9 * SECOND), 2, "and they are replaced");
+        core.keep(false);
+        assert_eq!(core.begin_logins(now + 9 * SECOND), 0);
     }
 }

@@ -278,10 +278,11 @@ impl Pool {
     }
 
     /// Ends waits, idleness and age; begins logins whose back-off is over. To be called about once in a second, and ten
-    /// times if it is [urgent](Self::is_urgent).
-    pub fn sweep(self: &Arc<Self>, home: usize, now: Instant) {
+    /// times if it is [urgent](Self::is_urgent). `is_kept` says whether some of its connections are to be there, used or not.
+    pub fn sweep(self: &Arc<Self>, home: usize, now: Instant, is_kept: bool) {
         let (swept, has_connections) = {
             let mut core = self.lock();
+            core.keep(is_kept);
             self.process.note(&self.struggling, core.is_struggling(now));
             if core.is_unused() {
                 return;

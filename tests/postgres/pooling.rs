@@ -299,6 +299,26 @@ async fn idle_server_connections_are_closed_and_old_ones_not_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn as_many_as_are_wanted_are_there_while_somebody_may_want_them() {
+    let stand =
+        Stand::new(|setup| setup.set("pool", "min_size", "3").set("pool", "idle_timeout", quote("300ms")));
+    let own = "usename = 'app'";
+    let all = |count| (0..3).all(|place| stand.backends(place, own) == count);
+    let client = stand.client().await;
+    eventually("there are three on each server", || all(3));
+    let began = stand.playground.primary().sql("SELECT now()").unwrap();
+    rows(&stand.lagoon.console().await, "RECONNECT app").await;
+    let young = format!("{own} AND backend_start > '{}'", began.trim());
+    eventually("those that have gone are replaced", || all(3) && stand.backends(0, &young) == 3);
+    // More are made, and go when they have been idle for too long.
+    let others = join_all((0..5).map(|_| stand.client())).await;
+    join_all(others.iter().map(|other| value(other, "SELECT note('x') FROM pg_sleep(0.2)"))).await;
+    eventually("they are as many as before", || all(3));
+    drop((client, others));
+    eventually("nobody may want them", || all(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_connection_that_died_while_idle_is_not_handed_out() {
     let stand = Stand::new(single);
     let client = stand.client().await;

@@ -107,6 +107,10 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "[listen]\nmax_clients = 0",
             "listen.max_clients (line 2): got the number 0; allowed: a whole number from 1 to",
         ),
+        (
+            "[pool]\nmin_size = 30",
+            "pool.min_size (line 2): pool.min_size is 30, and pool.size 20: it can be no more",
+        ),
         ("[pool]\nsize = '20'", "pool.size (line 2): got \"20\"; allowed: a whole number"),
         (
             "[pool]\nmode = 'txn'",
