@@ -138,8 +138,8 @@ impl<'a> Scan<'a> {
             kind if kind.is_string() && self.copies() && self.before("to") => self.write(token),
             _ => {}
         }
-        self.past.rotate_right(1);
-        self.past[0] = Some(token);
+        let [first, second, third, _] = self.past;
+        self.past = [Some(token), first, second, third];
     }
 
     /// `(`: what stands before it may be a function.
