@@ -682,7 +682,8 @@ impl Shared {
     /// # Errors
     /// A switchover is under way: whoever waits for it waits here.
     fn standing_orders(&self) -> Result<StandingOrders, String> {
-        let mut standing = StandingOrders::default();
+        let all_paused = self.frontend.directory.is_paused();
+        let mut standing = StandingOrders { all_paused, ..StandingOrders::default() };
         for database in self.frontend.directory.databases() {
             let name = database.name.to_string();
             if database.switchover().is_some() {
@@ -691,8 +692,10 @@ impl Shared {
             if database.admission() == Admission::Refused {
                 standing.disabled.push(name.clone());
             }
-            if database.is_paused() {
-                standing.paused.push(name);
+            match database.is_paused() {
+                true => standing.paused.push(name),
+                false if all_paused => standing.resumed.push(name),
+                false => {}
             }
         }
         for section in self.frontend.directory.sections() {
@@ -714,6 +717,10 @@ impl Shared {
         let directory = &self.frontend.directory;
         let find =
             |names: &[String]| names.iter().filter_map(|name| directory.find(name)).collect::<Vec<_>>();
+        if standing.all_paused {
+            directory.pause();
+        }
+        find(&standing.resumed).iter().for_each(|database| database.resume(operate::NOWHERE));
         find(&standing.paused).iter().for_each(|database| database.pause());
         find(&standing.disabled).iter().for_each(|database| database.admit(Admission::Refused));
         for section in directory.sections() {

@@ -413,6 +413,11 @@ impl Database {
         if self.disabled.load(Ordering::Acquire) { Admission::Refused } else { Admission::Open }
     }
 
+    /// Whether an operator has said something that shall hold.
+    pub(super) fn has_orders(&self) -> bool {
+        self.is_paused() || self.admission() == Admission::Refused
+    }
+
     /// Whether it is paused.
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire)

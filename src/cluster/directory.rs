@@ -41,6 +41,8 @@ pub struct Directory {
 struct Inner {
     sections: BTreeMap<String, Open>,
     databases: BTreeMap<String, Served>,
+    /// Every database is paused, those too that somebody asks for later.
+    is_paused: bool,
     /// What a reload has replaced or removed, and somebody uses still.
     leaving: Vec<Served>,
     /// The sections of those.
@@ -95,6 +97,7 @@ impl Directory {
             inner: Mutex::new(Inner {
                 sections: BTreeMap::new(),
                 databases: BTreeMap::new(),
+                is_paused: false,
                 leaving: Vec::new(),
                 retired: Vec::new(),
                 watches: Vec::new(),
@@ -214,6 +217,9 @@ impl Directory {
         let section = inner.section_of(name)?.section.clone();
         let left: Vec<_> = inner.leaving().filter(|database| *database.name == *name).cloned().collect();
         let database = Database::new(name, section, &left, self.workers, self.key, self.process.clone());
+        if inner.is_paused {
+            database.pause();
+        }
         let catalog = self.runtime.spawn(database.clone().keep_catalog()).abort_handle();
         let listener = self.runtime.spawn(listener::keep(database.clone())).abort_handle();
         Some(Served { database, catalog, listener })
@@ -247,6 +253,25 @@ impl Directory {
         let by_name: BTreeMap<_, _> =
             inner.leaving().chain(served).map(|latest| (&latest.name, latest)).collect();
         by_name.into_values().cloned().collect()
+    }
+
+    /// Holds the clients of every database, those too that somebody asks for later. Answers those that are there.
+    pub fn pause(&self) -> Vec<Arc<Database>> {
+        lock(&self.inner).is_paused = true;
+        let databases = self.databases();
+        databases.iter().for_each(|database| database.pause());
+        databases
+    }
+
+    /// Every database serves again.
+    pub fn resume(&self, home: usize) {
+        lock(&self.inner).is_paused = false;
+        self.databases().iter().for_each(|database| database.resume(home));
+    }
+
+    /// Whether databases are paused that nobody has asked for yet.
+    pub fn is_paused(&self) -> bool {
+        lock(&self.inner).is_paused
     }
 
     /// The sections of the configuration.
@@ -418,7 +443,8 @@ impl Inner {
     fn forget_unused(&mut self, is_meant: impl Fn(&str) -> bool) {
         let Inner { sections, databases, .. } = self;
         databases.retain(|name, served| {
-            let stays = sections.contains_key(name) || !is_meant(name) || served.database.is_used();
+            let is_needed = served.database.is_used() || served.database.has_orders();
+            let stays = sections.contains_key(name) || !is_meant(name) || is_needed;
             if !stays {
                 served.end();
             }

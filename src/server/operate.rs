@@ -30,13 +30,12 @@ impl Controls {
     fn perform(&self, shared: &Arc<Shared>, operation: Operation) -> Result<Pending, Report> {
         let done = |text: String| -> Pending { Box::pin(std::future::ready(Ok(text))) };
         match operation {
-            Operation::Pause(scope) => {
-                let databases = databases(shared, &scope)?;
-                databases.iter().for_each(|database| database.pause());
-                Ok(Box::pin(all_released(databases)))
-            }
+            Operation::Pause(scope) => Ok(Box::pin(all_released(pause(shared, &scope)?))),
             Operation::Resume(scope) => {
-                databases(shared, &scope)?.iter().for_each(|database| database.resume(NOWHERE));
+                match scope {
+                    Scope::All => shared.frontend.directory.resume(NOWHERE),
+                    Scope::Database(name) => database_named(shared, &name)?.resume(NOWHERE),
+                }
                 Ok(done(String::new()))
             }
             Operation::Reload => shared.reload().map(done).map_err(|error| {
@@ -63,7 +62,7 @@ impl Controls {
                 Ok(done(String::new()))
             }
             Operation::Kill(scope) => {
-                kill(shared, &databases(shared, &scope)?);
+                kill(shared, &pause(shared, &scope)?);
                 Ok(done(String::new()))
             }
             Operation::Detach(server) => {
@@ -151,9 +150,17 @@ fn nodes(shared: &Shared, server: &str) -> Result<Vec<(Arc<Cluster>, usize)>, Re
     Ok(found)
 }
 
-/// Everybody is disconnected, and no server connection is used again; who comes waits.
+fn pause(shared: &Shared, scope: &Scope) -> Result<Vec<Arc<Database>>, Report> {
+    let paused = match scope {
+        Scope::All => shared.frontend.directory.pause(),
+        Scope::Database(name) => vec![database_named(shared, name)?],
+    };
+    paused.iter().for_each(|database| database.pause());
+    Ok(paused)
+}
+
+/// Everybody in databases that are paused is disconnected, and no server connection is used again; who comes waits.
 fn kill(shared: &Shared, databases: &[Arc<Database>]) {
-    databases.iter().for_each(|database| database.pause());
     let named = |card: &&Arc<ClientCard>| databases.iter().any(|database| database.name == card.database);
     shared.frontend.clients.all().iter().filter(named).for_each(|card| card.command(Order::Kill));
     databases.iter().for_each(|database| database.reconnect(NOWHERE));

@@ -90,6 +90,12 @@ pub(super) struct Hello {
 pub(super) struct StandingOrders {
     /// Databases that are paused.
     pub(super) paused: Vec<String>,
+    /// Those that nobody has asked for yet are paused, too.
+    #[serde(default)]
+    pub(super) all_paused: bool,
+    /// But these.
+    #[serde(default)]
+    pub(super) resumed: Vec<String>,
     /// Databases that take no new clients.
     pub(super) disabled: Vec<String>,
     /// Servers by section and address.

@@ -53,7 +53,9 @@ impl Observed for View {
         let databases = self.served();
         let state = if *shared.phase.borrow() != super::Phase::Serving {
             State::Draining
-        } else if !databases.is_empty() && databases.iter().all(|database| database.is_paused()) {
+        } else if (shared.frontend.directory.is_paused() || !databases.is_empty())
+            && databases.iter().all(|database| database.is_paused())
+        {
             State::Paused
         } else {
             State::Active
@@ -138,7 +140,7 @@ impl Observed for View {
         let used: BTreeMap<_, _> =
             self.served().into_iter().map(|database| (database.name.to_string(), database)).collect();
         let mut rows: Vec<_> = used.values().map(|database| database_row(database)).collect();
-        let config = self.config();
+        let (config, is_paused) = (self.config(), self.shared().frontend.directory.is_paused());
         let unused = config
             .databases
             .values()
@@ -152,7 +154,7 @@ impl Observed for View {
             held: 0,
             listeners: 0,
             notifications: 0,
-            paused: false,
+            paused: is_paused,
             disabled: false,
             switchover: None,
         }));
@@ -198,9 +200,10 @@ impl Observed for View {
 
     fn readiness(&self) -> Readiness {
         let (sections, databases) = (self.shared().frontend.directory.sections(), self.served());
+        let all_are = self.shared().frontend.directory.is_paused();
         let is_paused = |section: &Section| {
             let mut of_it = databases.iter().filter(|one| one.section.name == section.name).peekable();
-            of_it.peek().is_some() && of_it.all(|database| database.is_paused())
+            (all_are || of_it.peek().is_some()) && of_it.all(|database| database.is_paused())
         };
         let each = sections.iter().map(|section| match is_paused(section) {
             true => DatabaseReadiness {

@@ -150,6 +150,49 @@ async fn what_an_operator_has_said_holds_and_who_waits_goes_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pause_of_everything_is_one_of_what_nobody_has_asked_for_yet() {
+    let mut stand = Stand::new(|setup| {
+        let servers = setup.value("databases.app", "servers").unwrap().to_owned();
+        ["databases.early", "databases.late"].into_iter().fold(setup, |setup, section| {
+            setup.set(section, "servers", servers.clone()).set(section, "database", quote("app"))
+        })
+    });
+    let console = stand.lagoon.console().await;
+    rows(&console, "PAUSE").await;
+    let paused = async |console: &tokio_postgres::Client| -> Vec<String> {
+        let databases = table(console, "SHOW DATABASES").await;
+        let paused = databases.into_iter().filter(|row| row["paused"] == "1");
+        paused.map(|row| row["name"].clone()).filter(|name| name != "pgbouncer").collect()
+    };
+    assert_eq!(paused(&console).await, ["app", "early", "late"]);
+    let early = stand.lagoon.url("app", "early");
+    let mut connecting = Box::pin(stand.lagoon.connect(&early));
+    let metrics = || stand.lagoon.http("/metrics").unwrap().body;
+    eventually_async("it waits to be let in", async || {
+        let has_come = tokio::time::timeout(Duration::from_millis(10), &mut connecting).await;
+        assert!(has_come.is_err(), "it is paused");
+        metrics().contains("pglagoon_clients_logging_in 1")
+    })
+    .await;
+    rows(&console, "RESUME early").await;
+    assert_eq!(value(&connecting.await.unwrap(), "SELECT 1").await, "1");
+    assert_eq!(paused(&console).await, ["app", "late"]);
+    drop(console);
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(LIMIT).success());
+    let console = stand.lagoon.console().await;
+    assert_eq!(paused(&console).await, ["app", "late"]);
+    rows(&console, "RESUME").await;
+    for name in ["app", "late"] {
+        let client = stand.lagoon.connect(&stand.lagoon.url("app", name)).await.unwrap();
+        assert_eq!(value(&client, "SELECT 1").await, "1");
+    }
+    assert!(paused(&console).await.is_empty());
+    drop(console);
+    assert!(stand.lagoon.end_successor());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_go_along_is_told_so_when_he_is_free() {
     let mut stand = Stand::new(|setup| setup);
     let (pinned, listening, plain) = (stand.client().await, stand.client().await, stand.client().await);
