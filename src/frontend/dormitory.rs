@@ -190,9 +190,10 @@ impl<'a> Beds<'a> {
 
     /// What the keeper was called for.
     fn keep(&mut self, dormitory: &Dormitory) {
-        for sleeper in dormitory.coming.take() {
-            self.lay(sleeper);
-        }
+        let mut coming = dormitory.coming.take();
+        let vacated: Vec<_> = coming.iter_mut().map(Sleeper::relocate).collect();
+        drop(vacated);
+        coming.into_iter().for_each(|sleeper| self.lay(sleeper));
         if dormitory.bell.is_for_a_sleeper.swap(false, Ordering::AcqRel) {
             self.rouse_those(|sleeper| has_order(sleeper.card()));
         }

@@ -319,17 +319,6 @@ impl Stream {
         self.socket_mut().watch()
     }
 
-    /// Whether all that there is to be read or sent is in the socket: TLS may keep some of it.
-    pub fn keeps_nothing(&self) -> bool {
-        match &self.0 {
-            Layer::Plain(_) => true,
-            Layer::Tls(tls) => {
-                let state = tls.stream.get_ref().1;
-                state.wants_read() && !state.wants_write()
-            }
-        }
-    }
-
     /// Moves an idle connection's socket to the reactor of the runtime that this is called on.
     ///
     /// # Errors

@@ -33,6 +33,12 @@ impl ClientStatements {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
 
+    /// The same in other memory, and no more of it than they need.
+    pub fn relocated(&self) -> Self {
+        let named = self.named.iter().map(|(name, named)| (name.clone(), named.clone()));
+        ClientStatements { named: named.collect(), unnamed: self.unnamed.clone(), length: self.length }
+    }
+
     /// All with their names; the unnamed statement's is empty.
     pub fn all(&self) -> impl Iterator<Item = (&[u8], &Named)> {
         let unnamed = self.unnamed.iter().map(|named| (&b""[..], named));

@@ -99,6 +99,9 @@ pub const LOOKAHEAD: usize = 16 * 1024;
 /// The most prepared statements that one client may name.
 pub const MAX_STATEMENTS: usize = 10_000;
 
+/// The most prepared statements that are moved when their client falls silent.
+const MAX_MOVED: usize = 1_000;
+
 /// The longest names of a portal and a statement together that a Bind may carry, in bytes.
 const MAX_NAMES: usize = 16 * 1024;
 
@@ -393,6 +396,13 @@ struct PortalEffect {
     statement: Arc<Statement>,
 }
 
+/// Where a session's memories lay: see [`Session::relocate`].
+pub struct Vacated {
+    _statements: Option<Box<ClientStatements>>,
+    _settings: Settings,
+    _sql_statements: SqlStatements,
+}
+
 /// One client's conversation.
 #[derive(Debug)]
 pub struct Session {
@@ -537,6 +547,20 @@ impl Session {
             PoolMode::Session if self.prepared_statements() == 0 => Naming::Own,
             _ => Naming::Ours,
         };
+    }
+
+    /// Has what it remembers lie elsewhere in memory. Where it lay is answered, to be dropped when all have moved who move
+    /// together: then they lie side by side, and what they have left is whole pages.
+    #[must_use]
+    pub fn relocate(&mut self) -> Vacated {
+        let few = self.statements.as_ref().filter(|statements| statements.len() <= MAX_MOVED);
+        let statements = few.map(|statements| Box::new(statements.relocated()));
+        let (settings, sql_statements) = (self.settings.relocated(), self.sql_statements.clone());
+        Vacated {
+            _statements: statements.and_then(|moved| self.statements.replace(moved)),
+            _settings: std::mem::replace(&mut self.settings, settings),
+            _sql_statements: std::mem::replace(&mut self.sql_statements, sql_statements),
+        }
     }
 
     /// Bytes from the client. `edits` is cleared first; its output goes to the server, its reply to the client.

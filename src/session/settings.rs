@@ -93,6 +93,15 @@ impl Settings {
         })))
     }
 
+    /// The same in other memory, if nobody shares them.
+    pub fn relocated(&self) -> Self {
+        let Some(inner) = self.0.as_ref().filter(|inner| Arc::strong_count(inner) == 1) else {
+            return self.clone();
+        };
+        let proven = AtomicBool::new(inner.proven.load(Ordering::Relaxed));
+        Settings(Some(Arc::new(Inner { values: inner.values.clone(), proven, ..**inner })))
+    }
+
     /// How long all names and values are together, in bytes.
     pub fn length(&self) -> usize {
         let values = self.0.iter().flat_map(|inner| inner.values.iter());
@@ -520,6 +529,22 @@ mod tests {
         assert_eq!(a.restore_from(&ab).unwrap(), "RESET \"work_mem\";");
         assert_eq!(ab.restore_from(&ab.clone()), None);
         assert_eq!(a, none.after(&set("datestyle", "'ISO'"), &none).unwrap(), "equal by value");
+    }
+
+    #[test]
+    fn settings_that_were_moved_are_the_same() {
+        let none = Settings::default();
+        let own = none.after(&set("work_mem", "'1MB'"), &none).unwrap();
+        own.prove();
+        let (place, copy) = (Arc::as_ptr(own.0.as_ref().unwrap()), own.clone());
+        let shared = own.relocated();
+        assert_eq!(Arc::as_ptr(shared.0.as_ref().unwrap()), place, "somebody else has them");
+        let expected = copy.restore_from(&none);
+        drop((own, copy));
+        let moved = shared.relocated();
+        assert_ne!(Arc::as_ptr(moved.0.as_ref().unwrap()), place);
+        assert!(moved.0.as_ref().unwrap().proven.load(Ordering::Relaxed));
+        assert_eq!((moved.restore_from(&none), none.relocated()), (expected, Settings::default()));
     }
 
     #[test]

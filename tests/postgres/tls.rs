@@ -18,7 +18,6 @@ use crate::raw::{
     GSS_REQUEST, Message, Raw, SSL_REQUEST, V3_0, bind, cancel_request, copy_data, copy_done, execute,
     first_column, parse, query, startup, sync,
 };
-use crate::sleeping::asleep;
 
 const LOGIN: [(&str, &str); 2] = [("user", "app"), ("database", "app")];
 const ALPN: &[u8] = b"postgresql";
@@ -375,20 +374,6 @@ fn last_word(client: &mut Raw) -> (String, String) {
     let fatal = end.last().unwrap_or_else(|| panic!("closed without a word"));
     assert_eq!(fatal.field('V'), "FATAL", "{end:?}");
     (fatal.code(), fatal.field('D'))
-}
-
-#[test]
-fn an_encrypted_client_sleeps_too() {
-    let world = World::new();
-    let lagoon = world.start(world.trusting("require"));
-    let mut client = world.log_in(&lagoon);
-    for number in ["1", "2", "3"] {
-        assert_eq!(first_column(&client.query(&format!("SELECT {number}"))), [number]);
-        eventually("it sleeps", || asleep(&lagoon) == 1);
-    }
-    // More than one record, and more than one read.
-    let long = "x".repeat(100_000);
-    assert_eq!(first_column(&client.query(&format!("SELECT '{long}'"))), [long]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A client that is silent: it sleeps in its worker's dormitory until it speaks, or is told something.
 
 use super::*;
+use crate::session::Vacated;
 use std::os::fd::RawFd;
 
 /// A client that sleeps: what its relay has that cannot be had again.
@@ -22,6 +23,12 @@ impl Sleeper {
             tracing::warn!(client = self.card().id, %error, "a client that slept is lost");
         }
         Box::new(Relay::of(self, worker))
+    }
+
+    /// See [`Session::relocate`].
+    #[must_use]
+    pub fn relocate(&mut self) -> Vacated {
+        self.session.relocate()
     }
 
     /// The number of its socket, for others to watch.
@@ -48,7 +55,8 @@ impl Relay {
             && self.subscription.is_none()
             && self.session.is_between_requests()
             && [from_client, to_server, from_server, to_client].into_iter().all(Buffer::is_empty)
-            && self.client.keeps_nothing()
+            // What TLS keeps cannot be moved, and leaves nothing to be given back.
+            && !self.client.is_tls()
             && self.seat.outbox.settle(Owner { client: self.card().id, to: Side::Client }, self.last.client)
             && end.is_none_or(|end| Instant::now() < end)
     }
