@@ -30,6 +30,9 @@ use tokio::task::spawn_local;
 /// Beds that are made together.
 const ROOM: usize = 16;
 
+/// How many are told to sleep in one look: each takes some microseconds, for which those who are awake wait in line.
+const MOST_AT_ONCE: usize = 2_000;
+
 /// How many speak up in one look at the reactor.
 const VOICES: usize = 256;
 
@@ -105,11 +108,13 @@ impl Dormitory {
         if !self.is_open.get() {
             return;
         }
+        let mut told = 0;
         for Awake { card, seen } in self.awake.borrow_mut().values_mut() {
             *seen = match (card.idle_since(), *seen) {
                 (None, _) => Seen::Busy,
                 (Some(request), Seen::Told(told)) if request == told => continue,
-                (Some(request), Seen::Idle(before)) if request == before => {
+                (Some(request), Seen::Idle(before)) if request == before && told < MOST_AT_ONCE => {
+                    told += 1;
                     card.command(Order::Sleep);
                     Seen::Told(request)
                 }
@@ -296,6 +301,25 @@ fn give_memory_back() {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crowd_falls_asleep_bit_by_bit() {
+        let dormitory = Dormitory::default();
+        dormitory.is_open.set(true);
+        let cards = (0..2 * MOST_AT_ONCE as u64 + 1).map(|id| {
+            let mut card = ClientCard::blank();
+            card.id = id;
+            Arc::new(card)
+        });
+        let cards: Vec<_> = cards.collect();
+        cards.iter().for_each(|card| dormitory.rises(card));
+        let told = |_| {
+            dormitory.look();
+            cards.iter().filter(|card| card.order() == Order::Sleep).count()
+        };
+        let counts: Vec<_> = (0..5).map(told).collect();
+        assert_eq!(counts, [0, MOST_AT_ONCE, 2 * MOST_AT_ONCE, cards.len(), cards.len()]);
+    }
 
     #[test]
     fn who_is_silent_from_one_look_to_the_next_is_told_to_sleep_once() {
