@@ -81,7 +81,7 @@ pub enum Placed<C, W> {
 pub struct Swept<C, W> {
     /// Waited too long.
     pub timed_out: Vec<W>,
-    /// Idle for too long, or too old.
+    /// Idle for too long, too old or too many.
     pub closed: Vec<C>,
 }
 
@@ -249,13 +249,16 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         swept.timed_out.extend(expired.into_iter().map(|waiting| waiting.waiter));
         let (limits, mut kept) = (self.limits, Vec::with_capacity(self.idle.len()));
         let mut spare = self.total().saturating_sub(self.kept());
+        // The pool may have been made smaller.
+        let mut surplus = self.total().saturating_sub(limits.size);
         // Those that have been idle longest come first.
         for (connection, since) in self.idle.drain(..) {
             let is_idle_too_long =
                 limits.idle_timeout.is_some_and(|timeout| now.duration_since(since) >= timeout);
             let is_too_old = connection.expires(limits.lifetime).is_some_and(|at| at <= now);
-            match (is_idle_too_long && spare > 0) || is_too_old {
+            match surplus > 0 || (is_idle_too_long && spare > 0) || is_too_old {
                 true => {
+                    surplus = surplus.saturating_sub(1);
                     spare = spare.saturating_sub(1);
                     swept.closed.push(connection);
                 }
@@ -325,7 +328,7 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.outdated = u64::MAX;
     }
 
-    /// New limits; what is too many goes when it comes back.
+    /// New limits; what is too many goes when it comes back, and what is idle with the next sweep.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
@@ -483,6 +486,20 @@ mod tests {
         assert_eq!(name(&core.put(Fake(0, now), now)), "closed", "the other one is still in use");
         assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
         assert_eq!(core.occupancy(), Occupancy { idle: 1, ..Occupancy::default() });
+    }
+
+    #[test]
+    fn idle_connections_of_a_pool_made_smaller_go_with_the_next_sweep() {
+        let now = Instant::now();
+        let mut core = full(now);
+        let _ = core.put(Fake(0, now), now);
+        let _ = core.put(Fake(1, now), now);
+        assert_eq!(core.sweep(now).closed.len(), 0);
+        core.set_limits(Limits { size: 1, ..LIMITS });
+        let closed = core.sweep(now).closed;
+        assert_eq!((closed.len(), closed[0].0), (1, 0), "the one that was used last stays");
+        assert!(core.lease(AT_0).is_some());
+        assert!(core.lease(AT_0).is_none());
     }
 
     #[test]
