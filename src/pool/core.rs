@@ -172,12 +172,13 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         Some(connection)
     }
 
-    /// Stands in the queue until `deadline`. A connection may have come back since the caller found none: to be followed by
+    /// Stands in the queue until `deadline`, before those who have waited for less long than `since`: who was handed a connection
+    /// that had ended comes back to where he stood. A connection may have come back since the caller found none: to be followed by
     /// [`hand_out`](Self::hand_out) under the same lock, or both would lie there and wait for each other.
     ///
     /// # Errors
     /// The queue is full, or the pool closed: the waiter comes back.
-    pub fn wait(&mut self, waiter: W, now: Instant, deadline: Instant) -> Result<(), W> {
+    pub fn wait(&mut self, waiter: W, since: Instant, deadline: Instant) -> Result<(), W> {
         if self.admission == Admission::Closed {
             return Err(waiter);
         }
@@ -187,7 +188,8 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         if self.waiting.len() >= self.limits.max_waiting {
             return Err(waiter);
         }
-        self.waiting.push_back(Waiting { waiter, since: now, deadline });
+        let later = self.waiting.iter().rev().take_while(|waiting| waiting.since > since).count();
+        self.waiting.insert(self.waiting.len() - later, Waiting { waiter, since, deadline });
         Ok(())
     }
 
@@ -551,6 +553,21 @@ mod tests {
         assert_eq!(core.begin_logins(now), 0, "the pool is full");
         let handed = core.hand_out();
         assert_eq!((handed[0].0.0, core.occupancy().in_use), ("late", 2));
+    }
+
+    #[test]
+    fn who_was_handed_a_connection_that_had_ended_stands_where_he_stood() {
+        let now = Instant::now();
+        let mut core = full(now);
+        for (name, after) in [("first", 0), ("second", 1), ("third", 2)] {
+            core.wait(Name(name, false), now + after * SECOND, now + 9 * SECOND).ok().unwrap();
+        }
+        assert_eq!(name(&core.put(Fake(0, now), now)), "first");
+        core.lost();
+        core.wait(Name("first", false), now, now + 9 * SECOND).ok().unwrap();
+        assert_eq!(core.oldest_wait(), Some(now));
+        assert_eq!(name(&core.put(Fake(1, now), now)), "first");
+        assert_eq!(name(&core.put(Fake(1, now), now)), "second");
     }
 
     #[test]

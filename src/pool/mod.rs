@@ -226,7 +226,7 @@ impl Pool {
         }
     }
 
-    /// Stands in the queue until `deadline`; the pool is filled up as far as it may be.
+    /// Stands in the queue until `deadline`, as somebody who has waited since `since`; the pool is filled up as far as it may be.
     ///
     /// # Cancel safety
     /// Who drops the receiver leaves the queue; a lease that was on its way goes back to the pool.
@@ -236,7 +236,7 @@ impl Pool {
     pub fn queue(
         self: &Arc<Self>,
         home: usize,
-        now: Instant,
+        since: Instant,
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Result<Handed, LeaseError>>, LeaseError> {
         let (sender, receiver) = oneshot::channel();
@@ -246,7 +246,7 @@ impl Pool {
                 true => LeaseError::Closed,
                 false => LeaseError::QueueFull(core.limits().max_waiting),
             };
-            core.wait(Queued(sender), now, deadline).map_err(|_| refusal)?;
+            core.wait(Queued(sender), since, deadline).map_err(|_| refusal)?;
             let handed = core.hand_out();
             self.note_load(&core);
             (handed, core.begin_logins(Instant::now()))
