@@ -151,12 +151,12 @@ fn nodes(shared: &Shared, server: &str) -> Result<Vec<(Arc<Cluster>, usize)>, Re
 }
 
 fn pause(shared: &Shared, scope: &Scope) -> Result<Vec<Arc<Database>>, Report> {
-    let paused = match scope {
-        Scope::All => shared.frontend.directory.pause(),
-        Scope::Database(name) => vec![database_named(shared, name)?],
-    };
-    paused.iter().for_each(|database| database.pause());
-    Ok(paused)
+    if *scope == Scope::All {
+        return Ok(shared.frontend.directory.pause());
+    }
+    let databases = databases(shared, scope)?;
+    databases.iter().for_each(|database| database.pause());
+    Ok(databases)
 }
 
 /// Everybody in databases that are paused is disconnected, and no server connection is used again; who comes waits.

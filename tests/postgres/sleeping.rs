@@ -11,7 +11,7 @@ use crate::reload::{addresses, reload, servers};
 /// Longer than any silence before sleep.
 const LONG: Duration = Duration::from_secs(20);
 
-pub fn asleep(lagoon: &Lagoon) -> usize {
+fn asleep(lagoon: &Lagoon) -> usize {
     let metrics = lagoon.http("/metrics").expect("it serves HTTP").body;
     let line = metrics.lines().find(|line| line.starts_with("pglagoon_clients_asleep "));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("the metric is there")
