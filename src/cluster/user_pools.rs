@@ -137,6 +137,7 @@ impl UserPools {
         let mut place = None;
         if !self.line.is_empty() && self.choose(*route, None).is_none_or(|choice| self.must_line_up(choice)) {
             place = Some(Box::pin(self.hold(*route, &trial, search.deadline, &mut changes)).await?);
+            search.renew(&rules, Instant::now());
         }
         loop {
             changes.mark_unchanged();

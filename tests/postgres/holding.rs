@@ -405,11 +405,12 @@ fn reads_whose_server_goes_away_in_any_way_run_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_client_is_told_why_served_in_turn_and_may_leave() {
     let mut stand = Stand::new(|setup| {
-        trusting(setup).set("pool", "size", "1").set("pool", "hold_limit", "6").set(
-            "pool",
-            "hold_timeout",
-            quote("60s"),
-        )
+        trusting(setup)
+            .set("pool", "size", "1")
+            .set("pool", "hold_limit", "6")
+            .set("pool", "hold_timeout", quote("60s"))
+            // Less than they are held for, which does not count.
+            .set("pool", "checkout_timeout", quote("2s"))
     });
     let port = stand.lagoon.port;
     let console = stand.lagoon.console().await;
@@ -428,7 +429,7 @@ async fn a_held_client_is_told_why_served_in_turn_and_may_leave() {
         if place == 3 {
             assert_eq!(told(&client.query("BEGIN")), (vec![], 'T'));
         }
-        client.send(&query(&format!("SELECT note('turn {place}')")));
+        client.send(&query(&format!("SELECT note('turn {place}'), pg_sleep(0.3)")));
         eventually_async("it is held", async || waiting().await == place + 1).await;
     }
     let began = Instant::now();
