@@ -143,10 +143,19 @@ impl Stand {
 
     /// The application's backends on one server (0: the primary) for which an SQL condition on `pg_stat_activity` holds.
     pub fn backends(&self, place: usize, condition: &str) -> usize {
+        self.try_backends(place, condition).unwrap()
+    }
+
+    /// The same on a server that may let nobody in.
+    pub fn try_backends(
+        &self,
+        place: usize,
+        condition: &str,
+    ) -> Result<usize, pglagoon::cli::playground::Error> {
         let count = self.playground.nodes()[place].sql(&format!(
             "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND client_addr IS NOT NULL AND {condition}"
-        ));
-        count.unwrap().trim().parse().unwrap()
+        ))?;
+        Ok(count.trim().parse().unwrap())
     }
 }
 
