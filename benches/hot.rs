@@ -214,7 +214,7 @@ fn lock(threads: usize) {
                 for _ in 0..TIMES {
                     let connection = lease(home).expect("more are idle than threads ask");
                     assert!(matches!(
-                        core.lock().expect("nobody panics").put(connection, now),
+                        core.lock().expect("nobody panics").put(connection, now, None),
                         Placed::Parked
                     ));
                 }
@@ -232,13 +232,15 @@ fn pool() -> Run {
     Box::new(move || {
         home = 1 - home;
         let connection = core.lease(black_box(Asker { home, drawer: None })).expect("ten are idle");
-        assert!(matches!(core.put(connection, now), Placed::Parked));
+        assert!(matches!(core.put(connection, now, None), Placed::Parked));
     })
 }
 
 fn full() -> Core<Box<Idle>, Nobody> {
     let limits = Limits {
         size: 20,
+        reserve: 0,
+        reserve_after: Duration::from_secs(5),
         min_size: 0,
         max_waiting: 100,
         max_logins: 20,
@@ -249,13 +251,15 @@ fn full() -> Core<Box<Idle>, Nobody> {
     let mut core: Core<Box<Idle>, Nobody> = Core::new(limits);
     for home in 0..10 {
         assert!(core.wait(Nobody, now, now + limits.lifetime.unwrap_or_default()).is_ok());
-        assert_eq!(core.begin_logins(now), 1);
-        let Placed::Hand(..) = core.logged_in(Box::new(Idle { home: home % 2, since: now }), now) else {
+        assert_eq!(core.wanted_logins(now).logins, 1);
+        core.begin_logins(1);
+        let Placed::Hand(..) = core.logged_in(Box::new(Idle { home: home % 2, since: now }), now, None)
+        else {
             panic!("nobody waits")
         };
     }
     for home in 0..10 {
-        assert!(matches!(core.put(Box::new(Idle { home: home % 2, since: now }), now), Placed::Parked));
+        assert!(matches!(core.put(Box::new(Idle { home: home % 2, since: now }), now, None), Placed::Parked));
     }
     core
 }

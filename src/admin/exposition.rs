@@ -69,6 +69,8 @@ families! {
     HELD = "pglagoon_clients_held", GAUGE, &["database"], "Clients that are held while there is no server for their request.";
     LISTENERS = "pglagoon_listeners", GAUGE, &["database"], "Clients that hear notifications by the shared listener.";
     NOTIFICATIONS = "pglagoon_notifications_total", COUNTER, &["database"], "Notifications given to them.";
+    COUNTED = "pglagoon_database_connections", GAUGE, &["database", "server"], "Server connections of all users, where pool.max_db_connections bounds them.";
+    MAX_COUNTED = "pglagoon_database_connections_max", GAUGE, &["database", "server"], "That bound.";
     POOL_SIZE = "pglagoon_pool_size", GAUGE, SHARE, "Server connections allowed.";
     POOL_IN_USE = "pglagoon_pool_in_use", GAUGE, SHARE, "Server connections held by clients.";
     POOL_IDLE = "pglagoon_pool_idle", GAUGE, SHARE, "Server connections ready to be handed out.";
@@ -205,6 +207,11 @@ impl Sheet {
         self.add(HELD, database.clone(), row.held as u64);
         self.add(LISTENERS, database.clone(), row.listeners as u64);
         self.add(NOTIFICATIONS, database.clone(), row.notifications);
+        for (server, count) in &row.counted {
+            let values = [&database[..], &[server.to_string()]].concat();
+            self.add(COUNTED, values.clone(), *count as u64);
+            self.add(MAX_COUNTED, values, row.rules.pool.max_db_connections.unwrap_or(0) as u64);
+        }
         // What has never happened is 0, so that who watches for the first one has something to compare it with.
         for rescue in Rescue::ALL {
             self.add(RESCUES, [&database[..], &[rescue.as_str().into()]].concat(), 0);

@@ -402,6 +402,8 @@ pub struct DatabaseRow {
     pub clients: usize,
     /// Its server connections.
     pub servers: usize,
+    /// Those of them that count against `pool.max_db_connections`, of each server, if there is such a limit.
+    pub counted: Vec<(ServerAddress, usize)>,
     /// Those that are held while there is no server for their request.
     pub held: usize,
     /// Clients that hear notifications by the shared listener.

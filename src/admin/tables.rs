@@ -445,17 +445,17 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .maybe(rules.server_user.as_ref())
         .int(rules.pool.size)
         .int(rules.pool.min_size)
-        .int(0)
+        .int(rules.pool.reserve_size)
         .int(rules.pool.lifetime.unwrap_or_default().as_secs())
         .text(rules.pool.mode.as_str())
         .maybe((servers.len() > 1).then(|| rules.routing.balance.as_str()))
-        .int(0)
+        .int(rules.pool.max_db_connections.unwrap_or(0) * servers.len())
         .int(row.servers)
         .int(0)
         .int(row.clients)
         .int(u8::from(row.paused))
         .int(u8::from(row.disabled))
-        .int(0)
+        .int(rules.pool.reserve_size)
         .text(servers.join(","))
         .text(reads(rules.routing.reads))
         .text(rules.routing.consistency.as_str())
@@ -1008,7 +1008,9 @@ mod tests {
         assert_eq!(value(&databases, "host").as_deref(), Some("127.0.0.1"));
         assert_eq!(value(&databases, "servers").as_deref(), Some("127.0.0.1:5432,127.0.0.1:5433"));
         assert_eq!(value(&databases, "database").as_deref(), Some("app"));
-        assert_eq!(value(&databases, "reserve_pool").as_deref(), Some("0"));
+        assert_eq!(value(&databases, "reserve_pool_size").as_deref(), Some("3"));
+        assert_eq!(value(&databases, "reserve_pool").as_deref(), Some("3"));
+        assert_eq!(value(&databases, "max_connections").as_deref(), Some("100"), "on two servers");
         assert_eq!(value(&databases, "server_lifetime").as_deref(), Some("3600"));
         assert_eq!(databases.rows[1][3], None, "the wildcard has no database of its own");
     }

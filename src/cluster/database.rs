@@ -11,6 +11,7 @@ use crate::catalog::{NoCatalog, Snapshot};
 use crate::config::{self, TokenSecret};
 use crate::error::Report;
 use crate::pool::Process;
+use crate::pool::quota::Quota;
 use crate::routing::Lineage;
 use crate::routing::scope::Scopes;
 use crate::sql::{Cache, Catalog, Effects};
@@ -66,6 +67,8 @@ pub struct Database {
     pub clients: AtomicUsize,
     /// Hears notifications for all of them.
     pub listener: Listener,
+    /// What bounds the pools of all users together, by the server's place in the cluster.
+    pub quotas: Box<[Arc<Quota>]>,
     catalog: SharedCatalog,
     /// Somebody has looked into the catalog since it was read.
     is_consulted: AtomicBool,
@@ -171,11 +174,17 @@ impl Database {
         process: Arc<Process>,
     ) -> Arc<Self> {
         let before = left.last();
+        let quotas = match before.filter(|before| Arc::ptr_eq(&before.section.cluster, &section.cluster)) {
+            // What is still in use there counts here.
+            Some(before) => before.quotas.clone(),
+            None => section.cluster.nodes().iter().map(|_| Quota::new(None)).collect(),
+        };
         let database = Arc::new(Database {
             name: name.into(),
             section: section.clone(),
             clients: AtomicUsize::new(0),
             listener: before.map(|before| before.listener.heir()).unwrap_or_default(),
+            quotas,
             catalog: Arc::new(ArcSwap::from_pointee(Box::new(NoCatalog))),
             is_consulted: AtomicBool::new(false),
             key,
@@ -196,6 +205,7 @@ impl Database {
             scopes: Scopes::default(),
             token_secret: TokenSecret(key.iter().map(|byte| format!("{byte:02x}")).collect()),
         });
+        database.set_quotas();
         section.enter(&database);
         before.iter().for_each(|before| database.inherit(before));
         database
@@ -469,7 +479,13 @@ impl Database {
         self.closed.load(Ordering::Acquire)
     }
 
+    fn set_quotas(&self) {
+        let max = self.rules().pool.max_db_connections;
+        self.quotas.iter().for_each(|quota| quota.set_max(max));
+    }
+
     pub(super) fn reconfigure(&self) {
+        self.set_quotas();
         self.users().iter().for_each(|pools| pools.reconfigure());
         // Which functions are safe may have changed.
         self.refresh.notify_one();

@@ -18,6 +18,7 @@ use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
 use crate::wire::backend::write_parameter_status;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -90,7 +91,8 @@ impl UserPools {
         let pool = |index: usize| {
             let node = database.section.cluster.nodes()[index].clone();
             let target = target(&database, &rules, index, user, &credential, &usual, &scram);
-            Pool::new(target, pool_settings(&rules), node, process.clone())
+            let quota = database.quotas[index].clone();
+            Pool::new(target, pool_settings(&rules), node, process.clone(), quota)
         };
         let pools = (0..database.section.cluster.nodes().len()).map(pool).collect();
         Arc::new(UserPools {
@@ -530,9 +532,11 @@ impl UserPools {
 
     fn exhausted(&self, choice: Choice, text: String) -> Report {
         let pool = &self.pools[choice.node];
-        let (full, size) = (pool.occupancy(), pool.limits().size);
-        let detail = format!(
-            "pool of database \"{}\", user \"{}\" on {} ({}): size {size}, {} in use, {} idle, {} connecting, {} waiting",
+        let (full, Limits { size, reserve, .. }) = (pool.occupancy(), pool.limits());
+        let reserve = if reserve > 0 { format!(" and {reserve} in reserve") } else { String::new() };
+        let mut detail = format!(
+            "pool of database \"{}\", user \"{}\" on {} ({}): size {size}{reserve}, {} in use, {} idle, {} connecting, \
+             {} waiting",
             self.database.name,
             self.user,
             self.database.section.cluster.nodes()[choice.node].address,
@@ -542,12 +546,19 @@ impl UserPools {
             full.connecting,
             full.waiting,
         );
+        let mut hint = "Transactions may be too long, or pool.size too small.";
+        if let (taken, Some(max)) = self.database.quotas[choice.node].usage()
+            && taken >= max
+        {
+            let _ = write!(detail, "; all users of the database: {taken} of {max}");
+            hint = "Transactions may be too long, or pool.max_db_connections too small.";
+        }
         let report = Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text);
         match pool.refusal() {
             Some(LeaseError::Refused(last) | LeaseError::Unreachable(last)) => {
                 report.detail(format!("{detail}; its last login failed: {last}"))
             }
-            _ => report.detail(detail).hint("Transactions may be too long, or pool.size too small."),
+            _ => report.detail(detail).hint(hint),
         }
     }
 }
@@ -607,6 +618,8 @@ fn pool_settings(rules: &config::Database) -> PoolSettings {
     PoolSettings {
         limits: Limits {
             size: pool.size,
+            reserve: pool.reserve_size,
+            reserve_after: pool.reserve_timeout,
             min_size: pool.min_size,
             max_waiting: pool.max_waiting,
             max_logins: pool.max_logins,

@@ -272,6 +272,9 @@ const DEFAULT_POOL: Pool = Pool {
     mode: PoolMode::Transaction,
     size: 20,
     min_size: 0,
+    reserve_size: 0,
+    reserve_timeout: seconds(5),
+    max_db_connections: None,
     checkout_timeout: seconds(10),
     hold_timeout: seconds(30),
     hold_limit: 10_000,
@@ -296,15 +299,33 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
     let states = [SessionState::Pin, SessionState::Error].map(|state| (state.as_str(), state));
     let size = section.count("size", 1..=10_000, default.size);
     let min_size = section.count("min_size", 0..=10_000, default.min_size);
+    let checkout_timeout = section.duration("checkout_timeout", default.checkout_timeout);
+    let reserve_size = section.count("reserve_size", 0..=10_000, default.reserve_size);
+    let reserve_timeout = section.duration("reserve_timeout", default.reserve_timeout);
     // What is inherited is told where it comes from.
     if let Some(key) = ["min_size", "size"].into_iter().find(|key| min_size > size && section.has(key)) {
         section.refuse(key, &format!("pool.min_size is {min_size}, and pool.size {size}: it can be no more"));
+    }
+    let is_idle = reserve_size > 0 && reserve_timeout >= checkout_timeout;
+    let because = ["reserve_timeout", "reserve_size", "checkout_timeout"];
+    if let Some(key) = because.into_iter().find(|key| is_idle && section.has(key)) {
+        let (reserve, checkout) =
+            (values::duration_text(reserve_timeout), values::duration_text(checkout_timeout));
+        section.refuse(
+            key,
+            &format!(
+                "pool.reserve_timeout is {reserve}, and pool.checkout_timeout {checkout}: no client waits so long"
+            ),
+        );
     }
     Pool {
         mode: section.word("mode", &modes, default.mode),
         size,
         min_size,
-        checkout_timeout: section.duration("checkout_timeout", default.checkout_timeout),
+        reserve_size,
+        reserve_timeout,
+        max_db_connections: section.bound("max_db_connections", 1..=100_000, default.max_db_connections),
+        checkout_timeout,
         hold_timeout: section.duration("hold_timeout", default.hold_timeout),
         hold_limit: section.count("hold_limit", 1..=1_000_000, default.hold_limit),
         max_waiting: section.count("max_waiting", 1..=1_000_000, default.max_waiting),

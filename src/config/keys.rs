@@ -142,6 +142,23 @@ pub const KEYS: &[Key] = &[
          comes after a quiet time need not wait for logins.",
     ),
     key(
+        "pool.reserve_size",
+        Value("0"),
+        "So many more are made while a client has waited for reserve_timeout, and closed when nobody waits any more.",
+    ),
+    key(
+        "pool.reserve_timeout",
+        Value("\"5s\""),
+        "That time. It should be less than checkout_timeout, when a client gets an error.",
+    ),
+    key(
+        "pool.max_db_connections",
+        Value("\"off\""),
+        "Server connections per database and server, over all its users. One whose clients wait takes the place of another's \
+         idle connection; if there is none, who has waited longest comes first. Connections of pglagoon's own and those for \
+         replication are not counted.",
+    ),
+    key(
         "pool.checkout_timeout",
         Value("\"10s\""),
         "How long a client waits for a connection of a server that is there before it gets an error.",

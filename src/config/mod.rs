@@ -332,6 +332,12 @@ pub struct Pool {
     pub size: usize,
     /// How many of them are kept, used or not, while a client of that database and user is connected: at most `size`.
     pub min_size: usize,
+    /// So many more while a client has waited for `reserve_timeout`.
+    pub reserve_size: usize,
+    /// That time.
+    pub reserve_timeout: Duration,
+    /// Server connections per database and server, over all its users, if there is such a limit.
+    pub max_db_connections: Option<usize>,
     /// How long a client waits for a connection of a server that is there.
     pub checkout_timeout: Duration,
     /// How long a client is held while there is no server for its request.

@@ -223,6 +223,21 @@ impl<'r, 't> Section<'r, 't> {
             .unwrap_or(default)
     }
 
+    /// A whole number, or `off`.
+    pub(super) fn bound(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<usize>,
+        default: Option<usize>,
+    ) -> Option<usize> {
+        let allowed = format!("a whole number from {} to {}, or \"off\"", range.start(), range.end());
+        let parse = |value: &DeValue<'_>| match value.as_str() {
+            Some("off") => Some(None),
+            _ => integer(value).filter(|number| range.contains(number)).map(Some),
+        };
+        self.value(key, &allowed, parse).unwrap_or(default)
+    }
+
     /// A TCP port.
     pub(super) fn port(&mut self, key: &str, default: u16) -> u16 {
         let port = |value: &DeValue<'_>| {

@@ -1,9 +1,10 @@
 //! Who gets which connection, and when. Pure: `now` is an argument, connections and waiters are whatever the caller has.
 //!
-//! A connection is idle, in use or being made; together they never exceed the size. Whoever waits is served in the order
-//! of arrival, and a newcomer never overtakes. Idle connections are a stack: the last one used is the next one used, so
+//! A connection is idle, in use or being made; together they never exceed the size, and the reserve while somebody waits.
+//! Whoever waits is served in the order of arrival, and a newcomer never overtakes. Idle connections are a stack: the last one used is the next one used, so
 //! that a quiet pool lets the rest grow old and close.
 
+use super::quota::Claim;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,10 @@ pub trait Waiter {
 pub struct Limits {
     /// Connections at most.
     pub size: usize,
+    /// So many more while somebody has waited for `reserve_after`.
+    pub reserve: usize,
+    /// That time.
+    pub reserve_after: Duration,
     /// Connections that are kept, used or not, while that is [asked for](Core::keep).
     pub min_size: usize,
     /// Waiters at most.
@@ -49,6 +54,15 @@ pub struct Limits {
     pub idle_timeout: Option<Duration>,
     /// How old a connection may grow.
     pub lifetime: Option<Duration>,
+}
+
+/// Logins that a pool would begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// All of them.
+    pub logins: usize,
+    /// For so many of them somebody waits; the others are made ahead of need.
+    pub waiting: usize,
 }
 
 /// How full a pool is.
@@ -193,23 +207,29 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         Ok(())
     }
 
-    /// How many logins to begin now. They count as connecting until `logged_in` or `login_failed`.
-    pub fn begin_logins(&mut self, now: Instant) -> usize {
+    /// How many logins to begin now.
+    pub fn wanted_logins(&self, now: Instant) -> Wanted {
         if self.admission != Admission::Open || self.next_login.is_some_and(|at| now < at) {
-            return 0;
+            return Wanted::default();
         }
+        let Limits { size, reserve, reserve_after, max_logins, .. } = self.limits;
+        let is_pressing = reserve > 0 && self.oldest_wait().is_some_and(|since| since + reserve_after <= now);
+        let most = if is_pressing { size + reserve } else { size };
+        let room = most.saturating_sub(self.total()).min(max_logins.saturating_sub(self.connecting));
+        let waiting = self.waiting.len().saturating_sub(self.connecting);
         let missing = self.kept().saturating_sub(self.total());
-        let wanted = self.waiting.len().saturating_sub(self.connecting).max(missing);
-        let room = self.limits.size.saturating_sub(self.total());
-        let begun = wanted.min(room).min(self.limits.max_logins.saturating_sub(self.connecting));
-        self.connecting += begun;
-        begun
+        Wanted { logins: waiting.max(missing).min(room), waiting: waiting.min(room) }
     }
 
-    /// A login has succeeded.
-    pub fn logged_in(&mut self, connection: C, now: Instant) -> Placed<C, W> {
+    /// So many are begun. They count as connecting until `logged_in` or `login_failed`.
+    pub fn begin_logins(&mut self, count: usize) {
+        self.connecting += count;
+    }
+
+    /// A login has succeeded; `claim` is what other pools want of the connection.
+    pub fn logged_in(&mut self, connection: C, now: Instant, claim: Option<Claim>) -> Placed<C, W> {
         self.connecting -= 1;
-        self.place(connection, now)
+        self.place(connection, now, claim)
     }
 
     /// A login has failed: the next one waits a while. Logins that were begun together and fail together count once.
@@ -228,10 +248,10 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.next_login = None;
     }
 
-    /// A connection comes back, clean.
-    pub fn put(&mut self, connection: C, now: Instant) -> Placed<C, W> {
+    /// A connection comes back, clean; `claim` is what other pools want of it.
+    pub fn put(&mut self, connection: C, now: Instant, claim: Option<Claim>) -> Placed<C, W> {
         self.in_use -= 1;
-        self.place(connection, now)
+        self.place(connection, now, claim)
     }
 
     /// A connection that was in use is gone.
@@ -284,6 +304,16 @@ impl<C: Connection, W: Waiter> Core<C, W> {
     /// Every idle connection, to be closed.
     pub fn dismiss_idle(&mut self) -> Vec<C> {
         self.idle.drain(..).map(|(connection, _)| connection).collect()
+    }
+
+    /// Since when the connection has been idle that was used longest ago.
+    pub fn longest_idle(&self) -> Option<Instant> {
+        self.idle.first().map(|(_, since)| *since)
+    }
+
+    /// That connection, to be closed.
+    pub fn evict(&mut self) -> Option<C> {
+        (!self.idle.is_empty()).then(|| self.idle.remove(0).0)
     }
 
     /// Connections up to this number are not used again: the idle ones come back to be closed, the others close when
@@ -385,13 +415,17 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.idle.iter().map(|(connection, _)| connection)
     }
 
-    fn place(&mut self, connection: C, now: Instant) -> Placed<C, W> {
+    fn place(&mut self, connection: C, now: Instant, claim: Option<Claim>) -> Placed<C, W> {
+        let first = self.oldest_wait().filter(|_| self.admission == Admission::Open);
+        let most = self.limits.size + first.map_or(0, |_| self.limits.reserve);
         let is_too_old = connection.expires(self.limits.lifetime).is_some_and(|at| at <= now);
-        let is_unwanted = is_too_old || connection.number() <= self.outdated;
-        if self.admission == Admission::Closed || is_unwanted || self.total() >= self.limits.size {
+        let is_unwanted = is_too_old
+            || connection.number() <= self.outdated
+            || claim.is_some_and(|claim| claim.prevails(first));
+        if self.admission == Admission::Closed || is_unwanted || self.total() >= most {
             return Placed::Close(connection);
         }
-        if self.admission == Admission::Open
+        if first.is_some()
             && let Some(waiter) = self.next_waiter()
         {
             self.in_use += 1;
@@ -443,16 +477,30 @@ mod tests {
         }
     }
 
-    const LIMITS: Limits =
-        Limits { size: 2, min_size: 0, max_waiting: 3, max_logins: 1, idle_timeout: None, lifetime: None };
+    const LIMITS: Limits = Limits {
+        size: 2,
+        reserve: 0,
+        reserve_after: SECOND,
+        min_size: 0,
+        max_waiting: 3,
+        max_logins: 1,
+        idle_timeout: None,
+        lifetime: None,
+    };
     const SECOND: Duration = Duration::from_secs(1);
+
+    fn begin(core: &mut Core<Fake, Name>, now: Instant) -> usize {
+        let Wanted { logins, .. } = core.wanted_logins(now);
+        core.begin_logins(logins);
+        logins
+    }
 
     fn full(now: Instant) -> Core<Fake, Name> {
         let mut core = Core::new(LIMITS);
         for home in 0..2 {
             core.wait(Name("x", false), now, now + SECOND).ok().unwrap();
-            assert_eq!(core.begin_logins(now), 1);
-            assert!(matches!(core.logged_in(Fake(home, now), now), Placed::Hand(..)));
+            assert_eq!(begin(&mut core, now), 1);
+            assert!(matches!(core.logged_in(Fake(home, now), now, None), Placed::Hand(..)));
         }
         core
     }
@@ -472,11 +520,11 @@ mod tests {
         core.wait(Name("first", false), now, now + SECOND).ok().unwrap();
         core.wait(Name("left", true), now, now + SECOND).ok().unwrap();
         core.wait(Name("second", false), now, now + SECOND).ok().unwrap();
-        assert_eq!(core.begin_logins(now), 0, "the pool is full");
-        assert_eq!(name(&core.put(Fake(0, now), now)), "first");
+        assert_eq!(begin(&mut core, now), 0, "the pool is full");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "first");
         assert!(core.lease(AT_0).is_none());
-        assert_eq!(name(&core.put(Fake(0, now), now)), "second");
-        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "second");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "parked");
         assert!(core.lease(AT_0).is_some());
     }
 
@@ -485,8 +533,8 @@ mod tests {
         let now = Instant::now();
         let mut core = full(now);
         core.set_limits(Limits { size: 1, ..LIMITS });
-        assert_eq!(name(&core.put(Fake(0, now), now)), "closed", "the other one is still in use");
-        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "closed", "the other one is still in use");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "parked");
         assert_eq!(core.occupancy(), Occupancy { idle: 1, ..Occupancy::default() });
     }
 
@@ -494,8 +542,8 @@ mod tests {
     fn idle_connections_of_a_pool_made_smaller_go_with_the_next_sweep() {
         let now = Instant::now();
         let mut core = full(now);
-        let _ = core.put(Fake(0, now), now);
-        let _ = core.put(Fake(1, now), now);
+        let _ = core.put(Fake(0, now), now, None);
+        let _ = core.put(Fake(1, now), now, None);
         assert_eq!(core.sweep(now).closed.len(), 0);
         core.set_limits(Limits { size: 1, ..LIMITS });
         let closed = core.sweep(now).closed;
@@ -521,12 +569,12 @@ mod tests {
         let mut core: Core<Fake, Name> = Core::new(LIMITS);
         core.wait(Name("a", false), now, now + SECOND).ok().unwrap();
         core.wait(Name("b", false), now, now + SECOND).ok().unwrap();
-        assert_eq!((core.begin_logins(now), core.begin_logins(now)), (1, 0));
+        assert_eq!((begin(&mut core, now), begin(&mut core, now)), (1, 0));
         core.login_failed(now);
-        assert_eq!(core.begin_logins(now), 0);
-        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 1);
+        assert_eq!(begin(&mut core, now), 0);
+        assert_eq!(begin(&mut core, now + MIN_BACKOFF), 1);
         core.login_failed(now + MIN_BACKOFF);
-        assert_eq!(core.begin_logins(now + 2 * MIN_BACKOFF), 0, "doubled");
+        assert_eq!(begin(&mut core, now + 2 * MIN_BACKOFF), 0, "doubled");
     }
 
     #[test]
@@ -535,11 +583,11 @@ mod tests {
         let mut core: Core<Fake, Name> = Core::new(Limits { max_logins: 2, ..LIMITS });
         core.wait(Name("a", false), now, now + SECOND).ok().unwrap();
         core.wait(Name("b", false), now, now + SECOND).ok().unwrap();
-        assert_eq!(core.begin_logins(now), 2);
+        assert_eq!(begin(&mut core, now), 2);
         core.login_failed(now);
         core.login_failed(now);
         assert!(core.is_struggling(now));
-        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 2);
+        assert_eq!(begin(&mut core, now + MIN_BACKOFF), 2);
     }
 
     #[test]
@@ -548,9 +596,9 @@ mod tests {
         let mut core = full(now);
         assert!(core.lease(AT_0).is_none());
         // Another worker is faster.
-        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "parked");
         core.wait(Name("late", false), now, now + SECOND).ok().unwrap();
-        assert_eq!(core.begin_logins(now), 0, "the pool is full");
+        assert_eq!(begin(&mut core, now), 0, "the pool is full");
         let handed = core.hand_out();
         assert_eq!((handed[0].0.0, core.occupancy().in_use), ("late", 2));
     }
@@ -562,12 +610,55 @@ mod tests {
         for (name, after) in [("first", 0), ("second", 1), ("third", 2)] {
             core.wait(Name(name, false), now + after * SECOND, now + 9 * SECOND).ok().unwrap();
         }
-        assert_eq!(name(&core.put(Fake(0, now), now)), "first");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "first");
         core.lost();
         core.wait(Name("first", false), now, now + 9 * SECOND).ok().unwrap();
         assert_eq!(core.oldest_wait(), Some(now));
-        assert_eq!(name(&core.put(Fake(1, now), now)), "first");
-        assert_eq!(name(&core.put(Fake(1, now), now)), "second");
+        assert_eq!(name(&core.put(Fake(1, now), now, None)), "first");
+        assert_eq!(name(&core.put(Fake(1, now), now, None)), "second");
+    }
+
+    #[test]
+    fn the_reserve_is_for_those_who_have_waited_for_long() {
+        let now = Instant::now();
+        let mut core = full(now);
+        core.set_limits(Limits { reserve: 1, ..LIMITS });
+        core.wait(Name("first", false), now, now + 9 * SECOND).ok().unwrap();
+        core.wait(Name("second", false), now, now + 9 * SECOND).ok().unwrap();
+        assert_eq!((begin(&mut core, now), begin(&mut core, now + SECOND)), (0, 1));
+        assert_eq!(name(&core.logged_in(Fake(2, now), now + SECOND, None)), "first");
+        assert_eq!(begin(&mut core, now + 2 * SECOND), 0, "it is in use");
+        assert_eq!(name(&core.put(Fake(0, now), now + 2 * SECOND, None)), "second", "while somebody waits");
+        assert_eq!(name(&core.put(Fake(1, now), now + 2 * SECOND, None)), "closed");
+        assert_eq!(name(&core.put(Fake(2, now), now + 2 * SECOND, None)), "parked");
+    }
+
+    #[test]
+    fn a_connection_that_others_want_is_not_parked() {
+        let now = Instant::now();
+        let mut core = full(now);
+        assert_eq!(name(&core.put(Fake(0, now), now, Some(Claim::Since(now)))), "closed");
+        let mut core = full(now);
+        core.wait(Name("ours", false), now, now + 9 * SECOND).ok().unwrap();
+        core.wait(Name("later", false), now + SECOND, now + 9 * SECOND).ok().unwrap();
+        assert_eq!(name(&core.put(Fake(0, now), now, Some(Claim::Since(now)))), "ours");
+        assert_eq!(
+            name(&core.put(Fake(0, now), now, Some(Claim::Since(now)))),
+            "closed",
+            "they waited longer"
+        );
+        assert_eq!(name(&core.put(Fake(0, now), now, Some(Claim::Excess))), "closed");
+    }
+
+    #[test]
+    fn what_is_evicted_has_been_idle_for_longest() {
+        let now = Instant::now();
+        let mut core = full(now);
+        assert!(core.evict().is_none() && core.longest_idle().is_none());
+        let _ = core.put(Fake(1, now), now, None);
+        let _ = core.put(Fake(0, now), now + SECOND, None);
+        assert_eq!((core.longest_idle(), core.evict().map(|it| it.0)), (Some(now), Some(1)));
+        assert_eq!(core.occupancy(), Occupancy { idle: 1, ..Occupancy::default() });
     }
 
     #[test]
@@ -576,15 +667,15 @@ mod tests {
         let mut core = full(now);
         core.close();
         assert!(core.wait(Name("in vain", false), now, now + SECOND).is_err() && core.is_closed());
-        assert_eq!(name(&core.put(Fake(0, now), now)), "closed");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "closed");
     }
 
     #[test]
     fn a_connection_at_home_is_preferred() {
         let now = Instant::now();
         let mut core = full(now);
-        let _ = core.put(Fake(0, now), now);
-        let _ = core.put(Fake(1, now), now);
+        let _ = core.put(Fake(0, now), now, None);
+        let _ = core.put(Fake(1, now), now, None);
         assert_eq!(core.lease(AT_0).unwrap().0, 0);
         assert_eq!(core.lease(AT_0).unwrap().0, 1, "a stranger is better than none");
         assert!(core.lease(AT_0).is_none());
@@ -595,10 +686,10 @@ mod tests {
         let now = Instant::now();
         let mut core = full(now);
         core.pause();
-        assert_eq!(name(&core.put(Fake(0, now), now)), "parked");
+        assert_eq!(name(&core.put(Fake(0, now), now, None)), "parked");
         assert!(core.lease(AT_0).is_none());
         core.wait(Name("held", false), now, now + SECOND).ok().unwrap();
-        assert_eq!(core.begin_logins(now), 0);
+        assert_eq!(begin(&mut core, now), 0);
         assert!(core.hand_out().is_empty(), "still paused");
         core.resume();
         assert_eq!(core.hand_out().len(), 1);
@@ -613,10 +704,10 @@ mod tests {
         core.wait(Name("late", false), now, now + SECOND).ok().unwrap();
         assert!(core.sweep(now).timed_out.is_empty());
         assert_eq!(core.sweep(now + SECOND).timed_out.len(), 1);
-        let _ = core.put(Fake(0, now), now + SECOND);
+        let _ = core.put(Fake(0, now), now + SECOND, None);
         assert_eq!(core.sweep(now + SECOND).closed.len(), 0);
         assert_eq!(core.sweep(now + 2 * SECOND).closed.len(), 1);
-        assert_eq!(name(&core.put(Fake(0, now), now + 5 * SECOND)), "closed", "too old");
+        assert_eq!(name(&core.put(Fake(0, now), now + 5 * SECOND, None)), "closed", "too old");
         assert_eq!(core.occupancy(), Occupancy::default());
     }
 
@@ -625,28 +716,28 @@ mod tests {
         let now = Instant::now();
         let limits = Limits { size: 5, min_size: 3, max_logins: 2, idle_timeout: Some(SECOND), ..LIMITS };
         let mut core: Core<Fake, Name> = Core::new(limits);
-        assert_eq!((core.begin_logins(now), core.is_unused()), (0, true), "nobody may want them");
+        assert_eq!((begin(&mut core, now), core.is_unused()), (0, true), "nobody may want them");
         core.keep(true);
-        assert_eq!((core.begin_logins(now), core.is_unused()), (2, false));
+        assert_eq!((begin(&mut core, now), core.is_unused()), (2, false));
         for _ in 0..2 {
-            let _ = core.logged_in(Fake(0, now), now);
+            let _ = core.logged_in(Fake(0, now), now, None);
         }
-        assert_eq!(core.begin_logins(now), 1);
+        assert_eq!(begin(&mut core, now), 1);
         core.login_failed(now);
-        assert_eq!(core.begin_logins(now), 0, "it waits as any other login");
-        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 1);
-        let _ = core.logged_in(Fake(0, now), now);
+        assert_eq!(begin(&mut core, now), 0, "it waits as any other login");
+        assert_eq!(begin(&mut core, now + MIN_BACKOFF), 1);
+        let _ = core.logged_in(Fake(0, now), now, None);
         core.wait(Name("a", false), now, now + SECOND).ok().unwrap();
-        assert_eq!(core.begin_logins(now + MIN_BACKOFF), 1, "who waits has one made for himself");
-        let _ = core.logged_in(Fake(0, now), now);
-        let _ = core.put(Fake(0, now), now);
+        assert_eq!(begin(&mut core, now + MIN_BACKOFF), 1, "who waits has one made for himself");
+        let _ = core.logged_in(Fake(0, now), now, None);
+        let _ = core.put(Fake(0, now), now, None);
         assert_eq!(core.occupancy().idle, 4);
         assert_eq!(core.sweep(now + SECOND).closed.len(), 1);
         assert_eq!(core.sweep(now + 9 * SECOND).closed.len(), 0);
         core.set_limits(Limits { lifetime: Some(5 * SECOND), ..limits });
         assert_eq!(core.sweep(now + 9 * SECOND).closed.len(), 3, "age is another matter");
-        assert_eq!(core.begin_logins(now + 9 * SECOND), 2, "and they are replaced");
+        assert_eq!(begin(&mut core, now + 9 * SECOND), 2, "and they are replaced");
         core.keep(false);
-        assert_eq!(core.begin_logins(now + 9 * SECOND), 0);
+        assert_eq!(begin(&mut core, now + 9 * SECOND), 0);
     }
 }

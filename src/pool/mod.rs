@@ -8,10 +8,13 @@
 //!   queue --> (login task | put) -------> Lease --end(owed)--> salvaged in the background, then put
 //!                                               --drop-------> closed, and the slot is free
 //! ```
+//! A [`Quota`] bounds what the pools of several users have together.
 
 pub mod core;
+pub mod quota;
 
-use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter};
+use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter, Wanted};
+use self::quota::{Claim, Quota, Slot, Taken};
 use crate::backend::{self, Backend, ConnectError, Idle, Target};
 use crate::error::{ClientVisible, Report, Retry};
 use crate::lock::lock;
@@ -75,8 +78,20 @@ pub struct Pool {
     connect_timeout: ArcSwap<Duration>,
     upstream: Arc<dyn Upstream>,
     process: Arc<Process>,
-    cards: Mutex<BTreeMap<u64, Arc<ServerCard>>>,
+    quota: Arc<Quota>,
+    /// Its number there.
+    member: u64,
+    /// Whether it is short of slots: changes under the lock of `core` alone.
+    is_short: AtomicBool,
+    entries: Mutex<BTreeMap<u64, Entry>>,
     salvaging: AtomicUsize,
+}
+
+/// A connection that there is, whoever has it.
+struct Entry {
+    card: Arc<ServerCard>,
+    /// Given back when the connection is closed.
+    _slot: Slot,
 }
 
 /// What all pools of a process share.
@@ -183,6 +198,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.process.note(&self.struggling, false);
         self.process.note(&self.has_queue, false);
+        self.quota.leave(self.member);
     }
 }
 
@@ -193,8 +209,12 @@ impl Pool {
         settings: Settings,
         upstream: Arc<dyn Upstream>,
         process: Arc<Process>,
+        quota: Arc<Quota>,
     ) -> Arc<Self> {
-        Arc::new(Pool {
+        Arc::new_cyclic(|pool| Pool {
+            member: quota.join(pool.clone()),
+            quota,
+            is_short: AtomicBool::new(false),
             core: Mutex::new(Core::new(settings.limits)),
             load: AtomicUsize::new(0),
             struggling: AtomicBool::new(false),
@@ -204,7 +224,7 @@ impl Pool {
             connect_timeout: ArcSwap::from_pointee(settings.connect_timeout),
             upstream,
             process,
-            cards: Mutex::default(),
+            entries: Mutex::default(),
             salvaging: AtomicUsize::new(0),
         })
     }
@@ -240,7 +260,7 @@ impl Pool {
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Result<Handed, LeaseError>>, LeaseError> {
         let (sender, receiver) = oneshot::channel();
-        let (handed, begun) = {
+        let (handed, taken) = {
             let mut core = self.lock();
             let refusal = match core.is_closed() {
                 true => LeaseError::Closed,
@@ -249,10 +269,10 @@ impl Pool {
             core.wait(Queued(sender), since, deadline).map_err(|_| refusal)?;
             let handed = core.hand_out();
             self.note_load(&core);
-            (handed, core.begin_logins(Instant::now()))
+            (handed, self.take_slots(&mut core, Instant::now()))
         };
         self.hand_all(handed);
-        self.spawn_logins(begun, home);
+        self.spawn_logins(taken, home);
         Ok(receiver)
     }
 
@@ -287,7 +307,8 @@ impl Pool {
             if core.is_unused() {
                 return;
             }
-            let swept = core.sweep(now);
+            let mut swept = core.sweep(now);
+            swept.closed.extend((0..self.quota.excess()).map_while(|_| core.evict()));
             self.note_load(&core);
             (swept, core.has_connections())
         };
@@ -336,8 +357,7 @@ impl Pool {
     /// Connections from before the last [`reconnect`](Self::reconnect) that are still there.
     pub fn outdated(&self) -> usize {
         let newest = self.lock().outdated();
-        let cards = lock(&self.cards);
-        cards.keys().filter(|id| **id <= newest).count()
+        lock(&self.entries).range(..=newest).count()
     }
 
     /// Gives out nothing until [`resume`](Self::resume).
@@ -401,30 +421,72 @@ impl Pool {
             let core = self.lock();
             (core.idle().map(|backend| backend.id).collect::<Vec<_>>(), core.outdated())
         };
-        let cards = lock(&self.cards);
-        let seen = |card: &Arc<ServerCard>| Seen {
+        let entries = lock(&self.entries);
+        let seen = |Entry { card, .. }: &Entry| Seen {
             card: card.clone(),
             is_idle: idle.contains(&card.id),
             is_outdated: card.id <= outdated,
         };
-        cards.values().map(seen).collect()
+        entries.values().map(seen).collect()
     }
 
     fn begin_logins(self: &Arc<Self>, home: usize) {
-        let begun = {
+        let taken = {
             let mut core = self.lock();
-            core.begin_logins(Instant::now())
+            self.take_slots(&mut core, Instant::now())
         };
-        self.spawn_logins(begun, home);
+        self.spawn_logins(taken, home);
     }
 
-    fn spawn_logins(self: &Arc<Self>, begun: usize, home: usize) {
-        for _ in 0..begun {
-            tokio::spawn(self.clone().log_in(home));
+    /// A slot for each login that is to begin, as far as there are any. Who becomes short finds all idle connections of others;
+    /// as long as he is, there are no more.
+    fn take_slots(&self, core: &mut Core<Box<Backend>, Queued>, now: Instant) -> Taken {
+        let Wanted { logins, waiting } = core.wanted_logins(now);
+        if logins == 0 && !self.is_short.load(Ordering::Relaxed) {
+            return Taken::default();
+        }
+        let mut taken = self.quota.take(self.member, logins, waiting, core.oldest_wait());
+        core.begin_logins(taken.slots.len());
+        if self.is_short.swap(taken.short > 0, Ordering::Relaxed) {
+            taken.short = 0;
+        }
+        taken
+    }
+
+    fn spawn_logins(self: &Arc<Self>, taken: Taken, home: usize) {
+        for slot in taken.slots {
+            tokio::spawn(self.clone().log_in(slot, home));
+        }
+        self.make_room(taken.short);
+    }
+
+    /// Closes so many connections of other pools, those first that have been idle longest.
+    fn make_room(&self, count: usize) {
+        let (mut missing, mut found) = (count, true);
+        while missing > 0 && found {
+            let idle = |pool: Arc<Pool>| {
+                let since = pool.lock().longest_idle()?;
+                Some((since, pool))
+            };
+            let mut others: Vec<_> = self.quota.others(self.member).into_iter().filter_map(idle).collect();
+            others.sort_by_key(|(since, _)| *since);
+            found = false;
+            for (_, pool) in others.into_iter().take(missing) {
+                let Some(backend) = pool.evict() else { continue };
+                pool.retire(backend);
+                (missing, found) = (missing - 1, true);
+            }
         }
     }
 
-    async fn log_in(self: Arc<Self>, home: usize) {
+    fn evict(&self) -> Option<Box<Backend>> {
+        let mut core = self.lock();
+        let evicted = core.evict();
+        self.note_load(&core);
+        evicted
+    }
+
+    async fn log_in(self: Arc<Self>, slot: Slot, home: usize) {
         let target = self.target.load_full();
         let timeout = **self.connect_timeout.load();
         let connected = Box::pin(backend::connect(&target, timeout)).await;
@@ -436,17 +498,20 @@ impl Pool {
             Ok(mut backend) => {
                 backend.id = self.process.connections.fetch_add(1, Ordering::Relaxed) + 1;
                 backend.home = home;
-                self.enter(&backend);
+                self.enter(&backend, slot);
                 let placed = {
                     let mut core = self.lock();
-                    let placed = core.logged_in(Box::new(backend), Instant::now());
+                    let placed = core.logged_in(Box::new(backend), Instant::now(), self.claim());
                     self.forget_failures(&mut core);
                     self.note_load(&core);
                     placed
                 };
                 self.carry_out(placed);
             }
-            Err(error) => self.login_failed(&error),
+            Err(error) => {
+                self.login_failed(&error);
+                drop(slot);
+            }
         }
         self.begin_logins(home);
     }
@@ -490,7 +555,7 @@ impl Pool {
     fn put(self: &Arc<Self>, backend: Box<Backend>, now: Instant) {
         let placed = {
             let mut core = self.lock();
-            let placed = core.put(backend, now);
+            let placed = core.put(backend, now, self.claim());
             self.note_load(&core);
             placed
         };
@@ -537,11 +602,19 @@ impl Pool {
     }
 
     fn retire(&self, backend: Box<Backend>) {
-        lock(&self.cards).remove(&backend.id);
+        let entry = lock(&self.entries).remove(&backend.id);
         backend.farewell();
+        // Its slot may be another pool's at once: no lock is held.
+        drop(entry);
     }
 
-    fn enter(&self, backend: &Backend) {
+    /// What other pools want of a connection that comes back. To be asked under the lock under which the connection is parked:
+    /// who became short before finds it parked, or it does not park.
+    fn claim(&self) -> Option<Claim> {
+        self.quota.claim(self.member)
+    }
+
+    fn enter(&self, backend: &Backend, slot: Slot) {
         let card = ServerCard {
             id: backend.id,
             pid: backend.pid,
@@ -550,12 +623,16 @@ impl Pool {
             local: backend.stream.local(),
             tls: backend.stream.tls_info().unwrap_or_default(),
         };
-        lock(&self.cards).insert(backend.id, Arc::new(card));
+        lock(&self.entries).insert(backend.id, Entry { card: Arc::new(card), _slot: slot });
     }
 
     fn note_load(&self, core: &Core<Box<Backend>, Queued>) {
         self.load.store(core.pressure(), Ordering::Relaxed);
         self.process.note(&self.has_queue, core.has_queue());
+        if self.is_short.load(Ordering::Relaxed) && !core.has_queue() {
+            self.is_short.store(false, Ordering::Relaxed);
+            self.quota.take(self.member, 0, 0, None);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Core<Box<Backend>, Queued>> {

@@ -9,7 +9,7 @@ use crate::admin::{
 use crate::cluster::failover::Standing as NodeStanding;
 use crate::cluster::{Admission, Database, Node, Section, UserPools};
 use crate::config::values::duration_text;
-use crate::config::{Config, Consistency, Reads, diff, keys};
+use crate::config::{Config, Consistency, Reads, ServerAddress, diff, keys};
 use crate::frontend::clients::{ClientCard, Doing};
 use crate::net;
 use crate::pool::Seen;
@@ -151,6 +151,7 @@ impl Observed for View {
             rules: rules.clone(),
             clients: 0,
             servers: 0,
+            counted: Vec::new(),
             held: 0,
             listeners: 0,
             notifications: 0,
@@ -330,6 +331,7 @@ fn database_row(database: &Database) -> DatabaseRow {
         rules: database.rules(),
         clients: database.total(|one| one.clients.load(Ordering::Relaxed)),
         servers: database.pools().iter().map(|pools| connections(pools)).sum(),
+        counted: counted(database),
         held: database.total(|one| one.held.load(Ordering::Relaxed)),
         listeners: database.total(|one| one.listener.listeners()),
         notifications: database.listener.delivered(),
@@ -337,6 +339,12 @@ fn database_row(database: &Database) -> DatabaseRow {
         disabled: database.admission() == Admission::Refused || database.is_closed(),
         switchover: database.switchover().map(|switchover| switchover.to_string()),
     }
+}
+
+fn counted(database: &Database) -> Vec<(ServerAddress, usize)> {
+    let nodes = database.section.cluster.nodes().iter().map(|node| node.address.clone());
+    let each = nodes.zip(&database.quotas).map(|(server, quota)| (server, quota.usage()));
+    each.filter_map(|(server, (taken, max))| max.map(|_| (server, taken))).collect()
 }
 
 fn connections(pools: &UserPools) -> usize {
@@ -384,6 +392,11 @@ fn config_rows(config: &Config) -> Vec<ConfigRow> {
         row("max_user_connections", "0".into(), "0", false),
     ];
     if let Some(rules) = any {
+        let max = rules.pool.max_db_connections.unwrap_or(0);
+        rows.push(row("max_db_connections", max.to_string(), "0", true));
+        rows.push(row("min_pool_size", rules.pool.min_size.to_string(), "0", true));
+        rows.push(row("reserve_pool_size", rules.pool.reserve_size.to_string(), "0", true));
+        rows.push(row("reserve_pool_timeout", duration_text(rules.pool.reserve_timeout), "5s", true));
         rows.push(row("default_pool_size", rules.pool.size.to_string(), "20", true));
         rows.push(row("pool_mode", rules.pool.mode.as_str().into(), "transaction", true));
         rows.push(row("query_wait_timeout", duration_text(rules.pool.checkout_timeout), "10s", true));

@@ -319,6 +319,107 @@ async fn as_many_as_are_wanted_are_there_while_somebody_may_want_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pools_reserve_is_there_for_those_who_have_waited_for_long() {
+    let stand = Stand::new(|setup| {
+        single(setup).set("pool", "reserve_size", "1").set("pool", "reserve_timeout", quote("300ms"))
+    });
+    let (holder, other) = (stand.client().await, stand.client().await);
+    holder.simple_query("BEGIN; INSERT INTO notes (word) VALUES ('held')").await.unwrap();
+    let began = Instant::now();
+    rows(&other, "SELECT note('served')").await;
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(300) && waited < Duration::from_secs(5), "{waited:?}");
+    holder.simple_query("COMMIT").await.unwrap();
+    eventually("the reserve is gone", || stand.backends(0, "true") == 1);
+}
+
+/// A client of another user of the same database.
+async fn stranger(stand: &Stand) -> tokio_postgres::Client {
+    stand.lagoon.connect(&stand.lagoon.url("postgres", "app")).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_of_a_database_share_its_server_connections() {
+    const MAX: usize = 4;
+    let mut stand = Stand::new(|setup| {
+        setup.set("pool", "size", "10").set("pool", "max_db_connections", MAX.to_string()).set(
+            "routing",
+            "reads",
+            quote("primary"),
+        )
+    });
+    let console = stand.lagoon.console().await;
+    let column = async |name: &str| -> usize {
+        let databases = table(&console, "SHOW DATABASES").await;
+        let row = databases.iter().find(|row| row["name"] == "app").expect("its row");
+        row[name].parse().unwrap()
+    };
+    assert_eq!(column("max_connections").await, 3 * MAX, "as many on each of three servers");
+    let running = "SELECT count(*) FROM pg_sleep(0.02), pg_stat_activity WHERE state = 'active' AND query LIKE '%FROM pg_sleep%'";
+    let work = async |client: &tokio_postgres::Client| {
+        let mut most = 0;
+        for _ in 0..20 {
+            most = most.max(value(client, running).await.parse().unwrap());
+        }
+        most
+    };
+    let ours = join_all((0..8).map(|_| stand.client())).await;
+    let theirs = join_all((0..8).map(|_| stranger(&stand))).await;
+    let most = join_all(ours.iter().chain(&theirs).map(work)).await.into_iter().max().unwrap();
+    assert_eq!(most, MAX);
+    assert!(column("current_connections").await <= MAX);
+
+    // What one user leaves idle is another's at once.
+    for (clients, what) in [(&ours, "ours"), (&theirs, "theirs"), (&ours, "ours again")] {
+        let began = Instant::now();
+        join_all(clients.iter().map(|client| value(client, "SELECT 1 FROM pg_sleep(0.01)"))).await;
+        assert!(began.elapsed() < Duration::from_secs(3), "{what}: {:?}", began.elapsed());
+    }
+
+    // Who is never idle does not keep them from who waits.
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let busy = join_all(ours.iter().map(async |client| {
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            rows(client, "SELECT pg_sleep(0.01)").await;
+        }
+    }));
+    let asking = async {
+        for _ in 0..3 {
+            let began = Instant::now();
+            rows(&theirs[0], "SELECT 1").await;
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    tokio::join!(busy, asking);
+
+    // A limit that has become smaller holds as soon as connections are free.
+    stand.lagoon.reconfigure(|setup| {
+        setup.set("pool", "max_db_connections", "1").set("pool", "checkout_timeout", quote("500ms"))
+    });
+    rows(&console, "RELOAD").await;
+    eventually_async("there is one", async || column("current_connections").await == 1).await;
+    ours[0].simple_query("BEGIN; INSERT INTO notes (word) VALUES ('held')").await.unwrap();
+    let error = theirs[0].simple_query("SELECT 1").await.expect_err("there is no place");
+    let error = error.as_db_error().expect("pglagoon's own");
+    assert_eq!(error.code().code(), "53300");
+    assert!(
+        error.detail().is_some_and(|detail| detail.ends_with("all users of the database: 1 of 1")),
+        "{error:?}"
+    );
+    assert!(error.hint().is_some_and(|hint| hint.contains("pool.max_db_connections")), "{error:?}");
+    let metrics = stand.lagoon.http("/metrics").expect("an answer").body;
+    let limit = |line: &str| line.starts_with("pglagoon_database_connections_max{") && line.ends_with(" 1");
+    assert!(metrics.lines().any(limit), "{metrics}");
+    ours[0].simple_query("COMMIT").await.unwrap();
+    rows(&theirs[0], "SELECT note('served')").await;
+    stand.lagoon.reconfigure(|setup| setup.set("pool", "max_db_connections", quote("off")));
+    rows(&console, "RELOAD").await;
+    join_all(ours.iter().chain(&theirs).map(|client| value(client, "SELECT 1 FROM pg_sleep(0.1)"))).await;
+    assert!(column("current_connections").await > MAX);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_connection_that_died_while_idle_is_not_handed_out() {
     let stand = Stand::new(single);
     let client = stand.client().await;

@@ -111,6 +111,14 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "[pool]\nmin_size = 30",
             "pool.min_size (line 2): pool.min_size is 30, and pool.size 20: it can be no more",
         ),
+        (
+            "[pool]\nreserve_size = 2\nreserve_timeout = '10s'",
+            "pool.reserve_timeout (line 3): pool.reserve_timeout is 10s, and pool.checkout_timeout 10s: no client waits",
+        ),
+        (
+            "[pool]\nmax_db_connections = 0",
+            "pool.max_db_connections (line 2): got the number 0; allowed: a whole number from 1 to 100000, or \"off\"",
+        ),
         ("[pool]\nsize = '20'", "pool.size (line 2): got \"20\"; allowed: a whole number"),
         (
             "[pool]\nmode = 'txn'",
