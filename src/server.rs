@@ -760,7 +760,11 @@ impl Shared {
         let moved = self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
         self.frontend.access.store(Arc::new(access));
         for card in self.frontend.clients.all() {
-            if changes.users_removed.iter().any(|user| **user == *card.user) {
+            let is_user = match crate::admin::DATABASE_NAMES.contains(&&*card.database) {
+                true => new.users.contains_key(&*card.user),
+                false => new.may_be_user(&card.user),
+            };
+            if !is_user {
                 card.command(Order::Expel);
             } else if moved.contains(&card.database) {
                 card.command(Order::Move);

@@ -116,7 +116,7 @@ enum State {
 }
 
 impl<'a> Login<'a> {
-    /// A client says that it is `name`, which is `user` if it is configured.
+    /// A client says that it is `name`, which is `user` if it is configured or was found.
     ///
     /// May take PBKDF2's time (see [`KeyRing::must_derive`]).
     ///
@@ -145,7 +145,8 @@ impl<'a> Login<'a> {
             Challenge::ClearText => (State::ClearText, Ask::ClearText),
             Challenge::Md5 => (State::Md5(entropy.md5_salt), Ask::Md5(entropy.md5_salt)),
             Challenge::Scram => {
-                let exchange = ScramServer::new(ring.keys(name), &entropy.nonce, channel.end_point.cloned());
+                let exchange =
+                    ScramServer::new(ring.keys(name, secret), &entropy.nonce, channel.end_point.cloned());
                 let mechanisms = exchange.mechanisms();
                 (State::Scram(exchange), Ask::Sasl(mechanisms))
             }

@@ -176,13 +176,13 @@ impl KeyRing {
         self.users.get(user).is_some_and(|(secret, kept)| slow(secret) && kept.get().is_none())
     }
 
-    /// The keys of a user, known or not.
-    pub fn keys(&self, user: &str) -> Arc<Keys> {
+    /// The keys of a user, known or not. `secret` is what was found out of one who is not configured.
+    pub fn keys(&self, user: &str, secret: Option<&Secret>) -> Arc<Keys> {
         match self.users.get(user) {
             Some((secret, kept)) => {
                 Arc::clone(kept.get_or_init(|| Arc::new(Keys::derive(user, secret.as_ref(), &self.seed))))
             }
-            None => Arc::new(Keys::mock(user, &self.seed)),
+            None => Arc::new(Keys::derive(user, secret, &self.seed)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Commands of our own: one simple Query, its rows as text.
+//! Commands of our own: one simple Query, or one with a parameter; its rows as text.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use super::dialog::DialogError;
 use super::{Backend, Dialog};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::wire::backend::{Fields, TransactionStatus, data_row};
-use crate::wire::frontend::{write_copy_fail, write_query};
+use crate::wire::frontend::{write_copy_fail, write_query, write_question, write_sync};
 use crate::wire::{BackendTag, SqlState};
 
 /// The rows of one result: values as text, `None` for NULL.
@@ -90,14 +90,38 @@ pub async fn run(backend: &mut Backend, sql: &str, within: Duration) -> Result<R
 /// See [`CommandError`].
 pub async fn run_all(backend: &mut Backend, sql: &str, within: Duration) -> Result<Vec<Rows>, CommandError> {
     let answer = tokio::time::timeout(within, Box::pin(query(backend, sql)));
-    let answer = answer.await.map_err(|_| CommandError::Timeout)??;
+    results(answer.await.map_err(|_| CommandError::Timeout)??)
+}
+
+/// Runs `sql`, one statement with one parameter, and answers its rows.
+///
+/// # Cancel safety
+/// None: dropped halfway, the connection must be dropped too.
+///
+/// # Errors
+/// See [`CommandError`].
+pub async fn ask(
+    backend: &mut Backend,
+    sql: &str,
+    parameter: &str,
+    within: Duration,
+) -> Result<Rows, CommandError> {
+    let answer = Box::pin(converse(backend, |out| {
+        write_question(out, sql.as_bytes(), parameter.as_bytes());
+        write_sync(out);
+    }));
+    let answer = tokio::time::timeout(within, answer).await.map_err(|_| CommandError::Timeout)??;
+    Ok(results(answer)?.pop().unwrap_or_default())
+}
+
+fn results(answer: Answer) -> Result<Vec<Rows>, CommandError> {
     match answer.error {
         None => Ok(answer.results),
         Some(report) => Err(CommandError::Server(report)),
     }
 }
 
-/// All that a server said to one Query.
+/// All that a server said up to ReadyForQuery.
 pub(super) struct Answer {
     pub(super) results: Vec<Rows>,
     pub(super) error: Option<Report>,
@@ -105,10 +129,14 @@ pub(super) struct Answer {
 }
 
 pub(super) async fn query(backend: &mut Backend, sql: &str) -> Result<Answer, CommandError> {
+    converse(backend, |out| write_query(out, sql.as_bytes())).await
+}
+
+async fn converse(backend: &mut Backend, write: impl FnOnce(&mut Vec<u8>)) -> Result<Answer, CommandError> {
     let mut dialog = Dialog::default();
-    // A simple Query destroys the unnamed statement, whoever made it.
+    // A simple Query destroys the unnamed statement, whoever made it; so does a Parse without a name.
     backend.state.statements.set_unnamed(None);
-    write_query(dialog.out(), sql.as_bytes());
+    write(dialog.out());
     let (mut results, mut error) = (Vec::new(), None);
     let status = match answer(backend, &mut dialog, &mut results, &mut error).await {
         Ok(status) => status,
@@ -155,8 +183,9 @@ async fn answer(
             }
             BackendTag::COPY_IN_RESPONSE => write_copy_fail(dialog.out(), "there is no data"),
             BackendTag::COMMAND_COMPLETE | BackendTag::EMPTY_QUERY_RESPONSE => {}
+            BackendTag::PARSE_COMPLETE | BackendTag::BIND_COMPLETE | BackendTag::NO_DATA => {}
             BackendTag::COPY_OUT_RESPONSE | BackendTag::COPY_DATA | BackendTag::COPY_DONE => {}
-            _ => return violation("a message that has no place in the answer to a Query"),
+            _ => return violation("a message that has no place in the answer"),
         }
     }
 }

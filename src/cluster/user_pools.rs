@@ -6,8 +6,9 @@ use super::hold::{Line, Place};
 use super::pinned::Pinned;
 use super::{Database, lock};
 use crate::auth::ServerCredential;
+use crate::backend::command::{self, Rows};
 use crate::backend::connect::ScramCache;
-use crate::backend::{Backend, CommandError, Target, Usual, command};
+use crate::backend::{Backend, CommandError, Target, Usual};
 use crate::config::{self, Consistency, Reads};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant};
 /// How many different sets of startup settings are kept with what servers made of them.
 const MAX_GREETINGS: usize = 256;
 
-/// How long changing a server connection's settings may take.
+/// How long changing a server connection's settings, or a query of ours, may take.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is counted for one user of one database by each worker, however often a reload puts other pools into the place of his.
@@ -289,7 +290,7 @@ impl UserPools {
         settings: Settings,
         home: usize,
     ) -> Result<(Settings, Arc<Greeting>), Report> {
-        let mut granted = self.lease_for_greeting(home).await?;
+        let mut granted = self.lease_anywhere(home).await?;
         match put_on(granted.lease.backend(), &settings).await {
             Ok(()) => {}
             Err(CommandError::Server(report)) => {
@@ -315,9 +316,33 @@ impl UserPools {
         Ok((settings, greeting))
     }
 
+    /// Runs a query of our own with one parameter as this user, on the primary, or on a replica if there is no primary.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves the queue, or its connection is closed.
+    ///
+    /// # Errors
+    /// As [`lease`](Self::lease), and the server's own.
+    pub async fn ask(&self, sql: &str, parameter: &str, home: usize) -> Result<Rows, Report> {
+        let mut granted = self.lease_anywhere(home).await?;
+        let backend = granted.lease.backend();
+        put_on(backend, &Settings::default()).await.map_err(|error| error.report())?;
+        match command::ask(backend, sql, parameter, SETTINGS_TIMEOUT).await {
+            Ok(rows) => {
+                granted.lease.give_back();
+                Ok(rows)
+            }
+            Err(CommandError::Server(report)) => {
+                granted.lease.give_back();
+                Err(report)
+            }
+            Err(error) => Err(error.report()),
+        }
+    }
+
     /// The primary, or a replica if there is no primary: a client may log in all the same. While neither is known, the
     /// first that lets us in is as good as any, and its login one with which roles can be found out.
-    async fn lease_for_greeting(&self, home: usize) -> Result<Granted, Report> {
+    async fn lease_anywhere(&self, home: usize) -> Result<Granted, Report> {
         let nodes = self.database.section.cluster.nodes();
         let section = &self.database.section;
         let is_usable = |node| matches!(section.standing(node), Standing::Primary | Standing::Replica);

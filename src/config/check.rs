@@ -12,9 +12,9 @@ use std::time::Duration;
 use super::raw::{Report, Section, quoted};
 use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
-    Log, LogFormat, Monitor, OnLostWrite, OnStale, Patroni, Pool, PoolMode, Reads, Routing, Scope, Secret,
-    ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, Unnamed, User,
-    keys, userlist, values,
+    Log, LogFormat, Lookup, Monitor, OnLostWrite, OnStale, Patroni, Pool, PoolMode, Reads, Routing, Scope,
+    Secret, ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, Unnamed,
+    User, keys, userlist, values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -68,7 +68,21 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
     certificates_have_tls(root, &auth, &listen);
     // Known when all is read.
     let shown = BTreeMap::new();
-    Config { listen, http, auth, users, admin, databases, any_database, monitor, log, drain_timeout, shown }
+    let config = Config {
+        listen,
+        http,
+        auth,
+        users,
+        admin,
+        databases,
+        any_database,
+        monitor,
+        log,
+        drain_timeout,
+        shown,
+    };
+    lookup_is_possible(root, &config, all);
+    config
 }
 
 // [listen]
@@ -186,6 +200,35 @@ fn auth(section: &mut Section<'_, '_>) -> Auth {
     Auth {
         method: section.word("method", &methods, AuthMethod::ScramSha256),
         auth_file: section.path("auth_file"),
+        lookup: lookup(section),
+    }
+}
+
+/// What `auth.auth_query` is by default: what PostgreSQL stores of a user who may log in.
+const AUTH_QUERY: &str = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin AND \
+                          (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())";
+
+fn lookup(section: &mut Section<'_, '_>) -> Option<Lookup> {
+    let user = section.text("auth_user", "a user of [users] or auth_file", name_text);
+    let has_parameter = |text: &str| text.contains("$1").then(|| text.to_owned());
+    let query = section.text("auth_query", "a query with the parameter $1, the user's name", has_parameter);
+    let database = section.text("auth_dbname", "a database of [databases]", name_text);
+    if let Some(key) = ["auth_query", "auth_dbname"].into_iter().find(|key| section.has(key))
+        && !section.has("auth_user")
+    {
+        section.refuse(key, "who asks? It needs auth.auth_user");
+    }
+    Some(Lookup { user: user?, query: query.unwrap_or_else(|| AUTH_QUERY.to_owned()), database })
+}
+
+fn lookup_is_possible(root: &mut Section<'_, '_>, config: &Config, all: All) {
+    let Some(Lookup { user, database, .. }) = &config.auth.lookup else { return };
+    if all == All::Known && !config.users.contains_key(user) {
+        root.refuse("auth.auth_user", &format!("got \"{user}\"; allowed: a user of [users] or auth_file"));
+    }
+    let is_there = |name: &String| config.databases.contains_key(name) || config.any_database.is_some();
+    if let Some(database) = database.as_ref().filter(|name| !is_there(name)) {
+        root.refuse("auth.auth_dbname", &format!("got \"{database}\"; allowed: a database of [databases]"));
     }
 }
 

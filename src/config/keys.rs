@@ -112,6 +112,23 @@ pub const KEYS: &[Key] = &[
         "More users, in the format of PgBouncer's userlist.txt. Where both name a user, [users] counts.",
     ),
     key(
+        "auth.auth_user",
+        Unset("\"pglagoon\""),
+        "Users that are not configured are looked up on the servers, at each login: this one asks, by auth_query. It is a \
+         configured user itself, whose password opens the servers.",
+    ),
+    key(
+        "auth.auth_query",
+        Unset("\"SELECT * FROM lookup($1)\""),
+        "That query. $1 is the name; the last column of its first row is what PostgreSQL stores of the password. By default \
+         pg_authid is asked, which superusers may read; for others there can be a function with SECURITY DEFINER.",
+    ),
+    key(
+        "auth.auth_dbname",
+        Unset("\"app\""),
+        "The database in which it runs. By default the one that the client asks for.",
+    ),
+    key(
         "users.NAME.password",
         Unset("\"secret\""),
         "The user's password. A SCRAM verifier also serves to log in to servers that hold the same one. Without any, \
@@ -574,6 +591,8 @@ mod tests {
             "databases.app.routing.weights" => "databases.app.routing.balance = 'weighted'",
             "databases.app.patroni_lag" => "databases.app.patroni = 'http://127.0.0.1:8008'",
             "monitor.password" => "monitor.user = 'pglagoon'",
+            "auth.auth_user" => "users.pglagoon.password = 'secret'",
+            "auth.auth_query" | "auth.auth_dbname" => "auth.auth_user = 'app'\nusers.app.password = 'secret'",
             _ => "",
         };
         let servers = if path == "databases.app.servers" { "" } else { SERVERS };

@@ -56,6 +56,13 @@ pub struct Config {
     pub shown: BTreeMap<String, String>,
 }
 
+impl Config {
+    /// Whether a client of this name may be let in, to a database: it is configured, or may be known to a server.
+    pub fn may_be_user(&self, name: &str) -> bool {
+        self.auth.lookup.is_some() || self.users.contains_key(name)
+    }
+}
+
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listen {
@@ -145,6 +152,19 @@ pub struct Auth {
     pub method: AuthMethod,
     /// PgBouncer's userlist.txt, if any.
     pub auth_file: Option<PathBuf>,
+    /// How users are found that are not configured, if they are.
+    pub lookup: Option<Lookup>,
+}
+
+/// Whom a server is asked about, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// Who asks: a user of the configuration.
+    pub user: String,
+    /// The query; its parameter is the name, the last column of its row what the server has stored.
+    pub query: String,
+    /// The database in which it is asked, if not the one that the client wants.
+    pub database: Option<String>,
 }
 
 /// The authentication methods.

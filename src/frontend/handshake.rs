@@ -13,6 +13,7 @@
 
 use super::cancel::Canceller;
 use super::clients::{ClientCard, ExtraPlace, Newcomer, Registration};
+use super::lookup::look_up;
 use super::opening::Opening;
 use super::outlet;
 use super::relay::Relay;
@@ -21,7 +22,7 @@ use super::{Access, Frontend, Worker};
 use crate::admin::{self, Rights, console};
 use crate::auth::{Admitted, Ask, Certificate, Channel, Entropy, Login, Refusal, Reply};
 use crate::cluster::{Admission, Database, Greeting, Replication, UserPools};
-use crate::config::{Config, Scope, TlsMode};
+use crate::config::{Config, Lookup, Scope, TlsMode, User};
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Endpoint, Stream, tls};
 use crate::session::{Session, Settings};
@@ -172,13 +173,17 @@ async fn log_in(
 ) -> Result<Arrived, HandshakeError> {
     may_try(line, opening, frontend, &access.config)?;
     let version = negotiate(line, &opening.parameters).await?;
+    let found = match who_asks(opening, &access.config) {
+        Some(lookup) => Box::pin(look_up(lookup, opening, access, frontend, line.worker.index)).await?,
+        None => None,
+    };
     if access.keys.must_derive(&opening.user) {
         // PBKDF2 takes milliseconds, once per user: not on a thread on which others wait.
         Box::pin(derive(&opening.user, access)).await;
     }
     let Chance { entropy, secret } = Chance::new()?;
     let secret = Secret { bytes: secret, version };
-    let admitted = match begin(line, &opening.user, entropy, access)? {
+    let admitted = match begin(line, &opening.user, found.as_deref(), entropy, access)? {
         Begun::Admitted(admitted) => admitted,
         Begun::Asking(conversation) => conversation.await?,
     };
@@ -222,6 +227,13 @@ async fn negotiate(line: &mut Line<'_>, parameters: &Parameters) -> io::Result<V
         line.stream().write_all(&out).await?;
     }
     Ok(version)
+}
+
+/// How a client's user is looked up, if that is to be done. The console is for those who are configured.
+fn who_asks<'a>(opening: &Opening, config: &'a Config) -> Option<&'a Lookup> {
+    let is_known = config.users.contains_key(&*opening.user);
+    let is_console = admin::DATABASE_NAMES.contains(&&*opening.database);
+    config.auth.lookup.as_ref().filter(|_| !is_known && !is_console)
 }
 
 /// Whether there is room for one more, who said who it is, and in the way that is asked for.
@@ -376,6 +388,7 @@ enum Begun<'a> {
 fn begin<'a>(
     line: &'a mut Line<'_>,
     user: &'a str,
+    found: Option<&'a User>,
     entropy: Entropy,
     access: &'a Access,
 ) -> Result<Begun<'a>, HandshakeError> {
@@ -389,7 +402,7 @@ fn begin<'a>(
         config.auth.method,
         config.listen.tls.mode,
         user,
-        config.users.get(user),
+        config.users.get(user).or(found),
         channel,
         &access.keys,
         entropy,
@@ -438,7 +451,7 @@ fn refused(refusal: Refusal, user: &str) -> HandshakeError {
 async fn derive(user: &str, access: &Arc<Access>) {
     let (user, access) = (user.to_owned(), access.clone());
     // A derivation that panics is made anew by whoever asks for the keys next.
-    let _ = tokio::task::spawn_blocking(move || drop(access.keys.keys(&user))).await;
+    let _ = tokio::task::spawn_blocking(move || drop(access.keys.keys(&user, None))).await;
 }
 
 /// What a client hears that has logged in, up to its first ReadyForQuery.

@@ -32,6 +32,7 @@ const OTHER: &str = "other";
 pub struct Journal {
     refused: Mutex<(HashMap<SqlState, u64>, u64)>,
     refusals: Ration,
+    lookups: Ration,
     troubles: Ration,
 }
 
@@ -42,6 +43,13 @@ impl Journal {
         let Some(left_out) = self.refusals.take(Instant::now()) else { return };
         let (user, database, why) = (Shown(user), Shown(database), Shown(&report.message));
         tracing::info!(%peer, %user, %database, sqlstate = %report.code, %why, left_out, "a login was refused");
+    }
+
+    /// Nobody could say whether somebody may log in, or what was said is of no use.
+    pub(super) fn not_looked_up(&self, user: &str, database: &str, why: &dyn fmt::Display) {
+        let Some(left_out) = self.lookups.take(Instant::now()) else { return };
+        let (user, database) = (Shown(user), Shown(database));
+        tracing::warn!(%user, %database, %why, left_out, "a user could not be looked up");
     }
 
     /// A client that is logged in was told that it asked in vain, or too long.

@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod journal;
 mod limits;
 pub mod listener;
+mod lookup;
 mod opening;
 mod outlet;
 pub mod passage;

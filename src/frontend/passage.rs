@@ -164,10 +164,10 @@ fn admit(
     worker: &Worker,
 ) -> Result<Admitted, Report> {
     let config = frontend.access.load().config.clone();
-    let user = config
-        .users
-        .get(&passport.user)
-        .ok_or_else(|| ended(format!("User \"{}\" is not configured any more.", passport.user)))?;
+    if !config.may_be_user(&passport.user) {
+        return Err(ended(format!("User \"{}\" is not configured any more.", passport.user)));
+    }
+    let own_level = config.users.get(&passport.user).and_then(|user| user.consistency);
     if frontend.clients.find(passport.pid).is_some() {
         return Err(ended("Its number has been given to another client.".into()));
     }
@@ -177,12 +177,12 @@ fn admit(
         .find(&passport.database)
         .ok_or_else(|| ended(format!("Database \"{}\" is not configured any more.", passport.database)))?;
     let pools = database.user(&passport.user, &passport.credential);
-    pools.set_level(user.consistency);
+    pools.set_level(own_level);
     if passport.uses_sequences {
         pools.pinned.use_sequences();
     }
     let rules = database.rules();
-    let level = user.consistency.unwrap_or(rules.routing.consistency);
+    let level = own_level.unwrap_or(rules.routing.consistency);
     let session = Session::unpack(
         passport.luggage,
         rules.pool.mode,

@@ -148,6 +148,21 @@ pub fn write_bind_and_execute(out: &mut Vec<u8>) {
     message(out, FrontendTag::EXECUTE.0, |out| out.extend_from_slice(&[0; 1 + 4]));
 }
 
+/// Appends what runs a query with one parameter, which is text, and gets all its rows as text: Parse, Bind, Describe and
+/// Execute, without names.
+pub fn write_question(out: &mut Vec<u8>, text: &[u8], parameter: &[u8]) {
+    Parse::write(out, b"", text, &[0; 2]);
+    message(out, FrontendTag::BIND.0, |out| {
+        // The names; no formats; one parameter.
+        out.extend_from_slice(&[0, 0, 0, 0, 0, 1]);
+        out.extend_from_slice(&(parameter.len() as u32).to_be_bytes());
+        out.extend_from_slice(parameter);
+        out.extend_from_slice(&[0; 2]);
+    });
+    message(out, FrontendTag::DESCRIBE.0, |out| out.extend_from_slice(b"P\0"));
+    message(out, FrontendTag::EXECUTE.0, |out| out.extend_from_slice(&[0; 1 + 4]));
+}
+
 /// Appends a Sync.
 pub fn write_sync(out: &mut Vec<u8>) {
     message(out, FrontendTag::SYNC.0, |_| {});

@@ -14,6 +14,7 @@ impl SqlState {
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub const CANT_CHANGE_RUNTIME_PARAM: Self = Self(*b"55P02");
+    pub const CONFIG_FILE_ERROR: Self = Self(*b"F0000");
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
     pub const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");

@@ -98,6 +98,153 @@ async fn users_come_from_the_auth_file_too() {
     }
 }
 
+/// Gives a user a password, of which the servers keep an MD5 hash or a SCRAM verifier.
+fn give(stand: &Stand, user: &str, password: &str, encryption: &str) {
+    let sql = format!("SET password_encryption = '{encryption}'; ALTER ROLE {user} PASSWORD '{password}'");
+    stand.playground.primary().sql(&sql).unwrap();
+}
+
+fn url_with(stand: &Stand, user: &str, password: &str, database: &str) -> String {
+    format!("host=127.0.0.1 port={} user={user} password={password} dbname={database}", stand.lagoon.port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_that_are_not_configured_are_looked_up_on_the_servers() {
+    for (method, encryption) in [
+        ("scram-sha-256", "scram-sha-256"),
+        ("md5", "scram-sha-256"),
+        ("md5", "md5"),
+        ("password", "scram-sha-256"),
+    ] {
+        let stand = Stand::new(|setup| {
+            setup
+                .set("auth", "method", quote(method))
+                .set("auth", "auth_user", quote("postgres"))
+                .without("users.old")
+        });
+        // The one that the servers ask for MD5.
+        let user = if encryption == "md5" { "old" } else { "guest" };
+        let primary = stand.playground.primary();
+        primary.sql("CREATE ROLE guest LOGIN").unwrap();
+        give(&stand, user, "first", encryption);
+        let may = async |user: &str, password: &str| {
+            let url = url_with(&stand, user, password, "app");
+            match stand.lagoon.connect(&url).await {
+                Ok(client) => {
+                    // It is this user on the servers, too, on the primary and on replicas.
+                    rows(&client, "CREATE TEMP TABLE mine (i int)").await;
+                    assert_eq!(value(&client, "SELECT session_user").await, user, "{method} {encryption}");
+                    true
+                }
+                Err(error) => {
+                    assert_eq!(error.as_db_error().expect("an answer").code().code(), "28P01", "{error:?}");
+                    false
+                }
+            }
+        };
+        let told = |what: &str| format!("{method} {encryption}: {what}");
+        assert!(may(user, "first").await, "{}", told("the right password"));
+        assert!(!may(user, "wrong").await, "{}", told("a wrong one"));
+        assert!(!may("nobody", "first").await, "{}", told("no such user"));
+        assert!(may("app", PASSWORD).await, "{}", told("who is configured"));
+        give(&stand, user, "second", encryption);
+        assert!(!may(user, "first").await && may(user, "second").await, "{}", told("a new password"));
+        primary.sql(&format!("ALTER ROLE {user} VALID UNTIL '2001-01-01'")).unwrap();
+        assert!(!may(user, "second").await, "{}", told("it is over"));
+        primary.sql(&format!("ALTER ROLE {user} VALID UNTIL 'infinity' NOLOGIN")).unwrap();
+        assert!(!may(user, "second").await, "{}", told("no login"));
+        assert!(!stand.lagoon.log().contains("SCRAM-SHA-256$"), "a secret was shown");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_password_is_found_where_none_is_asked_for_and_nowhere_else() {
+    for (method, expected) in [("trust", None), ("scram-sha-256", Some("28P01")), ("password", Some("28P01"))]
+    {
+        let stand = Stand::new(|setup| {
+            setup
+                .set("auth", "method", quote(method))
+                .set("auth", "auth_user", quote("postgres"))
+                .set("databases.app", "server_user", quote("postgres"))
+                .set("databases.app", "server_password", quote(PASSWORD))
+        });
+        stand.playground.primary().sql("CREATE ROLE guest LOGIN").unwrap();
+        let guest = url_with(&stand, "guest", "any", "app");
+        match expected {
+            None => drop(rows(&stand.lagoon.connect(&guest).await.unwrap(), "SELECT 1").await),
+            Some(code) => assert_eq!(refusal(&stand, &guest).await, code),
+        }
+        let nobody = url_with(&stand, "nobody", "any", "app");
+        assert!(refusal(&stand, &nobody).await.starts_with("28"), "{method}");
+        // Whoever it is, the console is for those who are configured.
+        let console = url_with(&stand, "guest", "any", "pglagoon");
+        assert!(refusal(&stand, &console).await.starts_with("28"), "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_up_goes_by_a_function_of_ones_own_and_survives_a_failover_and_a_restart() {
+    const LOOKUP: &str = "
+        CREATE ROLE finder LOGIN PASSWORD 'finder';
+        CREATE FUNCTION lookup(uname text, OUT usename name, OUT passwd text) RETURNS record LANGUAGE sql SECURITY DEFINER
+            AS 'SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename = uname';
+        REVOKE ALL ON FUNCTION lookup FROM public; GRANT EXECUTE ON FUNCTION lookup TO finder";
+    let mut stand = Stand::new(|setup| {
+        setup
+            .set("users.finder", "password", quote("finder"))
+            .set("auth", "auth_user", quote("finder"))
+            // As PgBouncer's users have it: the name comes first.
+            .set("auth", "auth_query", quote("SELECT usename, passwd FROM lookup($1)"))
+            .set("auth", "auth_dbname", quote("app"))
+            .set("databases.other", "servers", "[\"127.0.0.1:1\"]")
+            .set("pool", "hold_timeout", quote("2s"))
+    });
+    // It is not there yet.
+    let (guest, other) =
+        (url_with(&stand, "guest", "pw", "app"), url_with(&stand, "guest", "wrong", "other"));
+    assert_eq!(refusal(&stand, &guest).await, "F0000");
+    assert!(stand.lagoon.log().contains("a user could not be looked up"), "{}", stand.lagoon.log());
+    stand.playground.primary().sql("CREATE ROLE guest LOGIN").unwrap();
+    give(&stand, "guest", "pw", "scram-sha-256");
+    stand.playground.primary().sql_in("app", LOOKUP).unwrap();
+    let lsn = stand.playground.primary().sql("SELECT pg_current_wal_lsn()").unwrap();
+    for replica in stand.playground.replicas() {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{}'", lsn.trim());
+        eventually("the replica has it", || replica.sql(&sql).unwrap().trim() == "t");
+    }
+    let client = stand.lagoon.connect(&guest).await.unwrap();
+    assert_eq!(value(&client, "SELECT session_user").await, "guest");
+    assert_eq!(refusal(&stand, &other).await, "28P01", "asked in the database that is configured for it");
+
+    // Without a primary a replica is asked.
+    stand.playground.node_mut(0).stop(pglagoon::cli::playground::Stop::Fast).unwrap();
+    eventually_async("somebody new is let in", async || match stand.lagoon.connect(&guest).await {
+        Ok(client) => client.simple_query("SELECT 1").await.is_ok(),
+        Err(_) => false,
+    })
+    .await;
+    stand.playground.node_mut(0).start().unwrap();
+    eventually_async("it is served again", async || {
+        client.simple_query("SELECT pg_current_xact_id()").await.is_ok()
+    })
+    .await;
+
+    // Who is not configured goes along, and stays until nobody is looked up any more.
+    stand.lagoon.upgrade();
+    assert!(stand.lagoon.wait_end(std::time::Duration::from_secs(30)).success());
+    assert_eq!(value(&client, "SELECT session_user").await, "guest");
+    let console = stand.lagoon.console().await;
+    stand.lagoon.reconfigure(|setup| setup.set("users.more", "password", quote("more")));
+    rows(&console, "RELOAD").await;
+    rows(&client, "SELECT 1").await;
+    stand.lagoon.reconfigure(|setup| {
+        setup.unset("auth", "auth_user").unset("auth", "auth_query").unset("auth", "auth_dbname")
+    });
+    rows(&console, "RELOAD").await;
+    eventually_async("it is told to go", async || client.simple_query("SELECT 1").await.is_err()).await;
+    assert_eq!(refusal(&stand, &guest).await, "28P01");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_may_ask_for_md5() {
     let stand = Stand::new(|setup| setup);

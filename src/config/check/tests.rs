@@ -119,6 +119,19 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "[pool]\nmax_db_connections = 0",
             "pool.max_db_connections (line 2): got the number 0; allowed: a whole number from 1 to 100000, or \"off\"",
         ),
+        ("[auth]\nauth_query = 'SELECT $1'", "auth.auth_query (line 2): who asks? It needs auth.auth_user"),
+        (
+            "[auth]\nauth_user = 'nobody'",
+            "auth.auth_user (line 2): got \"nobody\"; allowed: a user of [users] or auth_file",
+        ),
+        (
+            "users.x.password = 'y'\nauth.auth_user = 'x'\nauth.auth_query = 'SELECT 1'",
+            "auth.auth_query (line 3): got \"SELECT 1\"; allowed: a query with the parameter $1",
+        ),
+        (
+            "users.x.password = 'y'\nauth.auth_user = 'x'\nauth.auth_dbname = 'none'",
+            "auth.auth_dbname (line 3): got \"none\"; allowed: a database of [databases]",
+        ),
         ("[pool]\nsize = '20'", "pool.size (line 2): got \"20\"; allowed: a whole number"),
         (
             "[pool]\nmode = 'txn'",
