@@ -383,3 +383,16 @@
 //!
 //! **2026-11-22, in session mode everything runs on the primary.** A session's state lives on one server; splitting it would
 //! need a second connection per client whose state nobody keeps equal.
+//!
+//! **2026-11-23, users share a full database by patience.** `max_db_connections` is one limit over pools that cannot hand each other
+//! a connection, because it is logged in as its user: to pass it on is a login, milliseconds of the server's. Two users with eight
+//! clients each that are always busy, four connections, 10 ms of work (12 s, one run): PgBouncer 1.18 served the first 5,331 times and
+//! the second 8 times, because the first is never idle; 284 and 92 per second here, where one connection goes to who has waited
+//! 250 ms longer. A user that asks once a second beside a busy one gets his connection back within some 270 ms where an idle
+//! one was taken from him after 250 ms, so it is taken after a second now. Taking it with every return gave back-to-back requests
+//! 270 ms each, and was thrown away.
+//!
+//! **2026-11-23, users are looked up at each login, and nothing is kept.** An answer that is kept lets in who was dropped, and keeps
+//! out who has changed his password: SCRAM sends the salt before the proof, so there is no asking again. It costs some 30
+//! microseconds of CPU beside 230 for a login over SCRAM, and nothing that could be seen of the 4.8 ms that a client waits (pgbench -C,
+//! 4 pairs of 400 logins, 2 cores of an Intel Xeon, shared).

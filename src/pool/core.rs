@@ -311,6 +311,11 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.idle.first().map(|(_, since)| *since)
     }
 
+    /// Whether there is no connection, and no login under way.
+    pub fn is_bare(&self) -> bool {
+        self.total() == 0
+    }
+
     /// That connection, to be closed.
     pub fn evict(&mut self) -> Option<C> {
         (!self.idle.is_empty()).then(|| self.idle.remove(0).0)
@@ -421,7 +426,7 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         let is_too_old = connection.expires(self.limits.lifetime).is_some_and(|at| at <= now);
         let is_unwanted = is_too_old
             || connection.number() <= self.outdated
-            || claim.is_some_and(|claim| claim.prevails(first));
+            || claim.is_some_and(|claim| claim.prevails(first, now));
         if self.admission == Admission::Closed || is_unwanted || self.total() >= most {
             return Placed::Close(connection);
         }
@@ -636,17 +641,20 @@ mod tests {
     #[test]
     fn a_connection_that_others_want_is_not_parked() {
         let now = Instant::now();
-        let mut core = full(now);
-        assert_eq!(name(&core.put(Fake(0, now), now, Some(Claim::Since(now)))), "closed");
+        let claim = |after: u32, is_bare| Some(Claim::Short { since: now + after * SECOND, is_bare });
+        for (claim, becomes) in [
+            (claim(1, true), "closed"),
+            (claim(0, false), "closed"),
+            (claim(1, false), "parked"),
+            (Some(Claim::Excess), "closed"),
+        ] {
+            assert_eq!(name(&full(now).put(Fake(0, now), now + SECOND, claim)), becomes, "{claim:?}");
+        }
         let mut core = full(now);
         core.wait(Name("ours", false), now, now + 9 * SECOND).ok().unwrap();
         core.wait(Name("later", false), now + SECOND, now + 9 * SECOND).ok().unwrap();
-        assert_eq!(name(&core.put(Fake(0, now), now, Some(Claim::Since(now)))), "ours");
-        assert_eq!(
-            name(&core.put(Fake(0, now), now, Some(Claim::Since(now)))),
-            "closed",
-            "they waited longer"
-        );
+        assert_eq!(name(&core.put(Fake(0, now), now, claim(0, true))), "ours");
+        assert_eq!(name(&core.put(Fake(0, now), now, claim(0, false))), "closed", "they waited longer");
         assert_eq!(name(&core.put(Fake(0, now), now, Some(Claim::Excess))), "closed");
     }
 

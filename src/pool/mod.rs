@@ -14,7 +14,7 @@ pub mod core;
 pub mod quota;
 
 use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter, Wanted};
-use self::quota::{Claim, Quota, Slot, Taken};
+use self::quota::{Claim, Demand, Quota, Slot};
 use crate::backend::{self, Backend, ConnectError, Idle, Target};
 use crate::error::{ClientVisible, Report, Retry};
 use crate::lock::lock;
@@ -85,6 +85,14 @@ pub struct Pool {
     is_short: AtomicBool,
     entries: Mutex<BTreeMap<u64, Entry>>,
     salvaging: AtomicUsize,
+}
+
+/// What a pool was given for its logins.
+#[derive(Default)]
+struct Taken {
+    slots: Vec<Slot>,
+    /// It was not enough, and had been until then.
+    became_short: bool,
 }
 
 /// A connection that there is, whoever has it.
@@ -319,6 +327,9 @@ impl Pool {
         }
         swept.closed.into_iter().for_each(|backend| self.retire(backend));
         self.begin_logins(home);
+        if self.is_short.load(Ordering::Relaxed) && self.quota.is_first(self.member) {
+            self.make_room();
+        }
     }
 
     /// Sends everybody who waits elsewhere, and closes what is idle: the server is down, or not what it was.
@@ -438,44 +449,50 @@ impl Pool {
         self.spawn_logins(taken, home);
     }
 
-    /// A slot for each login that is to begin, as far as there are any. Who becomes short finds all idle connections of others;
-    /// as long as he is, there are no more.
+    /// A slot for each login that is to begin, as far as there are any.
     fn take_slots(&self, core: &mut Core<Box<Backend>, Queued>, now: Instant) -> Taken {
-        let Wanted { logins, waiting } = core.wanted_logins(now);
-        if logins == 0 && !self.is_short.load(Ordering::Relaxed) {
+        let demand = demand(core, now);
+        if demand.wanted.logins == 0 && !self.is_short.load(Ordering::Relaxed) {
             return Taken::default();
         }
-        let mut taken = self.quota.take(self.member, logins, waiting, core.oldest_wait());
-        core.begin_logins(taken.slots.len());
-        if self.is_short.swap(taken.short > 0, Ordering::Relaxed) {
-            taken.short = 0;
-        }
-        taken
+        let slots = self.quota.take(self.member, demand);
+        core.begin_logins(slots.len());
+        let is_short = slots.len() < demand.wanted.waiting;
+        let became_short = !self.is_short.swap(is_short, Ordering::Relaxed) && is_short;
+        Taken { slots, became_short }
     }
 
     fn spawn_logins(self: &Arc<Self>, taken: Taken, home: usize) {
         for slot in taken.slots {
             tokio::spawn(self.clone().log_in(slot, home));
         }
-        self.make_room(taken.short);
+        if taken.became_short {
+            self.make_room();
+        }
     }
 
-    /// Closes so many connections of other pools, those first that have been idle longest.
-    fn make_room(&self, count: usize) {
-        let (mut missing, mut found) = (count, true);
-        while missing > 0 && found {
-            let idle = |pool: Arc<Pool>| {
-                let since = pool.lock().longest_idle()?;
-                Some((since, pool))
-            };
+    /// Closes connections of other pools, those first that have been idle longest, as far as clients of this one may have their
+    /// places. To be called once when it becomes short, and of those that are by the first: to look at all pools is dear.
+    fn make_room(&self) {
+        let now = Instant::now();
+        let Demand { wanted, since, is_bare } = demand(&self.lock(), now);
+        let Some(since) = since else { return };
+        let claim = Claim::Short { since, is_bare };
+        let idle = |pool: Arc<Pool>| {
+            let since = pool.lock().longest_idle()?;
+            Some((since, pool))
+        };
+        let mut missing = wanted.waiting;
+        loop {
             let mut others: Vec<_> = self.quota.others(self.member).into_iter().filter_map(idle).collect();
             others.sort_by_key(|(since, _)| *since);
-            found = false;
-            for (_, pool) in others.into_iter().take(missing) {
-                let Some(backend) = pool.evict() else { continue };
-                pool.retire(backend);
-                (missing, found) = (missing - 1, true);
+            let reached = others.into_iter().filter(|(idle, _)| claim.reaches(*idle, now)).take(missing);
+            let evicted: Vec<_> = reached.filter_map(|(_, pool)| Some((pool.evict()?, pool))).collect();
+            if evicted.is_empty() {
+                return;
             }
+            missing -= evicted.len();
+            evicted.into_iter().for_each(|(backend, pool)| pool.retire(backend));
         }
     }
 
@@ -608,8 +625,8 @@ impl Pool {
         drop(entry);
     }
 
-    /// What other pools want of a connection that comes back. To be asked under the lock under which the connection is parked:
-    /// who became short before finds it parked, or it does not park.
+    /// What other pools want of a connection that comes back. To be asked under the lock under which it is parked: who has become
+    /// short finds it there, or it is closed.
     fn claim(&self) -> Option<Claim> {
         self.quota.claim(self.member)
     }
@@ -631,7 +648,7 @@ impl Pool {
         self.process.note(&self.has_queue, core.has_queue());
         if self.is_short.load(Ordering::Relaxed) && !core.has_queue() {
             self.is_short.store(false, Ordering::Relaxed);
-            self.quota.take(self.member, 0, 0, None);
+            self.quota.take(self.member, Demand { wanted: Wanted::default(), since: None, is_bare: false });
         }
     }
 
@@ -639,6 +656,10 @@ impl Pool {
         // Core's methods leave it whole at every point at which they may panic.
         lock(&self.core)
     }
+}
+
+fn demand(core: &Core<Box<Backend>, Queued>, now: Instant) -> Demand {
+    Demand { wanted: core.wanted_logins(now), since: core.oldest_wait(), is_bare: core.is_bare() }
 }
 
 /// The right to use one server connection. Dropped without a word, it closes the connection.

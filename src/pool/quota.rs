@@ -4,23 +4,27 @@
 //! and that finds no slot is *short*: it stands in line by how long the first of them has waited.
 //!
 //! ```text
-//!   a pool becomes short ------> the connections of others that have been idle longest are closed
-//!   while one is short --------> no other parks a connection, nor makes one ahead of need
-//!                                one whose clients wait, too, gives up a connection to who has waited PATIENCE longer
-//!   a slot becomes free -------> the first in line logs in
+//!   a slot becomes free -----> the first in line logs in
+//!   an idle connection ------> is closed for a pool that has none, or whose client has waited PATIENCE, at once;
+//!                              for any that is short when it has been idle for REST
+//!   one that comes back -----> the same; while clients wait for it, only if another's has waited PATIENCE longer
 //! ```
 //! A login costs a server thousands of times what handing a connection on does. Without that patience two busy users of one full
 //! database would take each other's connections with each transaction.
 
 use super::Pool;
+use super::core::Wanted;
 use crate::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// By how much longer than our own clients somebody else's must have waited to be given a connection that they could have.
+/// How long somebody waits before others give up for him what they may want again soon.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a connection has been idle that is not wanted again soon.
+const REST: Duration = Duration::from_secs(1);
 
 /// A limit on what several pools have together.
 pub struct Quota {
@@ -43,30 +47,44 @@ impl Drop for Slot {
     }
 }
 
-/// What a pool was given.
-#[derive(Default)]
-pub(super) struct Taken {
-    pub slots: Vec<Slot>,
-    /// How many of its clients wait for one that there was none for, if that is new.
-    pub short: usize,
+/// What a pool asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demand {
+    /// Logins that it would begin.
+    pub wanted: Wanted,
+    /// Since when the first of its clients waits, if one does.
+    pub since: Option<Instant>,
+    /// It has no connection, and no login is under way.
+    pub is_bare: bool,
 }
 
-/// What others want of a connection that comes back.
+/// What other pools want of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     /// There are more than there may be: it is to go.
     Excess,
-    /// Somebody in another pool has waited since then.
-    Since(Instant),
+    /// Somebody in another pool waits.
+    Short {
+        /// Since when.
+        since: Instant,
+        /// One of those who wait has no connection that could come back to him.
+        is_bare: bool,
+    },
 }
 
 impl Claim {
     /// Whether it is given up, if the first who waits here has done so since `first`.
-    pub fn prevails(self, first: Option<Instant>) -> bool {
+    pub fn prevails(self, first: Option<Instant>, now: Instant) -> bool {
         match (self, first) {
-            (Claim::Excess, _) | (_, None) => true,
-            (Claim::Since(theirs), Some(ours)) => theirs + PATIENCE <= ours,
+            (Claim::Excess, _) => true,
+            (Claim::Short { since, .. }, Some(first)) => since + PATIENCE <= first,
+            (Claim::Short { since, is_bare }, None) => is_bare || since + PATIENCE <= now,
         }
+    }
+
+    /// Whether one is given up that has been idle since `idle`.
+    pub fn reaches(self, idle: Instant, now: Instant) -> bool {
+        self.prevails(None, now) || idle + REST <= now
     }
 }
 
@@ -97,17 +115,15 @@ impl Quota {
         self.change(|ledger| ledger.leave(member));
     }
 
-    /// Slots for a pool that would log in so many times, `waiting` of them for clients that wait, the first since `since`.
-    pub(super) fn take(
-        self: &Arc<Self>,
-        member: u64,
-        wanted: usize,
-        waiting: usize,
-        since: Option<Instant>,
-    ) -> Taken {
-        let granted = self.change(|ledger| ledger.take(member, wanted, waiting, since));
-        let slots = (0..granted).map(|_| Slot(self.clone())).collect();
-        Taken { slots, short: waiting.saturating_sub(granted) }
+    /// A slot for each login that a pool may begin now.
+    pub(super) fn take(self: &Arc<Self>, member: u64, demand: Demand) -> Vec<Slot> {
+        let granted = self.change(|ledger| ledger.take(member, demand));
+        (0..granted).map(|_| Slot(self.clone())).collect()
+    }
+
+    /// Whether it is this pool's turn to find a place among others'.
+    pub(super) fn is_first(&self, member: u64) -> bool {
+        lock(&self.ledger).first() == Some(member)
     }
 
     /// What others want of a connection of this pool.
@@ -147,8 +163,8 @@ struct Ledger<P> {
     max: Option<usize>,
     taken: usize,
     members: BTreeMap<u64, P>,
-    /// Since when the first client waits, of each that is short.
-    short: BTreeMap<u64, Instant>,
+    /// Those that are short: since when the first client waits, and whether they are bare.
+    short: BTreeMap<u64, (Instant, bool)>,
     /// How many ever joined.
     joined: u64,
 }
@@ -165,25 +181,27 @@ impl<P> Ledger<P> {
         self.short.remove(&member);
     }
 
-    /// Those who have waited for longer come first.
-    fn take(&mut self, member: u64, wanted: usize, waiting: usize, since: Option<Instant>) -> usize {
+    /// Those who have waited for longer come first, and what is ahead of need last.
+    fn take(&mut self, member: u64, demand: Demand) -> usize {
+        let Demand { wanted: Wanted { logins, waiting }, since, is_bare } = demand;
         let is_before = |theirs: Instant| waiting == 0 || since.is_none_or(|ours| theirs < ours);
-        let before = self.short_but(member).filter(|theirs| is_before(*theirs)).count();
+        let before = self.short_but(member).filter(|(theirs, _)| is_before(*theirs)).count();
         let free = self.max.map_or(usize::MAX, |max| max.saturating_sub(self.taken + before));
-        let granted = wanted.min(free);
+        let granted = logins.min(free);
         self.taken += granted;
         match since.filter(|_| granted < waiting) {
-            Some(since) => self.short.insert(member, since),
+            Some(since) => self.short.insert(member, (since, is_bare && granted == 0)),
             None => self.short.remove(&member),
         };
         granted
     }
 
     fn claim(&self, member: u64) -> Option<Claim> {
-        match self.excess() {
-            0 => self.short_but(member).min().map(Claim::Since),
-            _ => Some(Claim::Excess),
+        if self.excess() > 0 {
+            return Some(Claim::Excess);
         }
+        let since = self.short_but(member).map(|(since, _)| since).min()?;
+        Some(Claim::Short { since, is_bare: self.short_but(member).any(|(_, is_bare)| is_bare) })
     }
 
     fn excess(&self) -> usize {
@@ -197,12 +215,16 @@ impl<P> Ledger<P> {
     /// The pool that a free slot is for.
     fn next(&self) -> Option<&P> {
         let is_free = self.max.is_none_or(|max| self.taken < max);
-        let (first, _) = self.short.iter().min_by_key(|(_, since)| **since).filter(|_| is_free)?;
-        self.members.get(first)
+        self.members.get(&self.first().filter(|_| is_free)?)
     }
 
-    fn short_but(&self, member: u64) -> impl Iterator<Item = Instant> {
-        self.short.iter().filter(move |(number, _)| **number != member).map(|(_, since)| *since)
+    /// Whose client has waited for longest.
+    fn first(&self) -> Option<u64> {
+        self.short.iter().min_by_key(|(_, (since, _))| *since).map(|(member, _)| *member)
+    }
+
+    fn short_but(&self, member: u64) -> impl Iterator<Item = (Instant, bool)> {
+        self.short.iter().filter(move |(number, _)| **number != member).map(|(_, short)| *short)
     }
 }
 
@@ -219,28 +241,34 @@ mod tests {
         (ledger, members)
     }
 
+    /// So many clients wait, the first since `since`.
+    fn waiting(count: usize, since: Instant) -> Demand {
+        let wanted = Wanted { logins: count, waiting: count };
+        Demand { wanted, since: Some(since).filter(|_| count > 0), is_bare: false }
+    }
+
     #[test]
     fn there_are_no_more_than_there_may_be() {
-        let now = Some(Instant::now());
+        let now = Instant::now();
         let (mut ledger, [a, b, _]) = ledger(Some(3));
-        assert_eq!((ledger.take(a, 2, 2, now), ledger.take(b, 2, 2, now)), (2, 1));
+        assert_eq!((ledger.take(a, waiting(2, now)), ledger.take(b, waiting(2, now))), (2, 1));
         assert!(ledger.is_pressed());
         assert_eq!(
             (ledger.next(), ledger.claim(b)),
             (None, None),
             "nothing is free, and b is the one that is short"
         );
-        assert_eq!(ledger.claim(a), now.map(Claim::Since));
+        assert_eq!(ledger.claim(a), Some(Claim::Short { since: now, is_bare: false }));
         ledger.taken -= 1;
         assert_eq!(ledger.next(), Some(&"b"));
-        assert_eq!(ledger.take(b, 1, 1, now), 1);
+        assert_eq!(ledger.take(b, waiting(1, now)), 1);
         assert!(!ledger.is_pressed());
     }
 
     #[test]
     fn without_a_limit_everybody_has_what_he_wants() {
         let (mut ledger, [a, ..]) = ledger(None);
-        assert_eq!(ledger.take(a, 10_000, 10_000, Some(Instant::now())), 10_000);
+        assert_eq!(ledger.take(a, waiting(10_000, Instant::now())), 10_000);
         assert!(!ledger.is_pressed());
     }
 
@@ -248,17 +276,20 @@ mod tests {
     fn who_has_waited_longest_comes_first_and_who_does_not_wait_last() {
         let now = Instant::now();
         let (mut ledger, [a, b, c]) = ledger(Some(2));
-        assert_eq!(ledger.take(a, 2, 2, Some(now)), 2);
-        assert_eq!(ledger.take(b, 1, 1, Some(now + SECOND)), 0);
-        assert_eq!(ledger.take(c, 1, 1, Some(now)), 0);
+        assert_eq!(ledger.take(a, waiting(2, now)), 2);
+        assert_eq!(ledger.take(b, Demand { is_bare: true, ..waiting(1, now + SECOND) }), 0);
+        assert_eq!(ledger.take(c, waiting(1, now)), 0);
+        assert_eq!(ledger.claim(a), Some(Claim::Short { since: now, is_bare: true }), "b has nothing");
+        assert_eq!(ledger.claim(b), Some(Claim::Short { since: now, is_bare: false }));
         ledger.taken -= 1;
-        assert_eq!(ledger.next(), Some(&"c"));
-        assert_eq!((ledger.take(a, 1, 0, None), ledger.take(b, 1, 1, Some(now + SECOND))), (0, 0));
-        assert_eq!(ledger.take(c, 1, 1, Some(now)), 1);
+        assert_eq!((ledger.next(), ledger.first()), (Some(&"c"), Some(c)));
+        let ahead = Demand { wanted: Wanted { logins: 1, waiting: 0 }, since: None, is_bare: false };
+        assert_eq!((ledger.take(a, ahead), ledger.take(b, waiting(1, now + SECOND))), (0, 0));
+        assert_eq!(ledger.take(c, waiting(1, now)), 1);
         // Whose clients have gone stands in nobody's way.
-        assert_eq!(ledger.take(b, 0, 0, None), 0);
+        assert_eq!(ledger.take(b, waiting(0, now)), 0);
         assert!(!ledger.is_pressed());
-        assert_eq!(ledger.take(b, 1, 1, Some(now)), 0);
+        assert_eq!(ledger.take(b, waiting(1, now)), 0);
         ledger.leave(b);
         assert!(!ledger.is_pressed());
     }
@@ -266,7 +297,7 @@ mod tests {
     #[test]
     fn a_limit_made_smaller_is_an_excess_until_it_holds() {
         let (mut ledger, [a, ..]) = ledger(Some(3));
-        ledger.take(a, 3, 3, Some(Instant::now()));
+        ledger.take(a, waiting(3, Instant::now()));
         ledger.max = Some(1);
         assert_eq!((ledger.excess(), ledger.claim(a)), (2, Some(Claim::Excess)));
         ledger.taken -= 2;
@@ -276,10 +307,20 @@ mod tests {
     #[test]
     fn those_who_wait_here_are_served_unless_others_wait_much_longer() {
         let now = Instant::now();
-        assert!(Claim::Excess.prevails(Some(now)));
-        assert!(Claim::Since(now).prevails(None), "nobody waits here");
-        assert!(!Claim::Since(now).prevails(Some(now)));
-        assert!(!Claim::Since(now + SECOND).prevails(Some(now)));
-        assert!(Claim::Since(now).prevails(Some(now + PATIENCE)));
+        let short = |since| Claim::Short { since, is_bare: true };
+        assert!(Claim::Excess.prevails(Some(now), now));
+        assert!(!short(now).prevails(Some(now), now + SECOND));
+        assert!(!short(now + SECOND).prevails(Some(now), now + SECOND));
+        assert!(short(now).prevails(Some(now + PATIENCE), now + SECOND));
+    }
+
+    #[test]
+    fn what_is_idle_goes_to_who_has_none_or_waits_for_long_or_when_it_is_idle_for_long() {
+        let (now, later) = (Instant::now(), Instant::now() + REST);
+        let claim = |since, is_bare| Claim::Short { since, is_bare };
+        assert!(claim(later, true).reaches(later, later));
+        assert!(claim(now, false).reaches(later, later));
+        assert!(!claim(later, false).reaches(later, later));
+        assert!(claim(later, false).reaches(now, later));
     }
 }
