@@ -421,13 +421,18 @@ impl<C: Connection, W: Waiter> Core<C, W> {
     }
 
     fn place(&mut self, connection: C, now: Instant, claim: Option<Claim>) -> Placed<C, W> {
-        let first = self.oldest_wait().filter(|_| self.admission == Admission::Open);
-        let most = self.limits.size + first.map_or(0, |_| self.limits.reserve);
+        let is_served = self.admission == Admission::Open && !self.waiting.is_empty();
+        let first = if is_served { self.oldest_wait() } else { None };
+        let most = self.limits.size + if first.is_some() { self.limits.reserve } else { 0 };
         let is_too_old = connection.expires(self.limits.lifetime).is_some_and(|at| at <= now);
-        let is_unwanted = is_too_old
-            || connection.number() <= self.outdated
-            || claim.is_some_and(|claim| claim.prevails(first, now));
-        if self.admission == Admission::Closed || is_unwanted || self.total() >= most {
+        let is_unwanted = is_too_old || connection.number() <= self.outdated;
+        let is_claimed = match claim {
+            Some(claim) => claim.prevails(first, now),
+            None => false,
+        };
+        let is_kept =
+            self.admission != Admission::Closed && !is_unwanted && !is_claimed && self.total() < most;
+        if !is_kept {
             return Placed::Close(connection);
         }
         if first.is_some()
