@@ -545,11 +545,8 @@ impl Pool {
             let (mut core, now) = (self.lock(), Instant::now());
             core.login_failed(now);
             self.process.note(&self.struggling, core.is_struggling(now));
-            // As long as a connection may come back, a refusal that may pass leaves the queue alone.
-            let waiters = match error.retry() {
-                Retry::Safe if core.has_connections() => Vec::new(),
-                _ => core.dismiss_waiters(),
-            };
+            // As long as a connection may come back, they wait for that.
+            let waiters = if core.has_connections() { Vec::new() } else { core.dismiss_waiters() };
             self.note_load(&core);
             waiters
         };

@@ -333,6 +333,29 @@ async fn a_pools_reserve_is_there_for_those_who_have_waited_for_long() {
     eventually("the reserve is gone", || stand.backends(0, "true") == 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_there_are_serve_though_new_ones_are_refused() {
+    let mut stand = Stand::new(single);
+    let clients = join_all((0..6).map(|_| stand.client())).await;
+    stand.lagoon.reconfigure(|setup| setup.set("pool", "size", "3"));
+    rows(&stand.lagoon.console().await, "RELOAD").await;
+    rows(&clients[0], "SELECT note('there is one')").await;
+    stand.playground.primary().sql("ALTER ROLE app PASSWORD 'another'").unwrap();
+    let work = clients.iter().map(|client| client.simple_query("SELECT pg_sleep(0.1)"));
+    for answer in join_all(work).await {
+        answer.expect("its turn comes");
+    }
+    assert!(stand.lagoon.log().contains("login failed"), "{}", stand.lagoon.log());
+    // Where there is none, it is said at once, and why.
+    stand
+        .playground
+        .primary()
+        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+        .unwrap();
+    eventually("it is gone", || stand.backends(0, "true") == 0);
+    assert_eq!(sqlstate(clients[0].simple_query("SELECT 1").await).0, "28P01");
+}
+
 /// A client of another user of the same database.
 async fn stranger(stand: &Stand) -> tokio_postgres::Client {
     stand.lagoon.connect(&stand.lagoon.url("postgres", "app")).await.unwrap()
