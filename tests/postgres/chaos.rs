@@ -773,10 +773,13 @@ struct Drill {
 
 impl Drill {
     fn start(world: &World, trouble: &Trouble, home: &Path) -> Drill {
+        // It ends with the world, too, should the test end before it answers.
         let command = |word: &str| {
-            let file = home.join(word);
+            let (file, home) = (home.join(word), home.display());
             let file = file.display();
-            quote(&format!("touch {file}.go; until [ -e {file}.done ]; do sleep 0.02; done"))
+            quote(&format!(
+                "touch {file}.go; until [ -e {file}.done ]; do [ -d {home} ] || exit 1; sleep 0.02; done"
+            ))
         };
         let check = match trouble.name.starts_with("promote") {
             true => world.stand.playground.nodes()[1].port(),
