@@ -15,7 +15,7 @@ use crate::wire::{BackendTag, SqlState};
 /// The rows of one result: values as text, `None` for NULL.
 pub type Rows = Vec<Vec<Option<String>>>;
 
-/// The most that the messages of one command's rows may have together, in bytes.
+/// The most that the messages of one result's rows may have together, in bytes.
 pub const MAX_RESULT: usize = 64 * 1024 * 1024;
 
 /// A command that failed. After anything but `Server` the connection must be dropped.
@@ -164,7 +164,10 @@ async fn answer(
             return violation("a result of over 64 MiB");
         }
         match message.tag {
-            BackendTag::ROW_DESCRIPTION => results.push(Rows::new()),
+            BackendTag::ROW_DESCRIPTION => {
+                results.push(Rows::new());
+                left = MAX_RESULT;
+            }
             BackendTag::DATA_ROW => {
                 left = left.saturating_sub(message.body.len() + ROW_COST);
                 match (results.last_mut(), data_row(message.body)) {

@@ -6,7 +6,7 @@ use super::logins::Login;
 use super::user_pools::{self, Counters};
 use super::{Cluster, Node, Section, UserPools, lock, monitor};
 use crate::auth::ServerCredential;
-use crate::backend::{self, Backend, command};
+use crate::backend::{self, Backend, CommandError, command};
 use crate::catalog::{NoCatalog, Snapshot};
 use crate::config::{self, TokenSecret};
 use crate::error::Report;
@@ -633,20 +633,19 @@ impl Drop for Kept {
 
 /// One state of the catalog. Reading a view's text locks what the view refers to, as any reader would; whoever holds such
 /// a table locked does not hold us up for long, nor do we those who wait for our snapshot: far less than `deadlock_timeout`,
-/// after which one of them would be told of a deadlock.
+/// after which one of them would be told of a deadlock. All in one message, so that nobody who watches out for sessions that
+/// are idle in a transaction sees one between two queries.
 async fn read_snapshot(
     backend: &mut Backend,
     version: u64,
     safe_functions: &[String],
-) -> Result<Option<Snapshot>, command::CommandError> {
+) -> Result<Option<Snapshot>, CommandError> {
     const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
          SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '30s'";
-    command::run(backend, BEGIN, CATALOG_TIMEOUT).await?;
-    let mut results: [command::Rows; Snapshot::QUERY_COUNT] = Default::default();
-    for (query, rows) in Snapshot::QUERIES.iter().zip(&mut results) {
-        *rows = command::run(backend, query, CATALOG_TIMEOUT).await?;
-    }
-    command::run(backend, "COMMIT", CATALOG_TIMEOUT).await?;
+    let all = [&[BEGIN], &Snapshot::QUERIES[..], &["COMMIT"]].concat().join(";\n");
+    let results = command::run_all(backend, &all, CATALOG_TIMEOUT).await?;
+    let results =
+        results.try_into().map_err(|_| CommandError::Protocol("a query without a result".to_owned()))?;
     match Snapshot::from_rows(version, &results, safe_functions) {
         Ok(snapshot) => Ok(Some(snapshot)),
         Err(error) => {
