@@ -349,9 +349,9 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
     if let Some(key) = ["min_size", "size"].into_iter().find(|key| min_size > size && section.has(key)) {
         section.refuse(key, &format!("pool.min_size is {min_size}, and pool.size {size}: it can be no more"));
     }
-    let is_idle = reserve_size > 0 && reserve_timeout >= checkout_timeout;
+    let is_in_vain = reserve_size > 0 && reserve_timeout >= checkout_timeout;
     let because = ["reserve_timeout", "reserve_size", "checkout_timeout"];
-    if let Some(key) = because.into_iter().find(|key| is_idle && section.has(key)) {
+    if let Some(key) = because.into_iter().find(|key| is_in_vain && section.has(key)) {
         let (reserve, checkout) =
             (values::duration_text(reserve_timeout), values::duration_text(checkout_timeout));
         section.refuse(

@@ -32,6 +32,10 @@ pub(super) async fn look_up(
         Ok(rows) => rows,
         Err(report) => {
             frontend.directory.forget(database);
+            if report.code == SqlState::INVALID_CATALOG_NAME && lookup.database.is_none() {
+                // It is what the client asked for.
+                return Err(report);
+            }
             frontend.journal.not_looked_up(user, database, &report);
             return Err(unknown(user, &report));
         }

@@ -117,9 +117,11 @@ async fn users_that_are_not_configured_are_looked_up_on_the_servers() {
         ("password", "scram-sha-256"),
     ] {
         let stand = Stand::new(|setup| {
+            let servers = setup.value("databases.app", "servers").unwrap().to_owned();
             setup
                 .set("auth", "method", quote(method))
                 .set("auth", "auth_user", quote("postgres"))
+                .set("databases.\"*\"", "servers", servers)
                 .without("users.old")
         });
         // The one that the servers ask for MD5.
@@ -147,6 +149,8 @@ async fn users_that_are_not_configured_are_looked_up_on_the_servers() {
         assert!(!may(user, "wrong").await, "{}", told("a wrong one"));
         assert!(!may("nobody", "first").await, "{}", told("no such user"));
         assert!(may("app", PASSWORD).await, "{}", told("who is configured"));
+        let nowhere = url_with(&stand, user, "first", "nowhere");
+        assert_eq!(refusal(&stand, &nowhere).await, "3D000", "{}", told("no such database"));
         give(&stand, user, "second", encryption);
         assert!(!may(user, "first").await && may(user, "second").await, "{}", told("a new password"));
         primary.sql(&format!("ALTER ROLE {user} VALID UNTIL '2001-01-01'")).unwrap();
