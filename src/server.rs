@@ -760,11 +760,7 @@ impl Shared {
         let moved = self.frontend.directory.apply(&new).map_err(|error| error.to_string())?;
         self.frontend.access.store(Arc::new(access));
         for card in self.frontend.clients.all() {
-            let is_user = match crate::admin::DATABASE_NAMES.contains(&&*card.database) {
-                true => new.users.contains_key(&*card.user),
-                false => new.may_be_user(&card.user),
-            };
-            if !is_user {
+            if !new.may_be_user(&card.user, &card.database) {
                 card.command(Order::Expel);
             } else if moved.contains(&card.database) {
                 card.command(Order::Move);

@@ -23,9 +23,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The names under which the console can be opened, like a database.
-pub const DATABASE_NAMES: [&str; 2] = ["pglagoon", "pgbouncer"];
-
 /// What can be seen of a running pglagoon. Each method takes a snapshot; none may wait for a peer.
 pub trait Observed: Send + Sync {
     /// The process as a whole.

@@ -326,18 +326,14 @@ impl UserPools {
     pub async fn ask(&self, sql: &str, parameter: &str, home: usize) -> Result<Rows, Report> {
         let mut granted = self.lease_anywhere(home).await?;
         let backend = granted.lease.backend();
-        put_on(backend, &Settings::default()).await.map_err(|error| error.report())?;
-        match command::ask(backend, sql, parameter, SETTINGS_TIMEOUT).await {
-            Ok(rows) => {
-                granted.lease.give_back();
-                Ok(rows)
-            }
-            Err(CommandError::Server(report)) => {
-                granted.lease.give_back();
-                Err(report)
-            }
-            Err(error) => Err(error.report()),
+        let answer = match put_on(backend, &Settings::default()).await {
+            Ok(()) => command::ask(backend, sql, parameter, SETTINGS_TIMEOUT).await,
+            Err(error) => Err(error),
+        };
+        if matches!(answer, Ok(_) | Err(CommandError::Server(_))) {
+            granted.lease.give_back();
         }
+        answer.map_err(|error| error.report())
     }
 
     /// The primary, or a replica if there is no primary: a client may log in all the same. While neither is known, the

@@ -14,7 +14,7 @@ use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
     Log, LogFormat, Lookup, Monitor, OnLostWrite, OnStale, Patroni, Pool, PoolMode, Reads, Routing, Scope,
     Secret, ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, Unnamed,
-    User, keys, userlist, values,
+    User, VIRTUAL_DATABASES, keys, userlist, values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -485,9 +485,6 @@ fn databases(section: &mut Section<'_, '_>, defaults: &Defaults<'_>) -> BTreeMap
     }
     databases
 }
-
-/// The names of the virtual database.
-const VIRTUAL_DATABASES: [&str; 2] = ["pglagoon", "pgbouncer"];
 
 fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) -> Database {
     let (servers, known) = (servers(section), section.is_sound("servers"));

@@ -29,6 +29,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The names under which the console can be opened, like a database.
+pub const VIRTUAL_DATABASES: [&str; 2] = ["pglagoon", "pgbouncer"];
+
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -57,9 +60,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether a client of this name may be let in, to a database: it is configured, or may be known to a server.
-    pub fn may_be_user(&self, name: &str) -> bool {
-        self.auth.lookup.is_some() || self.users.contains_key(name)
+    /// How a user is looked up who wants this database. `None`: he is configured, or only those who are may come in, as to the
+    /// console.
+    pub fn lookup_of(&self, user: &str, database: &str) -> Option<&Lookup> {
+        let lookup = self.auth.lookup.as_ref()?;
+        (!self.users.contains_key(user) && !VIRTUAL_DATABASES.contains(&database)).then_some(lookup)
+    }
+
+    /// Whether he may be let in: he is configured, or may be known to a server.
+    pub fn may_be_user(&self, user: &str, database: &str) -> bool {
+        self.users.contains_key(user) || self.lookup_of(user, database).is_some()
     }
 }
 

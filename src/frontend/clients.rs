@@ -1,8 +1,8 @@
 //! Everybody who is logged in: for SHOW CLIENTS, cancel requests, KILL_CLIENT and the drain.
 
 use super::passage::{Gangway, Passenger};
-use crate::admin::DATABASE_NAMES;
 use crate::backend::{Backend, CancelTarget, Remote};
+use crate::config::VIRTUAL_DATABASES;
 use crate::lock::lock;
 use crate::net::Endpoint;
 use crate::wire::ClientKey;
@@ -255,7 +255,7 @@ impl Clients {
 
     /// Clients that are logged in to a database: all but those in the console.
     pub fn in_service(&self) -> usize {
-        self.cards().values().filter(|card| !DATABASE_NAMES.contains(&&*card.database)).count()
+        self.cards().values().filter(|card| !VIRTUAL_DATABASES.contains(&&*card.database)).count()
     }
 
     /// Every client.

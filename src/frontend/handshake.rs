@@ -19,10 +19,10 @@ use super::outlet;
 use super::relay::Relay;
 use super::replication::Replicating;
 use super::{Access, Frontend, Worker};
-use crate::admin::{self, Rights, console};
+use crate::admin::{Rights, console};
 use crate::auth::{Admitted, Ask, Certificate, Channel, Entropy, Login, Refusal, Reply};
 use crate::cluster::{Admission, Database, Greeting, Replication, UserPools};
-use crate::config::{Config, Lookup, Scope, TlsMode, User};
+use crate::config::{Config, Scope, TlsMode, User, VIRTUAL_DATABASES};
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Endpoint, Stream, tls};
 use crate::session::{Session, Settings};
@@ -173,7 +173,7 @@ async fn log_in(
 ) -> Result<Arrived, HandshakeError> {
     may_try(line, opening, frontend, &access.config)?;
     let version = negotiate(line, &opening.parameters).await?;
-    let found = match who_asks(opening, &access.config) {
+    let found = match access.config.lookup_of(&opening.user, &opening.database) {
         Some(lookup) => Box::pin(look_up(lookup, opening, access, frontend, line.worker.index)).await?,
         None => None,
     };
@@ -187,7 +187,7 @@ async fn log_in(
         Begun::Admitted(admitted) => admitted,
         Begun::Asking(conversation) => conversation.await?,
     };
-    if admin::DATABASE_NAMES.contains(&&*opening.database) {
+    if VIRTUAL_DATABASES.contains(&&*opening.database) {
         return Box::pin(visit(line, opening, &secret, admitted, frontend, access)).await;
     }
     if let Some(mode) = opening.parameters.replication().map_err(|value| invalid_replication(&value))? {
@@ -229,13 +229,6 @@ async fn negotiate(line: &mut Line<'_>, parameters: &Parameters) -> io::Result<V
     Ok(version)
 }
 
-/// How a client's user is looked up, if that is to be done. The console is for those who are configured.
-fn who_asks<'a>(opening: &Opening, config: &'a Config) -> Option<&'a Lookup> {
-    let is_known = config.users.contains_key(&*opening.user);
-    let is_console = admin::DATABASE_NAMES.contains(&&*opening.database);
-    config.auth.lookup.as_ref().filter(|_| !is_known && !is_console)
-}
-
 /// Whether there is room for one more, who said who it is, and in the way that is asked for.
 fn may_try(
     line: &mut Line<'_>,
@@ -244,7 +237,7 @@ fn may_try(
     config: &Config,
 ) -> Result<(), HandshakeError> {
     let is_full = frontend.clients.connected() > config.listen.max_clients;
-    if is_full && admin::DATABASE_NAMES.contains(&&*opening.database) {
+    if is_full && VIRTUAL_DATABASES.contains(&&*opening.database) {
         // Whoever it is: a refusal would tell strangers who may open it.
         line.place = ExtraPlace::take(frontend);
     }

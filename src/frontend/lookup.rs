@@ -14,6 +14,9 @@ use crate::wire::SqlState;
 
 /// What the servers hold of a user who comes; `None`: there is no such user, or none that may log in.
 ///
+/// # Cancel safety
+/// Dropped, it leaves the queue of the pool, or the connection that it asks over is closed.
+///
 /// # Errors
 /// Nobody can say. The client, who may be anybody, is not told why; the log is.
 pub(super) async fn look_up(
@@ -37,7 +40,7 @@ pub(super) async fn look_up(
                 return Err(report);
             }
             frontend.journal.not_looked_up(user, database, &report);
-            return Err(unknown(user, &report));
+            return Err(unanswered(user, &report));
         }
     };
     let found = |secret| Ok(Some(Box::new(User { secret, ..User::default() })));
@@ -55,7 +58,7 @@ pub(super) async fn look_up(
     Ok(None)
 }
 
-fn unknown(user: &str, cause: &Report) -> Report {
+fn unanswered(user: &str, cause: &Report) -> Report {
     let text = format!("user \"{user}\" could not be looked up (auth.auth_query)");
     let passes = matches!(&cause.code.class(), b"08" | b"53" | b"57");
     let code = if passes { cause.code } else { SqlState::CONFIG_FILE_ERROR };

@@ -164,7 +164,7 @@ fn admit(
     worker: &Worker,
 ) -> Result<Admitted, Report> {
     let config = frontend.access.load().config.clone();
-    if !config.may_be_user(&passport.user) {
+    if !config.may_be_user(&passport.user, &passport.database) {
         return Err(ended(format!("User \"{}\" is not configured any more.", passport.user)));
     }
     let own_level = config.users.get(&passport.user).and_then(|user| user.consistency);

@@ -13,7 +13,7 @@
 pub mod core;
 pub mod quota;
 
-use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter, Wanted};
+use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter};
 use self::quota::{Claim, Demand, Quota, Slot};
 use crate::backend::{self, Backend, ConnectError, Idle, Target};
 use crate::error::{ClientVisible, Report, Retry};
@@ -645,7 +645,7 @@ impl Pool {
         self.process.note(&self.has_queue, core.has_queue());
         if self.is_short.load(Ordering::Relaxed) && !core.has_queue() {
             self.is_short.store(false, Ordering::Relaxed);
-            self.quota.take(self.member, Demand { wanted: Wanted::default(), since: None, is_bare: false });
+            self.quota.take(self.member, Demand::default());
         }
     }
 

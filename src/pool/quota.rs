@@ -48,7 +48,7 @@ impl Drop for Slot {
 }
 
 /// What a pool asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Demand {
     /// Logins that it would begin.
     pub wanted: Wanted,
