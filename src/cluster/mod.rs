@@ -330,6 +330,7 @@ impl Cluster {
         {
             self.sampled(node, asked, insert, timeline, now);
         }
+        let finding = finding.map(|finding| self.dated(node, finding));
         self.note(node, finding, verdict, (asked, now));
         self.judge(self.lineage.load_full().as_deref(), now);
     }
@@ -358,6 +359,22 @@ impl Cluster {
         if any {
             self.note_primary(now);
             self.changes.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// A primary that does not tell its timeline any more is on none that is earlier than the one that it told.
+    fn dated(&self, node: &Node, finding: Finding) -> Finding {
+        let lineage = self.lineage();
+        let Some(past) = lineage.as_ref().filter(|past| past.may_be_kin(finding.system)) else {
+            return finding;
+        };
+        let is_it = self.nodes.get(past.node).is_some_and(|ours| std::ptr::eq(&**ours, node));
+        match finding.observation {
+            Observation::Primary { timeline: 0 } if is_it => {
+                let observation = Observation::Primary { timeline: past.timeline };
+                Finding { observation, ..finding }
+            }
+            _ => finding,
         }
     }
 

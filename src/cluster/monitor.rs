@@ -10,6 +10,7 @@ use super::{Cluster, Node};
 use crate::backend::{self, Abode, Backend, CommandError, ConnectError, Target, Usual, command};
 use crate::config::Monitor;
 use crate::routing::Lsn;
+use crate::wire::SqlState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,9 +50,24 @@ const PROBE: &str = "SELECT r, \
      EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status IS NULL) \
      FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS recovery";
 
-/// For servers that keep the functions above for themselves: a role, a replica's position, and no timeline.
+/// For servers that keep some of that for themselves: a role, a replica's position, and no timeline.
 const PLAIN_PROBE: &str = "SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() END, NULL, NULL, NULL, false \
      FROM (SELECT pg_catalog.pg_is_in_recovery() AS r OFFSET 0) AS recovery";
+
+/// Said first on each connection of the cluster's own: no time limit that a role or a database has shall end what is asked over
+/// it, or end it because nothing is asked. Which limits there are hangs on the server's version.
+pub(super) const UNLIMITED: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+     WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout')";
+
+/// What a server says that keeps something of [`PROBE`] for itself, or does not have it. Whatever else it says, it may say
+/// otherwise the next time.
+const KEPT: [SqlState; 5] = [
+    SqlState::INSUFFICIENT_PRIVILEGE,
+    SqlState::UNDEFINED_FUNCTION,
+    SqlState::UNDEFINED_TABLE,
+    SqlState::UNDEFINED_COLUMN,
+    SqlState::FEATURE_NOT_SUPPORTED,
+];
 
 /// Probes one server of `cluster` until the task is dropped.
 pub async fn watch(cluster: Arc<Cluster>, index: usize, mut rules: watch::Receiver<Arc<Monitor>>) {
@@ -143,7 +159,9 @@ impl Probe {
             }
         }
         let connection = self.connection.as_mut().expect("made above");
-        let question = Box::pin(command::run(connection, self.sql, settings.timeout));
+        let first = format!("{UNLIMITED}; {PROBE}");
+        let sql = if is_new { &first } else { self.sql };
+        let question = Box::pin(command::run(connection, sql, settings.timeout));
         let Some(mut answer) = answer(question, cluster, self.index).await else {
             self.connection = None;
             self.hears(Some(began));
@@ -162,13 +180,17 @@ impl Probe {
             }
             return finding;
         }
-        if let (Err(CommandError::Server(report)), PROBE) = (&answer, self.sql) {
+        if let Err(CommandError::Server(report)) = &answer
+            && self.sql == PROBE
+            && KEPT.contains(&report.code)
+        {
             tracing::warn!(
                 server = %node.address, %report,
                 "the monitor may not ask how far a server is: replicas serve no reads of levels that hang on it"
             );
             self.sql = PLAIN_PROBE;
-            answer = Box::pin(command::run(connection, self.sql, settings.timeout)).await;
+            let plain = format!("{UNLIMITED}; {PLAIN_PROBE}");
+            answer = Box::pin(command::run(connection, &plain, settings.timeout)).await;
         }
         self.hears(matches!(answer, Err(CommandError::Timeout | CommandError::Io(..))).then_some(began));
         match answer {
@@ -363,6 +385,26 @@ mod tests {
         says(1, 50, now + second * 2);
         assert_eq!(cluster.target(now + second), Some(Lsn(1100)));
         assert_eq!(cluster.target(now + second * 2), None);
+    }
+
+    #[test]
+    fn who_does_not_tell_his_timeline_any_more_loses_his_place_to_no_primary_of_yesterday() {
+        let now = Instant::now();
+        let servers = [1, 2].map(|port| ServerAddress::Tcp { host: "127.0.0.1".into(), port });
+        let cluster = Cluster::new(&servers, Connector::disabled(), Resolver::system(), now);
+        let says = |place: usize, timeline: u32| {
+            let found = Finding::of(Observation::Primary { timeline });
+            cluster.observed(&cluster.nodes()[place], Some(found), None, now, now);
+        };
+        let standings = || [0, 1].map(|place| cluster.nodes()[place].standing());
+        says(1, 2);
+        says(1, 0);
+        says(0, 1);
+        assert_eq!(standings(), [Standing::Down, Standing::Primary]);
+        let gone = Finding::of(Observation::Failed("x".into()));
+        cluster.observed(&cluster.nodes()[1], Some(gone), None, now, now);
+        says(0, 1);
+        assert_eq!(standings(), [Standing::Down, Standing::Down]);
     }
 
     #[test]

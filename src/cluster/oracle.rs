@@ -170,7 +170,8 @@ impl Line {
         let connected = async {
             let connection = Box::pin(backend::connect(&target, settings.timeout)).await;
             let mut connection = connection.map_err(|error| error.is_of_login())?;
-            let prepared = command::run(&mut connection, PREPARE, settings.timeout).await;
+            let prepare = format!("{}; {PREPARE}", monitor::UNLIMITED);
+            let prepared = command::run(&mut connection, &prepare, settings.timeout).await;
             prepared.map_err(|error| matches!(error, CommandError::Server(_)))?;
             Ok::<_, bool>(connection)
         };

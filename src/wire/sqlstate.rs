@@ -42,6 +42,7 @@ impl SqlState {
     pub const TRANSACTION_RESOLUTION_UNKNOWN: Self = Self(*b"08007");
     pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
     pub const UNDEFINED_COLUMN: Self = Self(*b"42703");
+    pub const UNDEFINED_FUNCTION: Self = Self(*b"42883");
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     pub const UNDEFINED_TABLE: Self = Self(*b"42P01");
 }

@@ -601,6 +601,17 @@ async fn a_primary_of_yesterday_stays_fenced_until_an_operator_says_otherwise() 
     assert_eq!(told(&client.query("SELECT note('before')")), (vec![], 'I'));
     stand.playground.nodes()[1].promote().unwrap();
     eventually_async("it is fenced", async || why(&stand).await.contains("another is, on 2")).await;
+    // A probe that is cancelled says nothing of what the next one may ask.
+    let cancel = "BEGIN; LOCK TABLE pg_catalog.pg_stat_wal_receiver IN ACCESS EXCLUSIVE MODE; \
+         DO $$ BEGIN FOR turn IN 1..1000 LOOP \
+             PERFORM pg_stat_clear_snapshot(); \
+             IF (SELECT bool_or(pg_cancel_backend(pid)) FROM pg_stat_activity \
+                 WHERE application_name = 'pglagoon monitor' AND wait_event_type = 'Lock') THEN RETURN; END IF; \
+             PERFORM pg_sleep(0.01); \
+         END LOOP; RAISE 'no probe came'; END $$; COMMIT";
+    stand.playground.nodes()[1].sql(cancel).unwrap();
+    assert_eq!(told(&client.query("SELECT note('today')")), (vec![], 'I'));
+    assert_eq!(first_column(&client.query("SELECT count(*) FROM notes WHERE word = 'today'")), ["1"]);
     stand.playground.node_mut(1).stop(Stop::Immediate).unwrap();
     let is_fenced = async |stand: &Stand| why(stand).await.contains("another has been since, on 2");
     eventually_async("it stays fenced", async || is_fenced(&stand).await).await;
