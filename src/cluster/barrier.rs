@@ -36,7 +36,14 @@ enum Passage {
     /// Whatever the replica had shown by then, the primary shows.
     Open(Instant),
     /// A server did not answer.
-    Failed(Instant),
+    Failed(Instant, Mute),
+}
+
+/// Who did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mute {
+    Replica,
+    Primary,
 }
 
 /// One replica's side of the barrier.
@@ -50,8 +57,10 @@ pub struct Barrier {
 pub enum Shut {
     /// The primary does not show it in time.
     Late,
-    /// Nobody can tell: the replica, or the primary, does not answer.
+    /// The replica does not say what it has shown.
     Unknown,
+    /// The primary did not say what it shows, or there is none. It may, when it is asked again.
+    Unanswered,
 }
 
 impl Default for Barrier {
@@ -71,14 +80,18 @@ impl Barrier {
     /// # Errors
     /// Why it cannot be said.
     pub async fn pass(&self, until: Instant, deadline: Instant) -> Result<(), Shut> {
+        let asked = Instant::now();
         let mut latest = self.latest.subscribe();
         self.wake.notify_one();
         let answered = latest.wait_for(|passage| match passage {
             Passage::None => false,
-            Passage::Open(began) | Passage::Failed(began) => *began >= until,
+            Passage::Open(began) => *began >= until,
+            // What could not be said before may be said now.
+            Passage::Failed(began, _) => *began >= asked,
         });
         match tokio::time::timeout_at(deadline.into(), answered).await.map(|passage| passage.map(|at| *at)) {
             Ok(Ok(Passage::Open(_))) => Ok(()),
+            Ok(Ok(Passage::Failed(_, Mute::Primary))) => Err(Shut::Unanswered),
             Ok(_) => Err(Shut::Unknown),
             Err(_) => Err(Shut::Late),
         }
@@ -99,34 +112,39 @@ pub async fn keep(cluster: Arc<Cluster>, index: usize) {
         node.barrier.wake.notified().await;
         let began = Instant::now();
         let passage = match passage(&cluster, &node).await {
-            Some(()) => Passage::Open(began),
-            None => Passage::Failed(began),
+            Ok(()) => Passage::Open(began),
+            Err(mute) => Passage::Failed(began, mute),
         };
         node.barrier.latest.send_replace(passage);
     }
 }
 
-async fn passage(cluster: &Cluster, replica: &Node) -> Option<()> {
-    let horizon: u64 = one(replica.oracle.ask(HORIZON.into()).await)?.parse().ok()?;
+async fn passage(cluster: &Cluster, replica: &Node) -> Result<(), Mute> {
+    let horizon = one(replica.oracle.ask(HORIZON.into()).await).and_then(|id| id.parse().ok());
+    let horizon: u64 = horizon.ok_or(Mute::Replica)?;
     let mut suspects = loop {
-        let suspects = snapshot(cluster).await?.unseen_below(horizon, MAX_SUSPECTS);
+        let suspects = snapshot(cluster).await.ok_or(Mute::Primary)?.unseen_below(horizon, MAX_SUSPECTS);
         match suspects.len() {
             MAX_SUSPECTS => tokio::time::sleep(AGAIN).await,
             _ => break suspects,
         }
     };
     if suspects.is_empty() {
-        return Some(());
+        return Ok(());
     }
-    let rows = replica.oracle.ask(committed(&suspects)).await?;
+    let rows = replica.oracle.ask(committed(&suspects)).await.ok_or(Mute::Replica)?;
     let shown: Vec<u64> = rows.into_iter().filter_map(|row| row.first()?.as_deref()?.parse().ok()).collect();
     suspects.retain(|id| shown.contains(id));
     while !suspects.is_empty() {
+        // When all have given up waiting, it is not asked on behalf of nobody.
+        if replica.barrier.latest.receiver_count() == 0 {
+            return Err(Mute::Primary);
+        }
         tokio::time::sleep(AGAIN).await;
-        let snapshot = snapshot(cluster).await?;
+        let snapshot = snapshot(cluster).await.ok_or(Mute::Primary)?;
         suspects.retain(|id| !snapshot.sees(*id));
     }
-    Some(())
+    Ok(())
 }
 
 async fn snapshot(cluster: &Cluster) -> Option<Snapshot> {

@@ -16,7 +16,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How soon a position that was not told is asked for again: the connection that it is asked over may have been lost.
+/// How soon what was not told is asked for again: the connection that it is asked over may have been lost.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How soon a read that may not fall back yet looks again.
@@ -197,8 +197,9 @@ impl UserPools {
                     }
                     let passed = self.pass(shown, search.deadline).await;
                     search.waited.barrier += now.elapsed();
-                    passed?;
-                    search.route = Route::primary(why);
+                    if passed? {
+                        search.route = Route::primary(why);
+                    }
                 }
                 Route::Primary { .. } | Route::Replica { need: Need::Nothing, .. } => return Ok(None),
                 Route::Replica { need: Need::Stay, .. } => search.leave(now),
@@ -271,7 +272,7 @@ impl UserPools {
         let deadline =
             now + if cluster.primary().is_some() { pool.checkout_timeout } else { pool.hold_timeout };
         if let Some(shown) = shown.filter(|shown| cluster.is_behind(*shown)) {
-            self.pass(shown, deadline).await?;
+            self.see_through(shown, deadline).await?;
         }
         let mut readings = cluster.readings.subscribe();
         loop {
@@ -298,7 +299,21 @@ impl UserPools {
         if !cluster.is_behind(shown) {
             return Ok(());
         }
-        self.pass(shown, Instant::now() + self.database.section.rules.load().pool.checkout_timeout).await
+        let within = self.database.section.rules.load().pool.checkout_timeout;
+        self.see_through(shown, Instant::now() + within).await
+    }
+
+    /// Waits until the primary shows what a client saw on a replica, and for a primary.
+    async fn see_through(&self, shown: Shown, deadline: Instant) -> Result<(), Report> {
+        let cluster = &self.database.section.cluster;
+        while !self.pass(shown, deadline).await? {
+            if Instant::now() >= deadline {
+                return Err(stale("there is no primary that could show what a replica has shown"));
+            }
+            let again = (Instant::now() + ASK_AGAIN).min(deadline);
+            let _ = tokio::time::timeout_at(again.into(), cluster.watch().changed()).await;
+        }
+        Ok(())
     }
 
     /// No replica was fresh enough in time.
@@ -320,23 +335,33 @@ impl UserPools {
         Ok(())
     }
 
-    async fn pass(&self, shown: Shown, deadline: Instant) -> Result<(), Report> {
+    /// Whether the barrier has been passed; if not, there is no primary.
+    async fn pass(&self, shown: Shown, deadline: Instant) -> Result<bool, Report> {
         let cluster = &self.database.section.cluster;
-        let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(()) };
-        // Both branches are cancel safe. One that hangs is not waited for any longer than by those who read from it.
-        let passed = tokio::select! {
-            passed = node.barrier.pass(shown.until, deadline) => passed,
-            () = cluster.falls_silent(node) => Err(Shut::Unknown),
-        };
-        match passed {
-            Ok(()) => Ok(()),
-            Err(Shut::Late) => Err(stale("the primary does not show yet what a replica has shown").detail(
-                "A commit that is waiting for its synchronous standby is visible on replicas first.",
-            )),
-            // Nobody can say what it had shown. A commit that waits for nothing but its WAL is visible long before this.
-            Err(Shut::Unknown) => {
-                tokio::time::sleep(self.database.section.rules.load().routing.max_wait).await;
-                Ok(())
+        let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(true) };
+        loop {
+            // Both branches are cancel safe. One that hangs is not waited for any longer than by those who read from it.
+            let passed = tokio::select! {
+                passed = node.barrier.pass(shown.until, deadline) => passed,
+                () = cluster.falls_silent(node) => Err(Shut::Unknown),
+            };
+            match passed {
+                Ok(()) => return Ok(true),
+                Err(Shut::Late) => {
+                    return Err(stale("the primary does not show yet what a replica has shown").detail(
+                        "A commit that is waiting for its synchronous standby is visible on replicas first; or the primary \
+                         does not answer.",
+                    ));
+                }
+                // Nobody can say what it had shown. A commit that waits for nothing but its WAL is visible long before this.
+                Err(Shut::Unknown) => {
+                    tokio::time::sleep(self.database.section.rules.load().routing.max_wait).await;
+                    return Ok(true);
+                }
+                Err(Shut::Unanswered) if cluster.primary().is_none() => return Ok(false),
+                Err(Shut::Unanswered) => {
+                    tokio::time::sleep_until((Instant::now() + ASK_AGAIN).min(deadline).into()).await;
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::harness::{
@@ -282,7 +283,20 @@ async fn what_a_replica_showed_before_the_primary_is_not_taken_back() {
         "the primary is behind"
     );
 
-    let (code, text) = sqlstate(reader.simple_query("BEGIN; SELECT count(*) FROM notes; COMMIT").await);
+    // Nor when the connections are lost over which the primary is asked for what it shows.
+    let lose = "DO $$ BEGIN FOR turn IN 1..10 LOOP \
+             PERFORM pg_stat_clear_snapshot(); \
+             PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^SELECT .*txid_current_snapshot'; \
+             PERFORM pg_sleep(0.1); \
+         END LOOP; END $$";
+    let (refused, lost) = std::thread::scope(|scope| {
+        let losing = scope.spawn(|| primary.sql(lose));
+        let asked = reader.simple_query("BEGIN; SELECT count(*) FROM notes; COMMIT");
+        let refused = tokio::task::block_in_place(|| Handle::current().block_on(asked));
+        (refused, losing.join().unwrap())
+    });
+    lost.unwrap();
+    let (code, text) = sqlstate(refused);
     assert_eq!(code, "40001", "{text}");
     assert_eq!(value(&reader, "SELECT count(*) FROM notes").await, "1", "on its replica it goes on");
 
