@@ -551,26 +551,28 @@ impl Cluster {
         self.changes.send_modify(|version| *version += 1);
     }
 
-    /// Whether since the last time that this was asked a server has fallen silent, or died, or silent ones have lost their
-    /// place to another primary: then each client shall look whether it still waits for the right one.
+    /// Whether since the last time that this was asked a server has fallen silent, or died, or lost its place to another
+    /// primary: then each client shall look whether it still waits for the right one.
     pub fn has_lost_contact(&self, now: Instant) -> bool {
         let contacts: Vec<_> = self.nodes.iter().map(|node| node.contact(now)).collect();
         let is_any_lost = contacts.iter().any(|contact| *contact != Contact::Open);
         let primary = self.lineage.load().as_deref().map(|lineage| (lineage.node, lineage.timeline));
         let mut seen = lock(&self.contacts);
         let before = std::mem::replace(&mut *seen, (contacts, primary));
-        is_any_lost && before != *seen
+        let is_other = before.1.is_some() && before.1 != seen.1;
+        is_other || is_any_lost && before != *seen
     }
 
-    /// Why a client that waits for a connection to this server waits in vain. `can_go`: what it asked for runs elsewhere as
-    /// well, so that it need not wait for the server's end.
+    /// Why a client that has a connection to this server waits in vain. `can_go`: what it asked for runs elsewhere as well, so
+    /// that it need not wait for the server's end. A primary that has lost its place may answer still; what it does, nobody
+    /// shall be told is done, and a commit there may wait for ever for a standby that follows another.
     pub fn why_forsaken(&self, index: usize, role: Role, can_go: bool) -> Option<&'static str> {
         let is_outdated =
             || role == Role::Primary && self.lineage.load().as_ref().is_some_and(|now| now.node != index);
         match self.nodes[index].contact(Instant::now()) {
-            Contact::Open => None,
+            _ if is_outdated() => Some("another server has become primary"),
             Contact::Silent if can_go => Some("the server does not answer"),
-            Contact::Silent => is_outdated().then_some("another server has become primary"),
+            Contact::Open | Contact::Silent => None,
             Contact::Dead => Some("the server has not answered for too long"),
         }
     }

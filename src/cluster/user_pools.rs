@@ -165,6 +165,11 @@ impl UserPools {
             trial.last = None;
             if let Some(choice) = found {
                 match self.lease_from(choice, home, &search, place.take()).await {
+                    // While it waited for a connection, the server has lost its place.
+                    Ok(lease) if !self.stands(choice) => {
+                        lease.give_back();
+                        continue;
+                    }
                     Ok(lease) => match self.trusted(lease, choice) {
                         Some(lease) => return Ok(self.granted(lease, choice, *route)),
                         // The connection is there the next time; this time the client stays.
@@ -204,6 +209,11 @@ impl UserPools {
     /// nobody's but its own clients'.
     fn must_line_up(&self, choice: Choice) -> bool {
         choice.role == Role::Primary && !self.line.is_empty()
+    }
+
+    fn stands(&self, choice: Choice) -> bool {
+        let node = &self.database.section.cluster.nodes()[choice.node];
+        choice.role == Role::Replica || node.standing() == Standing::Primary
     }
 
     fn count(&self, search: &mut Search, home: usize) {

@@ -206,9 +206,13 @@ fn clients_live_through_a_promotion() {
 fn nothing_is_committed_on_a_primary_of_yesterday() {
     // That what the client saw there may be lost is another matter.
     let stand = Stand::new(|setup| trusting(setup).set("routing", "on_lost_write", quote("reset")));
-    let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+    let [mut client, mut other, mut slow] = [(); 3].map(|()| Raw::login(stand.lagoon.port));
     client.query("BEGIN");
     assert_eq!(told(&client.query("INSERT INTO notes (word) VALUES ('yesterday')")), (vec![], 'T'));
+    // It would end there in an hour, as a commit does for which there is no standby.
+    slow.send(&query("INSERT INTO notes (word) SELECT 'yesterday' FROM pg_sleep(3600)"));
+    let underway = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    eventually("it runs", || stand.playground.primary().sql(underway).unwrap().trim() == "1");
     // It never learns of it.
     stand.playground.replicas()[0].promote().unwrap();
     eventually("the new primary is known", || {
@@ -218,6 +222,7 @@ fn nothing_is_committed_on_a_primary_of_yesterday() {
         !seen.is_empty() && is_there.unwrap().trim() != "0"
     });
     assert_eq!(told_once(&client.query("COMMIT")), ("40001".into(), 'I'));
+    assert_eq!(told_once(&slow.until_ready()), ("08007".into(), 'I'));
     assert_eq!(told(&client.query("SELECT note('today')")), (vec![], 'I'));
     let count = "SELECT count(*) FROM notes WHERE word = 'yesterday'";
     for node in [stand.playground.primary(), &stand.playground.replicas()[0]] {
