@@ -339,6 +339,7 @@ impl UserPools {
     async fn pass(&self, shown: Shown, deadline: Instant) -> Result<bool, Report> {
         let cluster = &self.database.section.cluster;
         let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(true) };
+        let mut patience = None;
         loop {
             // Both branches are cancel safe. One that hangs is not waited for any longer than by those who read from it.
             let passed = tokio::select! {
@@ -355,8 +356,14 @@ impl UserPools {
                 }
                 // Nobody can say what it had shown. A commit that waits for nothing but its WAL is visible long before this.
                 Err(Shut::Unknown) => {
-                    tokio::time::sleep(self.database.section.rules.load().routing.max_wait).await;
-                    return Ok(true);
+                    let now = Instant::now();
+                    let max_wait = self.database.section.rules.load().routing.max_wait;
+                    let patience = *patience.get_or_insert((now + max_wait).min(deadline));
+                    let again = (now + ASK_AGAIN).min(patience);
+                    tokio::time::sleep_until(again.into()).await;
+                    if again == patience {
+                        return Ok(true);
+                    }
                 }
                 Err(Shut::Unanswered) if cluster.primary().is_none() => return Ok(false),
                 Err(Shut::Unanswered) => {

@@ -3,15 +3,15 @@
 //! ```text
 //!   no primary, or no replica where the level needs one, or none that lets us in ---> in the line, by arrival
 //!   first in the line ---- a server is there ----> stands for a connection of it, and the next one is the first
+//!   in the line       ---- a replica is there that will do ----> stands for a connection of it, in nobody's way
 //!   in the line       ---- hold_timeout is over ----> an error that says since when and why
 //! ```
 //! There is one line for each user of a database. Whoever comes anew stands behind those who are in it, unless a replica serves
 //! him at once; who has to come back has the place that he had. So clients come to a new primary's pool in the order in which
 //! they came to us.
 //!
-//! Two times bound what a request may wait. `hold_timeout` runs from its arrival, and says how long it may be without a
-//! server; `checkout_timeout` runs while it stands for a connection of a server that is there, anew each time. Together they
-//! are the most that a request waits. A server that has no connection left for us (SQLSTATE class 53) is a server that is
+//! Two times bound what a request may wait. `hold_timeout` runs from when it is first held, and says how long it may be without
+//! a server; `checkout_timeout` runs while it stands for a connection of a server that is there, anew each time. A server that has no connection left for us (SQLSTATE class 53) is a server that is
 //! there: then `checkout_timeout` goes on.
 
 use super::failover::Standing;
@@ -52,7 +52,8 @@ pub(super) struct Place<'a> {
 
 /// What a request has met with so far.
 pub(super) struct Trial {
-    asked: Instant,
+    /// Since when it has been held.
+    since: Option<Instant>,
     arrival: u64,
     /// What the server said that should have served it just now.
     pub last: Option<Box<Report>>,
@@ -60,9 +61,8 @@ pub(super) struct Trial {
 
 impl Trial {
     /// What it has waited so far does not count.
-    pub fn renew(&mut self, now: Instant) {
-        self.asked = now;
-        self.last = None;
+    pub fn renew(&mut self) {
+        (self.since, self.last) = (None, None);
     }
 
     /// Whether the server is there, and has no connection left.
@@ -73,8 +73,8 @@ impl Trial {
 
 impl Line {
     /// A request begins to wait.
-    pub fn arrive(&self, asked: Instant) -> Trial {
-        Trial { asked, arrival: self.arrivals.fetch_add(1, Ordering::Relaxed), last: None }
+    pub fn arrive(&self) -> Trial {
+        Trial { since: None, arrival: self.arrivals.fetch_add(1, Ordering::Relaxed), last: None }
     }
 
     /// Whether somebody is in it: nobody overtakes.
@@ -117,7 +117,7 @@ impl UserPools {
     pub(super) async fn hold(
         &self,
         route: Route,
-        trial: &Trial,
+        trial: &mut Trial,
         deadline: Instant,
         changes: &mut watch::Receiver<u64>,
     ) -> Result<Place<'_>, Report> {
@@ -125,7 +125,8 @@ impl UserPools {
         let _held = Held::new(&self.database.held, rules.pool.hold_limit)
             .ok_or_else(|| self.too_many_held(rules.pool.hold_limit))?;
         let place = self.line.enter(trial.arrival);
-        let until = if trial.is_full() { deadline } else { trial.asked + rules.pool.hold_timeout };
+        let since = *trial.since.get_or_insert_with(Instant::now);
+        let until = if trial.is_full() { deadline } else { since + rules.pool.hold_timeout };
         match tokio::time::timeout_at(until.into(), self.look_out(&place, route, trial, changes)).await {
             Ok(Ok(())) => Ok(place),
             Ok(Err(report)) => Err(report),
@@ -140,35 +141,40 @@ impl UserPools {
         trial: &Trial,
         changes: &mut watch::Receiver<u64>,
     ) -> Result<(), Report> {
+        let is_served = || self.does_replica_serve(route) || (place.is_first() && self.could_serve(route));
         // What seems to be there was not good enough just now.
-        if trial.last.is_some() || (self.could_serve(route) && place.is_first()) {
+        if trial.last.is_some() || is_served() {
             let _ = tokio::time::timeout(RETRY_PAUSE, changes.changed()).await;
         }
         loop {
-            if !place.is_first() {
-                place.moved.notified().await;
-                continue;
-            }
             changes.mark_unchanged();
             if self.is_closed() {
                 return Err(closed());
             }
-            if self.could_serve(route) {
+            if is_served() {
                 return Ok(());
             }
-            let _ = tokio::time::timeout(LOOK, changes.changed()).await;
+            // Both branches are cancel safe.
+            tokio::select! {
+                () = place.moved.notified() => {}
+                _ = tokio::time::timeout(LOOK, changes.changed()) => {}
+            }
         }
     }
 
     /// Whether there is a server that the route may lead to.
     fn could_serve(&self, route: Route) -> bool {
-        let cluster = &self.database.section.cluster;
-        let any_replica = || {
-            (0..cluster.nodes().len()).any(|index| self.database.section.standing(index) == Standing::Replica)
-        };
-        let will_do = matches!(route, Route::Replica { need: Need::Nothing, .. });
         // How fresh a replica is can be said only while there is a primary.
-        cluster.primary().is_some() || (will_do && any_replica())
+        self.database.section.cluster.primary().is_some() || self.does_replica_serve(route)
+    }
+
+    /// Whether there is a replica, where any will do.
+    fn does_replica_serve(&self, route: Route) -> bool {
+        let any_replica = || {
+            let mut places = 0..self.database.section.cluster.nodes().len();
+            places.any(|index| self.database.section.standing(index) == Standing::Replica)
+        };
+        matches!(route, Route::Replica { need: Need::Nothing, .. }) && any_replica()
     }
 
     /// Whether a request may wait for a server rather than for a connection.
@@ -250,7 +256,7 @@ impl UserPools {
 
 impl Cluster {
     /// Since when there has been no primary; `None`: there is one.
-    fn without_primary_since(&self) -> Option<Instant> {
+    pub(super) fn without_primary_since(&self) -> Option<Instant> {
         *lock(&self.headless)
     }
 

@@ -200,6 +200,10 @@ impl Cluster {
         if self.lineage().is_none() {
             self.inherit_history(before);
         }
+        match (self.primary(), before.without_primary_since()) {
+            (None, Some(since)) => *lock(&self.headless) = Some(since),
+            _ => self.note_primary(Instant::now()),
+        }
     }
 
     /// A reload begins no other history: if another primary turns up, what it lost can be told.

@@ -408,6 +408,32 @@ mod tests {
     }
 
     #[test]
+    fn a_reload_knows_since_when_there_is_no_primary() {
+        let now = Instant::now();
+        let servers = [1, 2].map(|port| ServerAddress::Tcp { host: "127.0.0.1".into(), port });
+        let of = |servers: &[ServerAddress]| {
+            Cluster::new(servers, Connector::disabled(), Resolver::system(), Instant::now())
+        };
+        let says = |cluster: &Cluster, place: usize, observation: Observation, at: Instant| {
+            cluster.observed(&cluster.nodes()[place], Some(Finding::of(observation)), None, at, at);
+            // There is no section that would have it done.
+            cluster.note_primary(at);
+        };
+        let before = of(&servers);
+        says(&before, 0, Observation::Primary { timeline: 1 }, now);
+        let turned = [servers[1].clone(), servers[0].clone()];
+        let next = of(&turned);
+        next.inherit(&before);
+        assert_eq!(next.without_primary_since(), None);
+        let gone = now + Duration::from_secs(9);
+        says(&next, 1, Observation::Failed("x".into()), gone);
+        assert_eq!(next.without_primary_since(), Some(gone));
+        let last = of(&servers);
+        last.inherit(&next);
+        assert_eq!(last.without_primary_since(), Some(gone));
+    }
+
+    #[test]
     fn what_one_login_derives_serves_the_next() {
         let servers = [1, 2].map(|port| ServerAddress::Tcp { host: "127.0.0.1".into(), port });
         let cluster = Cluster::new(&servers, Connector::disabled(), Resolver::system(), Instant::now());

@@ -147,12 +147,19 @@ impl Line {
         if self.moves != node.moves() {
             (self.connection, self.moves) = (None, node.moves());
         }
-        if self.connection.is_none() {
+        let is_new = self.connection.is_none();
+        if is_new {
             self.connect(cluster, node, settings).await;
         }
         match command::run(self.connection.as_mut()?, sql, settings.timeout).await {
             // What the server at the old address says holds for nobody any more.
             Ok(rows) => (self.moves == node.moves()).then_some(rows),
+            // It had ended while nobody asked: that says nothing of the server.
+            Err(CommandError::Io(..)) if !is_new => {
+                self.connection = None;
+                node.poke();
+                Box::pin(self.run(cluster, node, settings, sql)).await
+            }
             Err(error) => {
                 tracing::debug!(server = %node.address, %error, "the server did not say how far it is");
                 self.connection = None;

@@ -135,11 +135,11 @@ impl UserPools {
     pub async fn lease(&self, route: &Route, home: usize, now: Instant) -> Result<Granted, Report> {
         let rules = self.database.rules();
         let mut search = Search::new(*route, &rules, now);
-        let mut trial = self.line.arrive(now);
+        let mut trial = self.line.arrive();
         let mut changes = self.database.section.cluster.watch();
         let mut place = None;
         if !self.line.is_empty() && self.choose(*route, None).is_none_or(|choice| self.must_line_up(choice)) {
-            place = Some(Box::pin(self.hold(*route, &trial, search.deadline, &mut changes)).await?);
+            place = Some(Box::pin(self.hold(*route, &mut trial, search.deadline, &mut changes)).await?);
             search.renew(&rules, Instant::now());
         }
         loop {
@@ -147,7 +147,7 @@ impl UserPools {
             if self.database.switched().await {
                 let now = Instant::now();
                 search = Search::new(*route, &rules, now);
-                trial.renew(now);
+                trial.renew();
             }
             if self.is_closed() {
                 return Err(closed());
@@ -197,7 +197,8 @@ impl UserPools {
             drop(place.take());
             // How long a switchover takes does not count.
             if self.database.switchover().is_none() {
-                place = Some(Box::pin(self.hold(search.route, &trial, search.deadline, &mut changes)).await?);
+                place =
+                    Some(Box::pin(self.hold(search.route, &mut trial, search.deadline, &mut changes)).await?);
                 if !trial.is_full() {
                     search.renew(&rules, Instant::now());
                 }

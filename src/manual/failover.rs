@@ -28,8 +28,9 @@
 //! **Held.** [`crate::cluster::UserPools::lease`] waits where there is no server to wait for (`hold.rs`): in order of arrival
 //! for each user, `pool.hold_limit` clients of a database at most, the next one gets 57P03 at once. After three seconds a client
 //! hears a NOTICE, if it takes notices. It may cancel its request, and go. When there is a primary, clients are let on to its
-//! pool one after the other; from there on `pool.checkout_timeout` runs. So a request waits for `hold_timeout` and
-//! `checkout_timeout` together at most. A pool that is full, ours or the server's (class 53), is no server that is away:
+//! pool one after the other; from there on `pool.checkout_timeout` runs. A request that had stood in the queue of the server
+//! that went away has its whole `hold_timeout` all the same. Whom any replica will do (`eventual`) goes to the first that is
+//! there, in nobody's way. A pool that is full, ours or the server's (class 53), is no server that is away:
 //! there the wait is `checkout_timeout`, and nobody is told that a server is missing.
 //!
 //! Reads of the levels that hang on positions need a primary to ask, and are held with the writes while there is none;

@@ -494,16 +494,47 @@ async fn replicas_are_read_from_while_writers_are_held() {
         }
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // Nor when it was held itself, behind them: the first replica that is back serves it.
+    let reader = &mut readers[0];
+    assert_eq!(told(&reader.query("SET pglagoon.consistency = 'eventual'")), (vec![], 'I'));
+    for place in [1, 2] {
+        stand.playground.node_mut(place).stop(Stop::Immediate).unwrap();
+    }
+    eventually_async("they are down", async || {
+        table(&console, "SHOW NODES").await.iter().all(|node| node["health"] == "down")
+    })
+    .await;
+    reader.send(&query(read));
+    let held = |stand: &Stand| {
+        let metrics = stand.lagoon.http("/metrics").unwrap().body;
+        let line =
+            metrics.lines().find(|line| line.starts_with("pglagoon_clients_held{database=\"app\"")).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    eventually("it is held, too", || held(&stand) == "2");
+    stand.playground.node_mut(2).start().unwrap();
+    assert_eq!(first_column(&reader.until_ready()), ["1000"]);
+    assert_eq!(held(&stand), "1");
     stand.playground.node_mut(0).start().unwrap();
     assert_eq!(first_column(&writer.until_ready()), ["held"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_not_held_for_ever() {
-    let mut stand = Stand::new(|setup| trusting(setup).set("pool", "hold_timeout", quote("500ms")));
-    let mut client = Raw::login(stand.lagoon.port);
-    assert_eq!(told(&client.query("SELECT note('before')")), (vec![], 'I'));
-    stand.playground.node_mut(0).stop(Stop::Fast).unwrap();
+    let mut stand = Stand::new(|setup| {
+        trusting(setup).set("pool", "hold_timeout", quote("500ms")).set("pool", "size", "1")
+    });
+    let [mut client, mut queued] = [(); 2].map(|()| Raw::login(stand.lagoon.port));
+    // How long it has stood in a server's queue does not count.
+    assert_eq!(told(&client.query("BEGIN; SELECT note('undone')")), (vec![], 'T'));
+    client.send(&query("SELECT pg_sleep(0.6)"));
+    queued.send(&query("SELECT note('in vain')"));
+    assert_eq!(told(&client.until_ready()), (vec![], 'T'));
+    let lost = Instant::now();
+    stand.playground.node_mut(0).stop(Stop::Immediate).unwrap();
+    assert_eq!(told_once(&queued.until_ready()), ("57P03".into(), 'I'));
+    assert!(lost.elapsed() >= Duration::from_millis(500), "{:?}", lost.elapsed());
+    assert_eq!(told(&client.query("ROLLBACK")), (vec![], 'I'));
     let answer = client.query("SELECT note('in vain')");
     assert_eq!(told_once(&answer), ("57P03".into(), 'I'));
     let error = answer.iter().find(|message| message.tag == 'E').unwrap();
