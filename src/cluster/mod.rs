@@ -721,6 +721,11 @@ impl Node {
         is_used && lock(&self.state).asked >= since
     }
 
+    /// Whether it has said nothing since it was asked last.
+    fn is_silent(&self) -> bool {
+        self.dies.load(Ordering::Acquire) != 0
+    }
+
     fn is_silent_until(&self, dies: Option<Instant>) {
         self.dies.store(dies.map_or(0, |dies| self.millis(dies).max(1)), Ordering::Release);
     }

@@ -585,6 +585,12 @@ impl UserPools {
             let _ = write!(detail, "; all users of the database: {taken} of {max}");
             hint = "Transactions may be too long, or pool.max_db_connections too small.";
         }
+        if self.database.is_paused() {
+            hint = "The database is paused: RESUME lets requests go on.";
+        } else if self.database.section.cluster.nodes()[choice.node].is_silent() {
+            hint = "The server does not answer. That it hangs is certain after twice monitor.timeout: pool.checkout_timeout \
+                    should be longer, so that requests are held instead.";
+        }
         let report = Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text);
         match pool.refusal() {
             Some(LeaseError::Refused(last) | LeaseError::Unreachable(last)) => {

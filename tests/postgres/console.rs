@@ -177,7 +177,7 @@ async fn what_it_does_not_know_is_an_error_and_no_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pause_waits_for_transactions_and_holds_clients_until_resume() {
-    let stand = Stand::new(|setup| setup);
+    let stand = Stand::new(|setup| setup.set("pool", "checkout_timeout", quote("1s")));
     let console = stand.lagoon.console().await;
     let (busy, idle) = (stand.client().await, stand.client().await);
     busy.simple_query("BEGIN; SELECT note('busy')").await.unwrap();
@@ -201,6 +201,14 @@ async fn pause_waits_for_transactions_and_holds_clients_until_resume() {
     assert!(ready.status == 503 && ready.body.contains(r#""status":"paused""#), "{ready:?}");
     console.simple_query("RESUME app").await.unwrap();
     tokio::time::timeout(Duration::from_secs(5), query).await.expect("the query runs").unwrap();
+    // Not for ever; and it is no matter of the pool's size.
+    console.simple_query("PAUSE app").await.unwrap();
+    let refused = idle.simple_query("SELECT note('idle')").await.unwrap_err();
+    let refused = refused.as_db_error().unwrap();
+    assert_eq!(
+        (refused.code().code(), refused.hint().unwrap_or_default().contains("paused")),
+        ("53300", true)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
