@@ -300,7 +300,7 @@ impl UserPools {
             return Ok(());
         }
         let within = self.database.section.rules.load().pool.checkout_timeout;
-        self.see_through(shown, Instant::now() + within).await
+        Box::pin(self.see_through(shown, Instant::now() + within)).await
     }
 
     /// Waits until the primary shows what a client saw on a replica, and for a primary.

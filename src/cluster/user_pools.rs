@@ -165,12 +165,7 @@ impl UserPools {
             trial.last = None;
             if let Some(choice) = found {
                 match self.lease_from(choice, home, &search, place.take()).await {
-                    // While it waited for a connection, the server has lost its place.
-                    Ok(lease) if !self.stands(choice) => {
-                        lease.give_back();
-                        continue;
-                    }
-                    Ok(lease) => match self.trusted(lease, choice) {
+                    Ok(lease) => match self.still_good(lease, choice) {
                         Some(lease) => return Ok(self.granted(lease, choice, *route)),
                         // The connection is there the next time; this time the client stays.
                         None if search.has_strayed(choice) => continue,
@@ -212,11 +207,6 @@ impl UserPools {
         choice.role == Role::Primary && !self.line.is_empty()
     }
 
-    fn stands(&self, choice: Choice) -> bool {
-        let node = &self.database.section.cluster.nodes()[choice.node];
-        choice.role == Role::Replica || node.standing() == Standing::Primary
-    }
-
     fn count(&self, search: &mut Search, home: usize) {
         let Waited { freshness, barrier } = std::mem::take(&mut search.waited);
         if freshness.is_zero() && barrier.is_zero() {
@@ -256,6 +246,16 @@ impl UserPools {
             };
             return Ok(lease);
         }
+    }
+
+    /// The lease, if nothing has happened to the choice while it was waited for.
+    fn still_good(&self, lease: Lease, choice: Choice) -> Option<Lease> {
+        let standing = self.database.section.cluster.nodes()[choice.node].standing();
+        if choice.role == Role::Primary && standing != Standing::Primary {
+            lease.give_back();
+            return None;
+        }
+        self.trusted(lease, choice)
     }
 
     /// The lease, if what was found out about its server holds for this connection; else it goes back.

@@ -58,6 +58,8 @@ fn postgresqls_own_tools_replicate_through_it() {
         on_primary(&stand, "SELECT pg_switch_wal()");
         stand.playground.primary().sql_in(DATABASE, "INSERT INTO notes (word) VALUES ('decoded')").unwrap();
         let end = on_primary(&stand, "SELECT pg_current_wal_lsn()");
+        // They look whether they have come to the end when more arrives.
+        stand.playground.primary().sql_in(DATABASE, "INSERT INTO notes (word) VALUES ('behind it')").unwrap();
         run(&stand, "pg_receivewal", &["-D", "wal", "--slot=received", "--no-loop", "--endpos", &end]);
         assert!(fs::read_dir(folder.join("wal")).unwrap().count() > 0, "no WAL was received");
         let decoded = run(
