@@ -96,12 +96,12 @@ fn names_setting(effects: Effects, text: &[u8]) -> bool {
 
 impl Session {
     fn reading(&self) -> Reading {
-        if self.pins.change_meanings() { Reading::Apart } else { self.reading }
+        if self.tenure.pins.change_meanings() { Reading::Apart } else { self.reading }
     }
 
     /// Nothing of a transaction's holds any longer, unless the server has yet to be asked what does.
     pub(super) fn may_read_as_others(&mut self) {
-        if self.replies.is_empty() && self.hidden.is_none() && !self.transaction.is_open() {
+        if self.replies.is_empty() && self.tenure.hidden.is_none() && !self.transaction.is_open() {
             self.reading = Reading::Common;
         }
     }

@@ -333,7 +333,7 @@ impl Session {
     /// Ahead of the first request of a transaction: its BEGIN.
     pub(super) fn begin_deferred(&mut self, deferred: Box<Deferred>, held: &mut Held<'_>, edits: &mut Edits) {
         held.state.statements.set_unnamed(None);
-        self.may_be_in_block = true;
+        self.tenure.may_be_in_block = true;
         for text in std::iter::once(&deferred.text).chain(&deferred.repeated) {
             edits.insert(|out| frontend::write_query(out, text));
             self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));

@@ -70,7 +70,7 @@ impl Session {
 
     /// Whether what this text changes may be remembered until its transaction is over, too.
     fn may_remember(&self, text: &[u8]) -> bool {
-        let completed = self.completed.as_ref().map_or(0, |completed| completed.weight());
+        let completed = self.tenure.completed.as_ref().map_or(0, |completed| completed.weight());
         self.replies.weight() + completed + text.len() < MAX_REMEMBERED
     }
 
@@ -103,12 +103,12 @@ impl Session {
             edits.vacated = effect::vacated(text()).map(String::into_boxed_str);
             edits.events.vacates |= edits.vacated.is_some();
         }
-        self.doubts_pins |= !self.pins.is_empty() && may_end_state(statement);
+        self.tenure.doubts_pins |= !self.tenure.pins.is_empty() && may_end_state(statement);
         // A temporary relation is seen by its own session alone, which is pinned: nobody else's names change their meaning.
         let is_private = statement.effects.any(Effects::TEMPORARY) && statement.statements == 1;
         self.ddl |= statement.effects.any(Effects::DDL) && !is_private;
         self.unknown_name |= matches!(statement.reason, Reason::UnknownFunction | Reason::UnknownRelation);
-        self.may_be_in_block |=
+        self.tenure.may_be_in_block |=
             statement.transaction.is_some() || (statement.statements > 1 && statement.access != Access::Read);
         let stake = Stake::of(statement);
         self.replies.risk(if held.role == Role::Replica { stake.on_replica() } else { stake });
@@ -155,7 +155,7 @@ impl Session {
         self.pin(causes.without(Effects::SEQUENCE));
         if effects.any(Effects::UNKNOWN) && self.mode != PoolMode::Session {
             // Whatever can be found out is asked for; what cannot does not reach anybody else.
-            self.is_soiled = true;
+            self.tenure.is_soiled = true;
             self.pin_by(Pins::all_checkable());
         }
     }
@@ -164,7 +164,7 @@ impl Session {
         if held.role != Role::Primary {
             return;
         }
-        self.wrote = true;
+        self.tenure.wrote = true;
         self.replies.risk(Stake::WORK);
         let now = world.now;
         self.recall(|history| history.wrote(now));
@@ -176,9 +176,9 @@ impl Session {
     }
 
     fn pin_by(&mut self, causes: Pins) {
-        self.pins = self.pins.with(causes);
-        self.fresh_pins = self.fresh_pins.with(causes);
-        self.doubts_pins = true;
+        self.tenure.pins = self.tenure.pins.with(causes);
+        self.tenure.fresh_pins = self.tenure.fresh_pins.with(causes);
+        self.tenure.doubts_pins = true;
     }
 
     pub(super) fn pin(&mut self, effects: Effects) {

@@ -123,7 +123,7 @@ impl Session {
 
     /// Whether an earlier batch or Query that is not answered may turn out to have aborted a transaction block.
     fn may_fail_before(&self) -> bool {
-        (self.transaction.is_open() || self.may_be_in_block) && self.replies.ready_owed() > 0
+        (self.transaction.is_open() || self.tenure.may_be_in_block) && self.replies.ready_owed() > 0
     }
 
     /// What the Parse at the head of the input prepares: as it was routed, unless the catalog or the settings have changed
@@ -144,10 +144,10 @@ impl Session {
     /// The client's name is taken. The server shall say so itself, in its own words and with its own consequences for the
     /// transaction: it is given an empty statement of that name first, which is closed after the Sync.
     fn duplicate(&mut self, span: Span<FrontendTag>, parse: Parse<'_>, edits: &mut Edits) -> Flow {
-        if self.stray.is_none() {
+        if self.tenure.stray.is_none() {
             edits.insert(|out| Parse::write(out, parse.name, b"", b"\0\0"));
             self.replies.push(Request::Parse, Action::Swallow, None);
-            self.stray = Some(Box::new(parse.name.into()));
+            self.tenure.stray = Some(Box::new(parse.name.into()));
         }
         self.replies.push(Request::Parse, Action::Forward, None);
         edits.forward(span.have());
@@ -188,7 +188,7 @@ impl Session {
             // The server may know it, by an SQL-level PREPARE.
             None => self.replies.risk(Stake::WORK),
         }
-        if let (None, Some(portals)) = (&named, &mut self.portals) {
+        if let (None, Some(portals)) = (&named, &mut self.tenure.portals) {
             portals.remove(bind.portal);
         }
         self.replies.push(Request::Bind, Action::Forward, None);
@@ -292,7 +292,7 @@ impl Session {
 
     pub(super) fn execute(&mut self, span: Span<FrontendTag>, bytes: &[u8], edits: &mut Edits) -> Flow {
         let portal = frontend::executed_portal(span.body(bytes)).unwrap_or_default();
-        let effect = self.portals.as_ref().and_then(|portals| portals.get(portal));
+        let effect = self.tenure.portals.as_ref().and_then(|portals| portals.get(portal));
         let then = match effect.map(|effect| (effect.statement.clone(), effect.prepared.clone())) {
             Some((statement, prepared)) => self.consequence(&statement, &prepared.text),
             None => None,
@@ -357,14 +357,14 @@ impl Session {
         if has_consequence(&named.statement) {
             let effect =
                 PortalEffect { prepared: named.prepared.clone(), statement: named.statement.clone() };
-            let portals = self.portals.get_or_insert_default();
+            let portals = self.tenure.portals.get_or_insert_default();
             portals.insert(portal.into(), effect);
             if portals.len() > MAX_PORTALS {
                 // No honest client comes here; which settings these portals change is no longer followed.
                 portals.clear();
                 self.pin(Effects::HIDDEN_SETTINGS);
             }
-        } else if let Some(portals) = &mut self.portals {
+        } else if let Some(portals) = &mut self.tenure.portals {
             portals.remove(portal);
         }
     }

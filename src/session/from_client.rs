@@ -26,7 +26,7 @@ impl Session {
                 self.copy_message(span, edits)
             }
             // A server in copy-in mode ignores these two; what it ignores is not counted.
-            FrontendTag::SYNC | FrontendTag::FLUSH if self.copy == Copy::In => {
+            FrontendTag::SYNC | FrontendTag::FLUSH if self.tenure.copy == Copy::In => {
                 edits.forward(span.have());
                 Flow::Done
             }
@@ -39,7 +39,7 @@ impl Session {
             | FrontendTag::EXECUTE
             | FrontendTag::CLOSE
             | FrontendTag::FUNCTION_CALL => {
-                if self.copy == Copy::In {
+                if self.tenure.copy == Copy::In {
                     let text = format!("unexpected message type {:?} during COPY from stdin", span.tag());
                     return Flow::Stop(fatal(Report::protocol(text)));
                 }
@@ -56,20 +56,20 @@ impl Session {
     /// ignore it, so it is dropped here and never reaches whoever has that server next), or from one that did not wait for
     /// CopyInResponse: as long as an answer is outstanding that may be one, the data waits for it.
     fn copy_message(&mut self, span: Span<FrontendTag>, edits: &mut Edits) -> Flow {
-        if self.copy != Copy::In {
+        if self.tenure.copy != Copy::In {
             if !self.replies.may_begin_copy() {
-                self.copy = Copy::None;
+                self.tenure.copy = Copy::None;
                 return self.skip(span, edits);
             }
-            if self.copy == Copy::None && self.batch == Batch::Open {
+            if self.tenure.copy == Copy::None && self.batch == Batch::Open {
                 // What will end the batch may stand behind these data: the server shall not wait for it with its answer.
                 edits.insert(frontend::write_flush);
             }
-            self.copy = Copy::Awaited;
+            self.tenure.copy = Copy::Awaited;
             return Flow::Stop(Want::Input);
         }
         if span.tag() != FrontendTag::COPY_DATA {
-            self.copy = Copy::None;
+            self.tenure.copy = Copy::None;
         }
         edits.forward(span.have());
         Flow::Done
@@ -93,7 +93,7 @@ impl Session {
         }
         self.replies.push(Request::Sync, Action::Forward, None);
         edits.forward(span.have());
-        if let Some(stray) = self.stray.take() {
+        if let Some(stray) = self.tenure.stray.take() {
             edits.insert(|out| {
                 frontend::write_close_statement(out, &stray);
                 frontend::write_sync(out);
@@ -120,10 +120,10 @@ impl Session {
         if let Some(flow) = self.stop_short(span, bytes, held, world, edits) {
             return flow;
         }
-        self.routed = false;
+        self.tenure.routed = false;
         let unnamed = self.unnamed_in(span, bytes, world);
         self.transaction.request(world.now);
-        self.asked.get_or_insert(world.now);
+        self.tenure.asked.get_or_insert(world.now);
         self.follow(held, world.now);
         if self.batch == Batch::Idle
             && let Some(want) = self.restore_settings(held, edits)
@@ -135,7 +135,7 @@ impl Session {
             self.stays_with_portal(span, bytes);
         }
         if self.is_asking_isolation() {
-            self.routed = true;
+            self.tenure.routed = true;
             return Flow::Stop(Want::Input);
         }
         self.look_ahead(span, bytes, world);
@@ -155,7 +155,7 @@ impl Session {
         if let Some(want) = missing(span, bytes, world.max_message) {
             return Some(Flow::Stop(want));
         }
-        if !self.routed {
+        if !self.tenure.routed {
             // What was made of it before may have been made by another catalog.
             self.head = None;
         }
@@ -213,12 +213,12 @@ impl Session {
         world: &mut World<'_>,
         edits: &mut Edits,
     ) -> Option<Flow> {
-        if self.routed && self.is_misplaced(span, held, world) {
-            self.routed = false;
+        if self.tenure.routed && self.is_misplaced(span, held, world) {
+            self.tenure.routed = false;
             if self.may_return() {
                 return Some(Flow::Stop(Want::Return));
             }
-            self.routed = true;
+            self.tenure.routed = true;
         }
         if self.is_restoring() || self.must_wait(span.tag(), held) || !self.has_room(edits) {
             return Some(Flow::Stop(Want::Input));
@@ -228,7 +228,7 @@ impl Session {
         {
             return Some(flow);
         }
-        if self.routed || self.is_bound() {
+        if self.tenure.routed || self.is_bound() {
             return None;
         }
         // Earlier requests of the same client are still unanswered. One that their server may serve follows at once;
@@ -256,7 +256,7 @@ impl Session {
 
     /// Whether the server is not the client's yet.
     fn is_restoring(&self) -> bool {
-        match self.restoring {
+        match self.tenure.restoring {
             Restoring::Held(_) | Restoring::Failed(_) => true,
             // The answer is not over yet: what is to be done next is not for now, and nothing else is.
             Restoring::Refused => !self.replies.is_empty(),
@@ -340,7 +340,7 @@ impl Session {
         // After a RESET the server's settings are not the client's, and are put right when nothing is outstanding.
         let is_out_of_step = self.settings != held.state.settings;
         // What is not really there shall not keep a write on a replica: the server has been asked.
-        let may_be_set_free = held.role == Role::Replica && !self.pins.is_empty();
+        let may_be_set_free = held.role == Role::Replica && !self.tenure.pins.is_empty();
         let hangs_on_names = !matches!(tag, FrontendTag::QUERY | FrontendTag::FUNCTION_CALL);
         is_out_of_step
             || may_be_set_free
@@ -424,7 +424,7 @@ impl Session {
 
     /// Sends answers of ours that nothing of the server's comes before.
     fn answer_at_once(&mut self, edits: &mut Edits) {
-        if !self.server.at_boundary() {
+        if !self.tenure.server.at_boundary() {
             return;
         }
         while let Some(reply) = self.replies.pop_synthetic() {

@@ -17,7 +17,7 @@ impl Session {
     ) -> Flow {
         let tag = span.tag();
         let swallows = self.replies.front().is_some_and(|reply| reply.action == Action::Swallow);
-        self.server_part = if swallows { Passing::Skip } else { Passing::Forward };
+        self.tenure.server_part = if swallows { Passing::Skip } else { Passing::Forward };
         if !swallows && matches!(tag, BackendTag::DATA_ROW | BackendTag::COPY_DATA) {
             // What most messages are.
             edits.forward(span.have());
@@ -70,11 +70,11 @@ impl Session {
             BackendTag::NOTIFICATION_RESPONSE => {
                 // The shared listener hears it, too.
                 let is_heard = backend::channel(body).is_some_and(|channel| self.channels.has(channel));
-                self.server_part = if is_heard { Passing::Skip } else { Passing::Forward };
+                self.tenure.server_part = if is_heard { Passing::Skip } else { Passing::Forward };
             }
             _ => self.answered(tag, body, held, edits),
         }
-        pass(edits, self.server_part, span.have());
+        pass(edits, self.tenure.server_part, span.have());
         Flow::Done
     }
 
@@ -99,20 +99,20 @@ impl Session {
     /// What a client that listens is to be told before this ReadyForQuery. PostgreSQL tells what a transaction notified
     /// itself, and what came while it ran, before that.
     fn tidings(&mut self, body: &[u8]) -> Option<Tidings> {
-        if self.channels.is_empty() || std::mem::take(&mut self.is_told) {
+        if self.channels.is_empty() || std::mem::take(&mut self.tenure.is_told) {
             return None;
         }
         let is_over = TransactionStatus::new(body) == Some(TransactionStatus::Idle);
-        is_over.then_some(if self.wrote { Tidings::Own } else { Tidings::Arrived })
+        is_over.then_some(if self.tenure.wrote { Tidings::Own } else { Tidings::Arrived })
     }
 
     /// A message that may end an answer.
     fn answered(&mut self, tag: BackendTag, body: &[u8], held: &mut Held<'_>, edits: &mut Edits) {
         // What we asked for ourselves changes nothing that the client did.
-        if tag == BackendTag::COMMAND_COMPLETE && self.server_part == Passing::Forward {
+        if tag == BackendTag::COMMAND_COMPLETE && self.tenure.server_part == Passing::Forward {
             match backend::command_tag(body) {
-                Some(b"ROLLBACK") => self.outcome = self.outcome.and(Outcome::RolledBack),
-                Some(b"COMMIT") => self.outcome = self.outcome.and(Outcome::Committed),
+                Some(b"ROLLBACK") => self.tenure.outcome = self.tenure.outcome.and(Outcome::RolledBack),
+                Some(b"COMMIT") => self.tenure.outcome = self.tenure.outcome.and(Outcome::Committed),
                 // The rest of its text may fail; that brings nothing back.
                 Some(b"DEALLOCATE ALL") => self.deallocate_all(held),
                 _ => {}
@@ -124,7 +124,7 @@ impl Session {
         match *then {
             // No ROLLBACK brings a name back.
             then if then.outlives_rollback() => self.succeed(then, held),
-            then => self.completed.get_or_insert_default().push(then),
+            then => self.tenure.completed.get_or_insert_default().push(then),
         }
     }
 
@@ -141,13 +141,13 @@ impl Session {
         else {
             return Flow::Stop(fatal(broken_server("ReadyForQuery that nobody asked for")));
         };
-        pass(edits, self.server_part, span.have());
+        pass(edits, self.tenure.server_part, span.have());
         if reply.action == Action::Swallow {
-            match &self.restoring {
+            match &self.tenure.restoring {
                 Restoring::Failed(report) => return Flow::Stop(fatal(Report::clone(report))),
                 Restoring::Sent | Restoring::Held(_) if reply.then.is_none() => {
                     self.settings.prove();
-                    self.restoring = Restoring::No;
+                    self.tenure.restoring = Restoring::No;
                 }
                 _ => {}
             }
@@ -155,8 +155,8 @@ impl Session {
                 self.leave_at_last(held, now);
             }
             self.may_read_as_others();
-            if self.replies.is_empty() && !self.routed && !self.transaction.is_open() {
-                self.asked = None;
+            if self.replies.is_empty() && !self.tenure.routed && !self.transaction.is_open() {
+                self.tenure.asked = None;
                 self.transaction.ready(TransactionStatus::Idle);
             }
             return Flow::Done;
@@ -166,13 +166,13 @@ impl Session {
         edits.events.answered += 1;
         reply.reason.into_iter().for_each(|reason| edits.events.ran.add(reason));
         edits.events.unknown_name |= std::mem::take(&mut self.unknown_name);
-        if self.wrote {
+        if self.tenure.wrote {
             self.recall(|history| history.wrote(now));
         }
         self.follow(held, now);
         self.own.tell_others(now, status == TransactionStatus::Idle && self.replies.is_empty());
         if self.replies.is_empty()
-            && let Some(asked) = self.asked.take()
+            && let Some(asked) = self.tenure.asked.take()
         {
             edits.events.query_time = Some(now.saturating_duration_since(asked));
         }
@@ -181,12 +181,12 @@ impl Session {
         }
         if status == TransactionStatus::Idle {
             self.may_read_as_others();
-            self.kept_pins = self.pins;
+            self.tenure.kept_pins = self.tenure.pins;
             edits.events.ddl |= std::mem::take(&mut self.ddl);
-            self.wrote &= !self.replies.is_empty();
+            self.tenure.wrote &= !self.replies.is_empty();
             if self.replies.is_empty() && self.batch == Batch::Idle {
-                self.portals = None;
-                self.may_be_in_block = false;
+                self.tenure.portals = None;
+                self.tenure.may_be_in_block = false;
             }
         } else if self.mode == PoolMode::Statement {
             return Flow::Stop(fatal(no_blocks_in_statement_mode()));
@@ -205,8 +205,8 @@ impl Session {
             (Some(Then::Asked(Question::State(pins))), Some(answer)) => {
                 // What was sent behind the question is not refuted by its answer.
                 let refuted = pins.refuted(&answer);
-                self.pins = self.pins.without(refuted).with(self.fresh_pins);
-                self.kept_pins = self.kept_pins.without(refuted);
+                self.tenure.pins = self.tenure.pins.without(refuted).with(self.tenure.fresh_pins);
+                self.tenure.kept_pins = self.tenure.kept_pins.without(refuted);
             }
             (Some(Then::Asked(Question::Settings(names))), Some(answer)) if names.len() == answer.len() => {
                 let known = names.iter().zip(answer).try_for_each(|(name, value)| {
@@ -233,8 +233,8 @@ impl Session {
 
     /// ReadyForQuery: what the statements since the last one lead to.
     fn settle(&mut self, then: Option<Box<Then>>, status: TransactionStatus, held: &mut Held<'_>) {
-        let outcome = std::mem::replace(&mut self.outcome, Outcome::Fine);
-        let completed = self.completed.take();
+        let outcome = std::mem::replace(&mut self.tenure.outcome, Outcome::Fine);
+        let completed = self.tenure.completed.take();
         let mut completed = completed.map_or_else(Vec::new, |completed| completed.into_thens());
         completed.extend(then.map(|then| *then));
         let is_over = status == TransactionStatus::Idle;
@@ -304,7 +304,7 @@ impl Session {
 
     /// What these settings are now, only the server knows: it is asked when the transaction is over.
     fn doubt_settings(&mut self, completed: &[Then], held: &Held<'_>) {
-        let hidden = self.hidden.get_or_insert_default();
+        let hidden = self.tenure.hidden.get_or_insert_default();
         hidden.extend(self.transaction.names_before().cloned());
         hidden.extend(self.settings.names().chain(held.state.settings.names()).cloned());
         let changes = completed.iter().filter_map(|then| match then {
@@ -337,7 +337,7 @@ impl Session {
                         continue;
                     }
                     if let SettingChange::Hidden { name } = change {
-                        self.hidden.get_or_insert_default().insert(name.clone());
+                        self.tenure.hidden.get_or_insert_default().insert(name.clone());
                         continue;
                     }
                     // RESET takes the server to its own default, and the client to what it asked for when it connected.
@@ -370,10 +370,10 @@ impl Session {
                 self.settings = self.base.clone();
                 self.channels.clear();
                 self.own.reset_all();
-                self.completed = None;
-                self.pins = self.pins.beyond_discard();
-                self.kept_pins = self.kept_pins.beyond_discard();
-                self.hidden = None;
+                self.tenure.completed = None;
+                self.tenure.pins = self.tenure.pins.beyond_discard();
+                self.tenure.kept_pins = self.tenure.kept_pins.beyond_discard();
+                self.tenure.hidden = None;
             }
             // Those of a text's UNLISTEN were dealt with before, DEALLOCATE ALL when its own tag came.
             Then::Unlistened(..)
@@ -406,7 +406,7 @@ impl Session {
 
     fn notice(&mut self, body: &[u8]) {
         let fields = Fields::new(body);
-        self.server_part = match fields.is_farewell() {
+        self.tenure.server_part = match fields.is_farewell() {
             true => {
                 self.last_words = Some(Box::new(server_report(&fields)));
                 Passing::Skip
@@ -420,7 +420,7 @@ impl Session {
         let fields = Fields::new(body);
         if fields.is_fatal() {
             // The connection is about to end; the client hears of it when it is known what that means for it.
-            self.server_part = Passing::Skip;
+            self.tenure.server_part = Passing::Skip;
             self.last_words = Some(Box::new(server_report(&fields)));
             return;
         }
@@ -429,7 +429,7 @@ impl Session {
         {
             match then.as_deref() {
                 None | Some(Then::Began | Then::Emptied) => {
-                    self.restoring = match self.restoring {
+                    self.tenure.restoring = match self.tenure.restoring {
                         Restoring::Held(Chance::First) => Restoring::Refused,
                         _ => Restoring::Failed(Box::new(unrestorable(&fields))),
                     }
@@ -446,9 +446,9 @@ impl Session {
                         held.state.sql_statements.insert(name.clone(), text.clone());
                     }
                     Then::Asked(Question::Settings(names)) => {
-                        self.hidden.get_or_insert_default().extend(names.iter().cloned());
+                        self.tenure.hidden.get_or_insert_default().extend(names.iter().cloned());
                     }
-                    Then::Asked(Question::State(_)) => self.doubts_pins = true,
+                    Then::Asked(Question::State(_)) => self.tenure.doubts_pins = true,
                     _ => {}
                 },
                 Some(Then::Asked(Question::Settings(_))) => self.pin(Effects::HIDDEN_SETTINGS),
@@ -456,11 +456,11 @@ impl Session {
             }
             return;
         }
-        self.server_part = Passing::Forward;
+        self.tenure.server_part = Passing::Forward;
         if !self.replies.is_empty() {
-            self.outcome = self.outcome.and(Outcome::Failed);
+            self.tenure.outcome = self.tenure.outcome.and(Outcome::Failed);
         }
-        self.copy = Copy::None;
+        self.tenure.copy = Copy::None;
         if replay::is_outdated(&fields) && !self.is_muted() {
             // DDL went past us. Texts prepared from now on are new ones.
             self.ddl = true;
@@ -490,7 +490,7 @@ impl Session {
                 let then = Then::Kept { put, name: Some(Renamed { before: None, ..renamed }) };
                 self.undo(Some(Box::new(then)), Some(held));
             }
-            Some(Then::Deallocated(name)) => self.stray = Some(Box::new(name.to_vec())),
+            Some(Then::Deallocated(name)) => self.tenure.stray = Some(Box::new(name.to_vec())),
             then => self.undo(then.map(Box::new), Some(held)),
         }
     }
@@ -553,14 +553,14 @@ impl Session {
         held.state.report(name, value);
         // Which server it is on is not the client's business: to a client, pglagoon is never in recovery.
         if name == "in_hot_standby" {
-            self.server_part = Passing::Skip;
+            self.tenure.server_part = Passing::Skip;
         }
         // A RESET takes the client back to what it asked for when it connected, not to what this server was given.
         let front = self.replies.front();
         let is_reset = front.and_then(|reply| reply.then.as_deref()).is_some_and(Then::is_reset)
             || self.has_completed_reset();
         if is_reset && let Some(Value::Text(base)) = self.base.value(&name.to_ascii_lowercase()) {
-            self.server_part = Passing::Skip;
+            self.tenure.server_part = Passing::Skip;
             edits.insert(|out| backend::write_parameter_status(out, name, base));
         }
     }
@@ -571,7 +571,7 @@ impl Session {
     }
 
     fn has_completed_reset(&self) -> bool {
-        self.completed.as_ref().is_some_and(|completed| completed.has_resets())
+        self.tenure.completed.as_ref().is_some_and(|completed| completed.has_resets())
     }
 
     fn begin_copy_in(&mut self) -> bool {
@@ -579,7 +579,7 @@ impl Session {
             // The Sync behind the Execute, if it was sent, is ignored: the client will send another.
             self.batch = Batch::Open;
         }
-        self.copy = Copy::In;
+        self.tenure.copy = Copy::In;
         self.replies.copy_in_began()
     }
 

@@ -15,13 +15,13 @@ impl Session {
         match (held, shared) {
             (None, shared) => {
                 self.history = shared.unwrap_or(self.history);
-                self.has_outrun = false;
+                self.tenure.has_outrun = false;
             }
             (Some(_), None) => {}
-            (Some(_), Some(_)) if self.routed || self.is_bound() => {}
+            (Some(_), Some(_)) if self.tenure.routed || self.is_bound() => {}
             (Some(held), Some(shared)) => {
                 let is_its_own = shared.shown().is_some_and(|shown| shown.node == held.node);
-                self.has_outrun |= shared != self.history && !is_its_own;
+                self.tenure.has_outrun |= shared != self.history && !is_its_own;
                 self.history = shared;
             }
         }
@@ -53,7 +53,7 @@ impl Session {
     pub(super) fn recall(&mut self, change: impl Fn(&mut History)) {
         let before = self.history;
         change(&mut self.history);
-        self.has_outrun |= self.history != before;
+        self.tenure.has_outrun |= self.history != before;
         if let Some(shared) = self.own.shared() {
             scope::change(shared, change);
         }
@@ -61,7 +61,7 @@ impl Session {
 
     /// A request goes to the server that is held, or its answer has come from there.
     pub(super) fn follow(&mut self, held: &Held<'_>, now: Instant) {
-        if held.role == Role::Replica && self.has_outrun {
+        if held.role == Role::Replica && self.tenure.has_outrun {
             return self.recall(|history| history.lost_track(now));
         }
         match self.own.shared() {

@@ -22,7 +22,7 @@ impl Session {
             return None;
         }
         let has_begun = self.deferred.is_none()
-            && (self.transaction.is_open() || self.may_be_in_block || self.batch == Batch::Open);
+            && (self.transaction.is_open() || self.tenure.may_be_in_block || self.batch == Batch::Open);
         match key {
             Some(key) if has_begun => {
                 let level = self.own.consistency().unwrap_or(world.level);

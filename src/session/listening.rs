@@ -164,7 +164,9 @@ impl Session {
                     false => self.refuse(span, too_many_channels(), None, edits),
                 }
             }
-            Heed::Here(change) if self.channels.loses_by(&change) && !std::mem::take(&mut self.is_told) => {
+            Heed::Here(change)
+                if self.channels.loses_by(&change) && !std::mem::take(&mut self.tenure.is_told) =>
+            {
                 Flow::Stop(Want::Tell(Tidings::Own))
             }
             Heed::Here(change) => {

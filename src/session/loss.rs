@@ -45,7 +45,9 @@ impl Session {
     pub fn on_server_lost(&mut self, why: &str, edits: &mut Edits) -> Want {
         edits.clear();
         let cause = Cause { why, words: self.last_words.take() };
-        let is_cut = !self.server.at_boundary() && self.server_part == Passing::Forward && !self.is_muted();
+        let is_cut = !self.tenure.server.at_boundary()
+            && self.tenure.server_part == Passing::Forward
+            && !self.is_muted();
         let status = self.status_at_server();
         let lost = self.losses(status);
         let lost_state = self.lost_state();
@@ -97,8 +99,8 @@ impl Session {
         let (mut stakes, open) = self.replies.stakes();
         stakes.push(open);
         let is_first_told =
-            self.outcome == Outcome::Failed || self.batch == Batch::Failed && stakes.len() == 1;
-        if self.copy == Copy::In {
+            self.tenure.outcome == Outcome::Failed || self.batch == Batch::Failed && stakes.len() == 1;
+        if self.tenure.copy == Copy::In {
             stakes[0] = stakes[0].waiting_for_copy();
         }
         let has_block = status != TransactionStatus::Idle || stakes[0].any(Stake::BEGINS);
@@ -121,11 +123,11 @@ impl Session {
         }
         let asked = |reply: &Reply| matches!(reply.then.as_deref(), Some(Then::Asked(Question::Settings(_))));
         // What changed in a transaction that was lost is what it was before.
-        let has_hidden = self.hidden.is_some() && !self.transaction.is_open();
+        let has_hidden = self.tenure.hidden.is_some() && !self.transaction.is_open();
         if has_hidden || self.replies.any(asked) {
             return Some("settings that it had not told yet".into());
         }
-        let labels: Vec<&str> = self.kept_pins.reasons().map(|reason| reason.label).collect();
+        let labels: Vec<&str> = self.tenure.kept_pins.reasons().map(|reason| reason.label).collect();
         (!labels.is_empty()).then(|| format!("state of its session ({})", labels.join(", ")))
     }
 

@@ -62,8 +62,8 @@ impl Session {
     pub fn is_portable(&self) -> bool {
         self.is_between_requests()
             && self.deferred.is_none()
-            && self.pins.is_empty()
-            && self.hidden.is_none()
+            && self.tenure.pins.is_empty()
+            && self.tenure.hidden.is_none()
             && self.channels.is_empty()
             && !self.is_muted()
     }
@@ -73,7 +73,7 @@ impl Session {
         if self.mode == PoolMode::Session {
             return Some("session mode");
         }
-        let pin = self.pins.reasons().next().map(|reason| reason.label);
+        let pin = self.tenure.pins.reasons().next().map(|reason| reason.label);
         pin.or((!self.channels.is_empty()).then_some("it listens"))
     }
 

@@ -288,8 +288,9 @@ enum Batch {
 }
 
 /// Which way COPY data flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Copy {
+    #[default]
     None,
     /// The client has sent data before the server has asked for any.
     Awaited,
@@ -298,8 +299,9 @@ enum Copy {
 }
 
 /// What becomes of the rest of a message whose head has been dealt with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Passing {
+    #[default]
     Forward,
     Skip,
 }
@@ -323,8 +325,9 @@ enum Pace {
 }
 
 /// How things went since the last ReadyForQuery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Outcome {
+    #[default]
     Fine,
     Failed,
     /// A COMMIT completed.
@@ -346,8 +349,9 @@ impl Outcome {
 }
 
 /// Whether the client's settings are being put back on the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 enum Restoring {
+    #[default]
     No,
     /// The answer is awaited; requests may follow at once.
     Sent,
@@ -414,8 +418,6 @@ pub struct Session {
     reading: Reading,
     client: Scanner<FrontendTag>,
     client_part: Passing,
-    server: Scanner<BackendTag>,
-    server_part: Passing,
     transaction: Transaction,
     /// The BEGIN that no server has seen yet.
     deferred: Option<Box<Deferred>>,
@@ -424,30 +426,14 @@ pub struct Session {
     replies: ReplyQueue,
     batch: Batch,
     pace: Pace,
-    copy: Copy,
-    outcome: Outcome,
-    restoring: Restoring,
-    pins: Pins,
-    /// Those that have come since the server was last asked.
-    fresh_pins: Pins,
-    /// Those that do not end with the transaction that is under way.
-    kept_pins: Pins,
+    tenure: Tenure,
     own: Own,
-    /// The server shall be asked whether the state that pins is still there.
-    doubts_pins: bool,
-    /// Something ran that may have left anything behind: the connection is reset before anybody else has it.
-    is_soiled: bool,
     /// A server was met that reads texts otherwise than the lexer by its own default: nothing that is proven of one holds.
     is_misread: bool,
-    /// Settings that the server shall be asked for.
-    #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
-    hidden: Option<Box<BTreeSet<String>>>,
     /// What is heard by the shared listener.
     channels: Channels,
     hearing: Hearing,
     history: History,
-    /// The client has seen, since its server was granted, what that one may not show.
-    has_outrun: bool,
     statements: Option<Box<ClientStatements>>,
     /// What SQL PREPARE made.
     sql_statements: SqlStatements,
@@ -455,34 +441,59 @@ pub struct Session {
     executes: Effects,
     /// It may have drawn from sequences.
     has_drawn: bool,
-    /// It was told its notifications, so that ReadyForQuery, or the answer to its UNLISTEN, may follow.
-    is_told: bool,
-    #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
-    portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
-    /// Consequences of statements that have completed and count from the next ReadyForQuery.
-    completed: Option<Box<Completed>>,
     /// What the request at the head of the input runs or prepares, classified when it was routed.
     head: Option<Head>,
-    /// The request at the head of the input is the one that the lease was taken for.
-    routed: bool,
-    /// Something that may write ran in this transaction.
-    wrote: bool,
     /// DDL ran in this transaction.
     ddl: bool,
     /// A statement named something that the catalog snapshot does not know.
     unknown_name: bool,
+    /// The server said why it is about to close the connection.
+    last_words: Option<Box<Report>>,
+    /// The requests that could be sent again elsewhere.
+    replay: Replay,
+}
+
+/// What a session knows of the server connection that it has; forgotten as a whole when that is lost.
+#[derive(Debug, Default)]
+struct Tenure {
+    server: Scanner<BackendTag>,
+    server_part: Passing,
+    copy: Copy,
+    outcome: Outcome,
+    restoring: Restoring,
+    /// What binds the session to this connection.
+    pins: Pins,
+    /// Those pins that have come since the server was last asked.
+    fresh_pins: Pins,
+    /// Those that do not end with the transaction that is under way.
+    kept_pins: Pins,
+    /// The server shall be asked whether the state that pins is still there.
+    doubts_pins: bool,
+    /// Something ran that may have left anything behind: the connection is reset before anybody else has it.
+    is_soiled: bool,
+    /// The client has seen, since its server was granted, what that one may not show.
+    has_outrun: bool,
+    /// The client was told its notifications, so that ReadyForQuery, or the answer to its UNLISTEN, may follow.
+    is_told: bool,
+    /// The request at the head of the input is the one that the lease was taken for.
+    routed: bool,
+    /// Something that may write ran in this transaction.
+    wrote: bool,
     /// A transaction block may have been begun by what was sent since the server was last idle: what follows must not
     /// run outside it if the server is lost.
     may_be_in_block: bool,
     /// When the oldest unanswered request was seen.
     asked: Option<Instant>,
+    /// Settings that the server shall be asked for.
+    #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
+    hidden: Option<Box<BTreeSet<String>>>,
+    #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
+    portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
+    /// Consequences of statements that have completed and count from the next ReadyForQuery.
+    completed: Option<Box<Completed>>,
     /// A statement that stands on the server under the client's own name, to be closed after the next Sync.
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
     stray: Option<Box<Vec<u8>>>,
-    /// The server said why it is about to close the connection.
-    last_words: Option<Box<Report>>,
-    /// The requests that could be sent again elsewhere.
-    replay: Replay,
 }
 
 impl Session {
@@ -496,44 +507,25 @@ impl Session {
             reading: Reading::Common,
             client: Scanner::default(),
             client_part: Passing::Forward,
-            server: Scanner::default(),
-            server_part: Passing::Forward,
             transaction: Transaction::default(),
             deferred: None,
             promotable: None,
             replies: ReplyQueue::default(),
             batch: Batch::Idle,
             pace: Pace::OneByOne,
-            copy: Copy::None,
-            outcome: Outcome::Fine,
-            restoring: Restoring::No,
-            pins: Pins::default(),
-            fresh_pins: Pins::default(),
-            kept_pins: Pins::default(),
+            tenure: Tenure::default(),
             own,
-            doubts_pins: false,
-            is_soiled: false,
             is_misread: false,
-            hidden: None,
             channels: Channels::default(),
             hearing: Hearing::Shared,
             history: History::default(),
-            has_outrun: false,
             statements: None,
             sql_statements: SqlStatements::default(),
             executes: Effects::NONE,
             has_drawn: false,
-            is_told: false,
-            portals: None,
-            completed: None,
             head: None,
-            routed: false,
-            wrote: false,
             ddl: false,
             unknown_name: false,
-            may_be_in_block: false,
-            asked: None,
-            stray: None,
             last_words: None,
             replay: Replay::Nothing,
         };
@@ -621,8 +613,8 @@ impl Session {
 
     /// The relay has the server connection that was wanted; `on_client` follows with the same bytes.
     pub fn on_leased(&mut self) {
-        self.routed = true;
-        self.is_soiled = false;
+        self.tenure.routed = true;
+        self.tenure.is_soiled = false;
         self.hearing = Hearing::Shared;
     }
 
@@ -635,7 +627,7 @@ impl Session {
     pub fn on_lease_failed(&mut self, input: &[u8], report: &Report, edits: &mut Edits) -> Want {
         edits.clear();
         self.head = None;
-        self.asked = None;
+        self.tenure.asked = None;
         self.hearing = Hearing::Shared;
         self.replay = Replay::Nothing;
         report.write(&mut edits.reply, Severity::Error);
@@ -684,25 +676,25 @@ impl Session {
     ) -> Want {
         loop {
             let rest = &input[edits.consumed()..];
-            if self.server.at_boundary() {
+            if self.tenure.server.at_boundary() {
                 if !self.may_pass_on(rest, edits) {
                     return Want::Input;
                 }
                 self.fabricate(edits);
             }
-            let step = match self.server.step(rest) {
+            let step = match self.tenure.server.step(rest) {
                 Ok(step) => step,
                 Err(error) => return fatal(broken_server(&error.to_string())),
             };
             match step {
                 Step::Need => break,
-                Step::Rest(n) => pass(edits, self.server_part, n),
+                Step::Rest(n) => pass(edits, self.tenure.server_part, n),
                 Step::Message(span) => match self.server_message(span, rest, held, registry, now, edits) {
                     Flow::Done => {}
                     Flow::Stop(want) => return want,
                 },
             }
-            self.server.pass(&step);
+            self.tenure.server.pass(&step);
         }
         match self.may_return() {
             true => self.replay().unwrap_or(Want::Return),
@@ -714,19 +706,19 @@ impl Session {
     pub fn owed(&self) -> Owed {
         Owed {
             ready: self.replies.ready_owed(),
-            copy_in: self.copy == Copy::In,
+            copy_in: self.tenure.copy == Copy::In,
             needs_sync: self.batch != Batch::Idle,
             // Nobody can follow what a server makes of a request in the middle of COPY data, either.
             broken: (!self.client.at_boundary() && self.client_part == Passing::Forward)
-                || (self.copy == Copy::In && self.replies.len() > 1)
+                || (self.tenure.copy == Copy::In && self.replies.len() > 1)
                 // No reset takes it away.
-                || !self.pins.beyond_discard().is_empty()
+                || !self.tenure.pins.beyond_discard().is_empty()
                 || self.replies.is_ready_owed_in_doubt(),
-            scanner: self.server,
+            scanner: self.tenure.server,
             discard: (self.transaction.is_open() && self.deferred.is_none())
-                || !self.pins.is_empty()
+                || !self.tenure.pins.is_empty()
                 || self.mode == PoolMode::Session
-                || self.is_soiled
+                || self.tenure.is_soiled
                 || self.is_unsettled(),
         }
     }
@@ -735,8 +727,8 @@ impl Session {
     fn is_unsettled(&self) -> bool {
         !self.replies.is_empty()
             || self.batch != Batch::Idle
-            || self.restoring != Restoring::No
-            || self.completed.is_some()
+            || self.tenure.restoring != Restoring::No
+            || self.tenure.completed.is_some()
     }
 
     /// Whether the client could be told goodbye without cutting anything short: no transaction, no batch, no message in
@@ -769,12 +761,12 @@ impl Session {
 
     /// Whether a message of ours would stand between two messages of the server's, not inside one.
     pub fn can_be_told(&self) -> bool {
-        self.server.at_boundary() || self.server_part == Passing::Skip
+        self.tenure.server.at_boundary() || self.tenure.server_part == Passing::Skip
     }
 
     /// What [`Want::Tell`] asked for was done.
     pub fn on_told(&mut self) {
-        self.is_told = true;
+        self.tenure.is_told = true;
     }
 
     /// It was told a notification. What that is about, the primary has shown by now.
@@ -784,7 +776,7 @@ impl Session {
 
     /// Whether what the server has sent is to be looked at again, for that.
     pub fn is_told(&self) -> bool {
-        self.is_told
+        self.tenure.is_told
     }
 
     /// Whether the client may have drawn from sequences, which one server connection remembers.
@@ -810,7 +802,7 @@ impl Session {
 
     /// Whether `on_client` has something to send even without input.
     pub fn has_questions(&self) -> bool {
-        (self.doubts_pins || self.hidden.is_some()) && self.is_quiet()
+        (self.tenure.doubts_pins || self.tenure.hidden.is_some()) && self.is_quiet()
     }
 
     /// Whether nothing is under way on the server connection.
@@ -818,13 +810,13 @@ impl Session {
         self.replies.is_empty()
             && !self.transaction.is_open()
             && self.batch == Batch::Idle
-            && self.server.at_boundary()
+            && self.tenure.server.at_boundary()
             && self.client.at_boundary()
     }
 
     /// Whether the server connection is being made the client's: a cancel request would hit that, not the client's own.
     pub fn is_preparing(&self) -> bool {
-        self.restoring != Restoring::No || self.replies.front().is_some_and(Reply::is_ours)
+        self.tenure.restoring != Restoring::No || self.replies.front().is_some_and(Reply::is_ours)
     }
 
     /// Whether an answer is awaited.
@@ -834,7 +826,7 @@ impl Session {
 
     /// Why the client keeps its server.
     pub fn pins(&self) -> Pins {
-        self.pins
+        self.tenure.pins
     }
 
     /// What the client saw on a replica, if that is what it saw last.
@@ -864,17 +856,17 @@ impl Session {
     fn is_bound(&self) -> bool {
         self.transaction.is_open()
             || self.batch != Batch::Idle
-            || !self.pins.is_empty()
+            || !self.tenure.pins.is_empty()
             || self.mode == PoolMode::Session
     }
 
     fn may_return(&self) -> bool {
         self.replies.is_empty()
             && !self.has_questions()
-            && !self.routed
+            && !self.tenure.routed
             // A transaction that no server knows of (any more) needs none.
             && (!self.is_bound() || self.deferred.is_some())
-            && self.server.at_boundary()
+            && self.tenure.server.at_boundary()
             && (self.client.at_boundary() || self.client_part == Passing::Skip)
     }
 
@@ -884,22 +876,8 @@ impl Session {
             self.own.ended(End::RolledBack);
             self.transaction = Transaction::default();
         }
-        (self.pins, self.fresh_pins, self.kept_pins) = Default::default();
-        self.copy = Copy::None;
-        self.outcome = Outcome::Fine;
-        self.is_told = false;
-        self.restoring = Restoring::No;
-        self.routed = false;
-        self.may_be_in_block = false;
-        self.wrote = false;
-        self.portals = None;
-        self.completed = None;
-        self.stray = None;
-        self.doubts_pins = false;
-        self.hidden = None;
+        self.tenure = Tenure::default();
         self.channels.end_transaction(Outcome::Failed);
-        self.asked = None;
-        self.server = Scanner::default();
     }
 }
 

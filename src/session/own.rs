@@ -738,7 +738,7 @@ impl Session {
         if let Some(statements) = &mut self.statements {
             statements.remove(b"");
         }
-        if self.transaction.is_open() || self.may_be_in_block {
+        if self.transaction.is_open() || self.tenure.may_be_in_block {
             self.own.may_be_undone();
         }
         let answer = command.and_then(|command| {
@@ -845,7 +845,7 @@ impl Session {
     /// SET LOCAL outside a transaction block comes to nothing; PostgreSQL warns of it in these words.
     fn warn_of_local(&self, command: &Command, out: &mut Vec<u8>) {
         let is_local = matches!(command, Command::Set(_, _, Reach::Transaction));
-        if is_local && !self.transaction.is_open() && !self.may_be_in_block {
+        if is_local && !self.transaction.is_open() && !self.tenure.may_be_in_block {
             let text = "SET LOCAL can only be used in transaction blocks";
             backend::write_report(out, Severity::Warning, SqlState::NO_ACTIVE_SQL_TRANSACTION, text, "", "");
         }
@@ -947,7 +947,7 @@ impl Session {
 
     /// Whether no answer is outstanding that has to come before ours.
     fn is_next(&self) -> bool {
-        self.replies.is_empty() && self.server.at_boundary()
+        self.replies.is_empty() && self.tenure.server.at_boundary()
     }
 }
 

@@ -203,7 +203,7 @@ impl Session {
         if let Some(promotable) = &mut self.promotable {
             promotable.stage = Stage::Leaving;
         }
-        self.routed = false;
+        self.tenure.routed = false;
         held.state.statements.set_unnamed(None);
         edits.insert(|out| frontend::write_query(out, b"ROLLBACK"));
         self.replies.push(Request::Query, Action::Swallow, Some(Then::Began));
@@ -238,7 +238,7 @@ impl Session {
         if let Some(promotable) = self.promotable.take_if(|promotable| promotable.stage == Stage::Leaving) {
             let shown = Shown { node: held.node, until: now };
             self.deferred = Some(promotable.deferred.promoted(shown));
-            self.may_be_in_block = false;
+            self.tenure.may_be_in_block = false;
         }
     }
 }

@@ -35,7 +35,9 @@ impl Session {
 
     /// What would keep a server connection for the client that may not have one.
     fn unpinnable(&mut self, span: Span<FrontendTag>, bytes: &[u8], world: &mut World<'_>) -> Option<Report> {
-        if self.mode == PoolMode::Session || (!self.pins.is_empty() && world.pin_room != PinRoom::Forbidden) {
+        if self.mode == PoolMode::Session
+            || (!self.tenure.pins.is_empty() && world.pin_room != PinRoom::Forbidden)
+        {
             return None;
         }
         let body = span.body(bytes);
@@ -59,7 +61,7 @@ impl Session {
         let tells = !effects.any(Effects::SETTINGS.with(Effects::SET_CONFIG))
             || setting_changes(effects, &text).is_some();
         let effects = if tells { effects } else { effects.with(Effects::HIDDEN_SETTINGS) };
-        let cause = Pins::of(effects).without(self.pins).reasons().next()?;
+        let cause = Pins::of(effects).without(self.tenure.pins).reasons().next()?;
         Some(no_pin(cause, world.pin_room))
     }
 
@@ -72,7 +74,9 @@ impl Session {
         edits: &mut Edits,
     ) -> Flow {
         let is_unbegun = self.fail_deferred();
-        if !is_unbegun && (self.batch == Batch::Open || self.transaction.is_open() || self.may_be_in_block) {
+        if !is_unbegun
+            && (self.batch == Batch::Open || self.transaction.is_open() || self.tenure.may_be_in_block)
+        {
             // The error has to undo what the server has already done, so it must be the server's.
             return match held.filter(|_| span.tag() != FrontendTag::FUNCTION_CALL) {
                 Some(held) => self.fail_on_server(span, &report, held, edits),
@@ -82,13 +86,13 @@ impl Session {
         let mut answer = Vec::new();
         report.write(&mut answer, Severity::Error);
         self.head = None;
-        self.routed = false;
+        self.tenure.routed = false;
         if span.tag() == FrontendTag::QUERY {
             backend::write_ready(&mut answer, self.transaction.status());
         } else {
             self.batch = Batch::Failed;
         }
-        if self.replies.is_empty() && self.server.at_boundary() {
+        if self.replies.is_empty() && self.tenure.server.at_boundary() {
             edits.reply.extend_from_slice(&answer);
         } else {
             self.replies.push(Request::Close, Action::Fabricate, Some(Then::Answered(answer.into())));
@@ -111,7 +115,7 @@ impl Session {
         }
         let sql = format!("DO {}", literal(&(raise + "; END")));
         held.state.statements.set_unnamed(None);
-        self.routed = false;
+        self.tenure.routed = false;
         if span.tag() == FrontendTag::QUERY {
             self.batch = Batch::Idle;
             edits.insert(|out| frontend::write_query(out, sql.as_bytes()));

@@ -256,7 +256,7 @@ impl Session {
     }
 
     fn stands_outside(&self) -> bool {
-        !self.is_bound() && !self.may_be_in_block
+        !self.is_bound() && !self.tenure.may_be_in_block
     }
 
     /// Whether what stands before a request that begins here may run again, and the request behind it.
@@ -314,7 +314,7 @@ impl Session {
                     role,
                     tries,
                     because,
-                    asked: self.asked,
+                    asked: self.tenure.asked,
                     generation: 0,
                 })
             }
@@ -589,7 +589,7 @@ impl Session {
         match std::mem::take(&mut self.replay) {
             Replay::Failed(mut kept, rescue) => {
                 self.replay = Replay::Again(rescue, kept.tries);
-                self.asked = kept.asked;
+                self.tenure.asked = kept.asked;
                 kept.bytes.split_off(kept.gone)
             }
             _ => Vec::new(),

@@ -12,7 +12,7 @@ impl Session {
         if is_aborted || !self.replies.is_empty() {
             return None;
         }
-        if self.restoring == Restoring::Refused {
+        if self.tenure.restoring == Restoring::Refused {
             return Some(self.restore_anew(held, edits));
         }
         self.take_sql_statements_away(held, edits);
@@ -25,7 +25,7 @@ impl Session {
         let chance = self.chance(before);
         self.put_on(&sql, held, edits);
         if is_sure {
-            self.restoring = Restoring::Sent;
+            self.tenure.restoring = Restoring::Sent;
             self.restore_sql_statements(held, edits);
             return None;
         }
@@ -53,15 +53,15 @@ impl Session {
     }
 
     fn hold(&mut self, chance: Chance) -> Want {
-        self.restoring = Restoring::Held(chance);
-        self.routed = true;
+        self.tenure.restoring = Restoring::Held(chance);
+        self.tenure.routed = true;
         Want::Input
     }
 
     /// Whether a connection with these settings can be made neutral, and whether that would help.
     fn chance(&self, before: &Settings) -> Chance {
         let is_in_block = self.transaction.is_open() && self.deferred.is_none();
-        let is_own = is_in_block || !self.pins.is_empty() || self.mode == PoolMode::Session;
+        let is_own = is_in_block || !self.tenure.pins.is_empty() || self.mode == PoolMode::Session;
         let may_help = !before.is_neutral() || self.settings.change_identity();
         if may_help && !is_own { Chance::First } else { Chance::Last }
     }
@@ -123,9 +123,9 @@ impl Session {
         if !self.has_questions() {
             return;
         }
-        let names = self.hidden.take().map(|names| names.into_iter().collect());
-        let pins = std::mem::take(&mut self.doubts_pins).then(|| self.pins.checkable());
-        self.fresh_pins = Pins::default();
+        let names = self.tenure.hidden.take().map(|names| names.into_iter().collect());
+        let pins = std::mem::take(&mut self.tenure.doubts_pins).then(|| self.tenure.pins.checkable());
+        self.tenure.fresh_pins = Pins::default();
         let questions =
             [names.map(Question::Settings), pins.filter(|pins| !pins.is_empty()).map(Question::State)];
         for question in questions.into_iter().flatten() {
