@@ -174,6 +174,10 @@ impl UserPools {
                             continue;
                         }
                     },
+                    // Whether it hangs will be known soon: it is as good as gone.
+                    Err(LeaseError::Timeout) if self.is_silent(choice.node) => {
+                        trial.last = Some(Box::new(super::unavailable("it does not answer")));
+                    }
                     Err(LeaseError::Timeout) => return Err(self.timed_out(choice, &rules)),
                     Err(LeaseError::QueueFull(limit)) => return Err(self.queue_full(choice, limit)),
                     Err(LeaseError::Closed) => return Err(closed()),
@@ -551,6 +555,10 @@ impl UserPools {
         self.pools.iter().for_each(|pool| pool.reconfigure(settings));
     }
 
+    fn is_silent(&self, node: usize) -> bool {
+        self.database.section.cluster.nodes()[node].is_silent()
+    }
+
     fn timed_out(&self, choice: Choice, rules: &config::Database) -> Report {
         let timeout = rules.pool.checkout_timeout;
         let text =
@@ -587,9 +595,8 @@ impl UserPools {
         }
         if self.database.is_paused() {
             hint = "The database is paused: RESUME lets requests go on.";
-        } else if self.database.section.cluster.nodes()[choice.node].is_silent() {
-            hint = "The server does not answer. That it hangs is certain after twice monitor.timeout: pool.checkout_timeout \
-                    should be longer, so that requests are held instead.";
+        } else if self.is_silent(choice.node) {
+            hint = "The server does not answer.";
         }
         let report = Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text);
         match pool.refusal() {

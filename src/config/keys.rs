@@ -178,8 +178,8 @@ pub const KEYS: &[Key] = &[
     key(
         "pool.checkout_timeout",
         Value("\"10s\""),
-        "How long a client waits for a connection of a server that is there before it gets an error. With less than twice \
-         monitor.timeout it gets one also where the server hangs and the client could have been held.",
+        "How long a client waits for a connection of a server that is there before it gets an error. With little more than \
+         monitor.timeout, or less, it gets one also where the server hangs and the client could have been held.",
     ),
     key(
         "pool.hold_timeout",

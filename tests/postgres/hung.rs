@@ -201,6 +201,28 @@ fn a_short_sleep_of_the_primary_is_a_pause() {
     assert_eq!(first_column(&client.query("SELECT word FROM notes")), ["kept"]);
 }
 
+/// What waits for a connection of it is held, also if the wait would be over before it is certain that it hangs.
+#[test]
+fn who_waits_for_a_primary_that_hangs_is_held() {
+    let stand = Stand::new(|setup| {
+        let setup =
+            hasty(setup).set("monitor", "timeout", quote("1s")).set("monitor", "dead_after", quote("20s"));
+        setup.set("pool", "checkout_timeout", quote("1800ms")).set("pool", "size", "1")
+    });
+    let [mut client, mut waiting] = [(); 2].map(|()| Raw::login(stand.lagoon.port));
+    client.query("BEGIN");
+    assert_eq!(codes(&client.query("INSERT INTO notes (word) VALUES ('first')")), [""; 0]);
+    let frozen = Frozen::new(&stand, 0);
+    waiting.send(&query("INSERT INTO notes (word) VALUES ('second')"));
+    eventually("it is held", || {
+        let metrics = stand.lagoon.http("/metrics").unwrap().body;
+        metrics.contains("pglagoon_clients_held{database=\"app\"} 1\n")
+    });
+    drop(frozen);
+    assert_eq!(codes(&client.query("COMMIT")), [""; 0]);
+    assert_eq!(codes(&waiting.until_ready()), [""; 0]);
+}
+
 #[test]
 fn a_replication_connection_to_a_primary_that_hangs_ends_when_that_is_given_up() {
     let stand = Stand::new(|setup| hasty(setup).set("monitor", "dead_after", quote("2s")));
