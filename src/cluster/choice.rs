@@ -197,8 +197,9 @@ impl UserPools {
                     }
                     let passed = self.pass(shown, search.deadline).await;
                     search.waited.barrier += now.elapsed();
-                    if passed? {
-                        search.route = Route::primary(why);
+                    match passed? {
+                        true => search.route = Route::primary(why),
+                        false => return Ok(None),
                     }
                 }
                 Route::Primary { .. } | Route::Replica { need: Need::Nothing, .. } => return Ok(None),
@@ -335,7 +336,7 @@ impl UserPools {
         Ok(())
     }
 
-    /// Whether the barrier has been passed; if not, there is no primary.
+    /// Whether the barrier has been passed; if not, there is no primary, or it says nothing any more.
     async fn pass(&self, shown: Shown, deadline: Instant) -> Result<bool, Report> {
         let cluster = &self.database.section.cluster;
         let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(true) };
@@ -348,10 +349,12 @@ impl UserPools {
             };
             match passed {
                 Ok(()) => return Ok(true),
+                Err(Shut::Late) if cluster.primary().is_some_and(|primary| self.is_silent(primary)) => {
+                    return Ok(false);
+                }
                 Err(Shut::Late) => {
                     return Err(stale("the primary does not show yet what a replica has shown").detail(
-                        "A commit that is waiting for its synchronous standby is visible on replicas first; or the primary \
-                         does not answer.",
+                        "A commit that is waiting for its synchronous standby is visible on replicas first.",
                     ));
                 }
                 // Nobody can say what it had shown. A commit that waits for nothing but its WAL is visible long before this.

@@ -555,7 +555,7 @@ impl UserPools {
         self.pools.iter().for_each(|pool| pool.reconfigure(settings));
     }
 
-    fn is_silent(&self, node: usize) -> bool {
+    pub(super) fn is_silent(&self, node: usize) -> bool {
         self.database.section.cluster.nodes()[node].is_silent()
     }
 
