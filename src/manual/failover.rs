@@ -39,7 +39,8 @@
 //! **Found out.** The [monitor](crate::cluster::monitor) alone judges servers, for all sections that share
 //! them. What the traffic of any of these meets with makes it look at once: a connection that ends, a login that is refused,
 //! reset or too slow, a FATAL, a primary that says 25006. None of that is a judgement by itself: one terminated backend says
-//! nothing of its server. One thing is: a login to what is taken for the primary that finds a standby (`in_hot_standby`) is not
+//! nothing of its server. Nor does one probe that the server answers by an error, but that it keeps from its login what is asked
+//! (42501 and the like): then a plain question tells its role alone, and nobody reads from it by position. One thing is: a login to what is taken for the primary that finds a standby (`in_hot_standby`) is not
 //! used for writes. While there is no primary, each server is asked ten times a second.
 //!
 //! **Hung.** A server that does not answer two probes in a row (`monitor.timeout` each) is down, and nothing new is sent to it. A
@@ -48,7 +49,8 @@
 //! was shown. All else waits for as long as the server may be dead, `monitor.dead_after` from the first question that got no
 //! answer: a pause is better than an error, and PostgreSQL's own pauses (a checkpoint on slow disks, a machine that is moved)
 //! last for seconds. Then the connections are given up, and clients are told by what was at stake, as when they had been cut.
-//! If another server becomes primary before, that is when. A refused login is an answer: a server that is full, or shuts down,
+//! If another server becomes primary before, that is when. Whoever waits for a connection of a primary, or for what it shows, is
+//! held when his `checkout_timeout` is over and a probe of it has no answer: he is not refused for a second probe's time. A refused login is an answer: a server that is full, or shuts down,
 //! is not given up. Clients are woken for this by an order to look ([`crate::frontend::clients::Order`]), since their server
 //! will not wake them. So are those that replicate: they are told 57P01, if the server did not stop in the middle of a message.
 //!
@@ -80,7 +82,8 @@
 //! `patroni` out. It may be the one that was cut off, and whose Patroni has died of that.
 //!
 //! **Fenced.** When another server has become primary, nothing more is sent to the one before, not even the COMMIT of a
-//! transaction that is open there, and it may answer as well as ever: its client is told that the transaction is lost.
+//! transaction that is open there, and it may answer as well as ever: its client is told that the transaction is lost. Who waits
+//! for its answer is given up within a second, too: a commit there may wait for ever for a standby that follows the new one.
 //! It stays so when the new one does not answer, also over a reload and a restart by hand-over: no server is primary on an
 //! earlier timeline than the database cluster is known to have come to. A server of another database cluster (another system
 //! identifier) has another count of timelines: it is taken when there is no primary of the old one any more, and whatever was
