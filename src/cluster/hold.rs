@@ -11,8 +11,9 @@
 //! they came to us.
 //!
 //! Two times bound what a request may wait. `hold_timeout` runs from when it is first held, and says how long it may be without
-//! a server; `checkout_timeout` runs while it stands for a connection of a server that is there, anew each time. A server that has no connection left for us (SQLSTATE class 53) is a server that is
-//! there: then `checkout_timeout` goes on.
+//! a server; `checkout_timeout` runs while it stands for a connection of a server that is there, anew each time. A server that
+//! has no connection left for us (SQLSTATE class 53) is a server that is there: then `checkout_timeout` goes on. One of which a
+//! probe has no answer is as good as away when `checkout_timeout` is over.
 
 use super::failover::Standing;
 use super::user_pools::closed;
