@@ -209,6 +209,17 @@
 //! let in: another database cluster by its identifier, Patroni's leader, and by ATTACH what an operator has restored. A
 //! timeline that a server does not tell is compared with nothing.
 //!
+//! **2026-11-24, few errors say that something may not be asked.** Any error to a probe led to a plain question that tells no
+//! timeline, for as long as the connection lasted: one `pg_cancel_backend` later the new primary was of timeline 0, and the one
+//! of yesterday took writes again. Five SQLSTATEs lead there now, all else is a probe that failed, and a primary that tells no
+//! timeline any more keeps the one that it told. Where privileges are really missing there is no fencing by timeline; a probe
+//! between the two, without `pg_control_*`, was left out: PostgreSQL lets everybody call them.
+//!
+//! **2026-11-24, at the barrier the primary's silence is not the replica's.** Both let a client through after `max_wait`, because
+//! nobody could say what had been shown. A replica that is gone cannot be asked again, and what it showed is visible on the
+//! primary long since, but for commits that wait for a synchronous standby. The primary can: so it is, until
+//! `checkout_timeout` is over (40001), and who waits is held if it hangs or is gone.
+//!
 //! **2026-11-22, Patroni's silence frees nobody and fences nobody.** A REST API that does not answer could have meant "no
 //! leader": then restarting Patroni everywhere, which leaves PostgreSQL alone, would be an outage here. It could have meant
 //! "what the server says" without exception: then a primary that had lost its lock would get writes again as soon as its
