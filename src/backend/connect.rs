@@ -137,11 +137,39 @@ pub enum ConnectError {
         report: Report,
         /// Whether it may say yes later, to the same login.
         temporary: bool,
+        /// What has no room for it, if that is why.
+        full: Option<Full>,
     },
     /// We cannot prove who we are, or the server cannot.
     Auth(ServerAddress, Cow<'static, str>),
     /// The server does not speak the protocol.
     Protocol(ServerAddress, Cow<'static, str>),
+}
+
+/// What may have as many connections as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// The server: `max_connections`.
+    Server,
+    /// The role: its `CONNECTION LIMIT`.
+    Role,
+    /// The database: its `CONNECTION LIMIT`.
+    Database,
+}
+
+impl Full {
+    /// The texts are in the server's language; the names of what wrote them are not.
+    ///
+    /// # Source
+    /// `miscinit.c`, `postinit.c`
+    fn of(fields: &Fields<'_>) -> Option<Full> {
+        let is_full = fields.code() == Some(SqlState::TOO_MANY_CONNECTIONS);
+        is_full.then(|| match fields.text(b'R') {
+            Some(b"InitializeSessionUserId") => Full::Role,
+            Some(b"CheckMyDatabase") => Full::Database,
+            _ => Full::Server,
+        })
+    }
 }
 
 impl ConnectError {
@@ -494,7 +522,9 @@ impl<'a> Login<'a> {
             DialogError::Framing(error) => {
                 ConnectError::Protocol(self.target.address.clone(), error.to_string().into())
             }
-            DialogError::LastWords(report) => ConnectError::Refused { report: *report, temporary: true },
+            DialogError::LastWords(report) => {
+                ConnectError::Refused { report: *report, temporary: true, full: None }
+            }
             DialogError::Unexpected(what) => self.violation(what),
         }
     }
@@ -528,6 +558,7 @@ fn refused(message: &Message<'_>) -> ConnectError {
     ConnectError::Refused {
         report: server_report(&fields),
         temporary: fields.code().is_some_and(is_temporary),
+        full: Full::of(&fields),
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Instant;
 
 pub use cancel::CancelTarget;
 pub use command::{CommandError, Rows};
-pub use connect::{Abode, ConnectError, Target, connect};
+pub use connect::{Abode, ConnectError, Full, Target, connect};
 use dialog::Dialog;
 pub use listen::{Ear, Heard};
 pub use reset::Owed;

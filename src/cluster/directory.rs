@@ -299,6 +299,7 @@ impl Directory {
         let swept: Vec<_> =
             lock(&self.inner).databases.values().flat_map(|served| of(&served.database)).collect();
         swept.iter().for_each(|pools| pools.sweep(NOWHERE, now));
+        self.clusters().iter().for_each(|cluster| cluster.make_room(now));
         lock(&self.inner).forget_left();
     }
 }

@@ -204,7 +204,7 @@ impl UserPools {
             Some(last) if last.code.class() == *b"53" => {
                 return last.clone().hint(
                     "The server has no connection left for pglagoon: its max_connections, or a limit of the role or the \
-                     database, is less than pool.size asks for. pool.checkout_timeout is how long a request waits.",
+                     database, is less than the pools have in use or keep. pool.checkout_timeout is how long a request waits.",
                 );
             }
             Some(last) if self.database.section.cluster.primary().is_some() => {

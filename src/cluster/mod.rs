@@ -26,6 +26,7 @@ pub mod oracle;
 mod patroni;
 mod pinned;
 mod replication;
+mod room;
 mod section;
 mod user_pools;
 
@@ -101,6 +102,8 @@ pub struct Node {
     poke: Notify,
     oracle: Oracle,
     barrier: Barrier,
+    /// A login was refused because there is no room for it, since somebody last looked.
+    is_full: AtomicBool,
     /// Whether its timeline is known, so that its position says something.
     is_traced: AtomicBool,
     /// When it counts as dead unless it says something before, in milliseconds since `epoch`; zero while it answers.
@@ -684,6 +687,7 @@ impl Node {
             poke: Notify::new(),
             oracle: Oracle::default(),
             barrier: Barrier::default(),
+            is_full: AtomicBool::new(false),
             is_traced: AtomicBool::new(false),
             dies: AtomicU64::new(0),
             abode: Abode::default(),
@@ -792,6 +796,9 @@ impl Node {
 
 impl Upstream for Node {
     fn login_failed(&self, error: &ConnectError) {
+        if let ConnectError::Refused { full: Some(_), .. } = error {
+            self.is_full.store(true, Ordering::Release);
+        }
         if error.retry() == Retry::Safe {
             self.poke();
         }
@@ -803,7 +810,7 @@ impl Upstream for Node {
         (is_standby && self.standing() == Standing::Primary).then(|| {
             let text = "the server is no primary any more";
             let report = Report::new(ErrorSource::Server, SqlState::CANNOT_CONNECT_NOW, text);
-            ConnectError::Refused { report, temporary: true }
+            ConnectError::Refused { report, temporary: true, full: None }
         })
     }
 }

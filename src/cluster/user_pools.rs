@@ -435,6 +435,11 @@ impl UserPools {
         )
     }
 
+    /// Whether somebody waits for a connection to this server, or is held.
+    pub(super) fn is_waited_for(&self, node: usize) -> bool {
+        self.pools[node].is_urgent() || !self.line.is_empty()
+    }
+
     /// Whether a sweep must not be put off.
     pub(super) fn is_urgent(&self) -> bool {
         self.pools.iter().any(|pool| pool.is_urgent())

@@ -311,6 +311,11 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         self.idle.first().map(|(_, since)| *since)
     }
 
+    /// The same, if there are more connections than are to be kept.
+    pub fn spare_since(&self) -> Option<Instant> {
+        self.longest_idle().filter(|_| self.total() > self.kept())
+    }
+
     /// Whether there is no connection, and no login under way.
     pub fn is_bare(&self) -> bool {
         self.total() == 0

@@ -15,7 +15,7 @@ pub mod quota;
 
 use self::core::{Asker, Connection, Core, Limits, Occupancy, Placed, Waiter};
 use self::quota::{Claim, Demand, Quota, Slot};
-use crate::backend::{self, Backend, ConnectError, Idle, Target};
+use crate::backend::{self, Backend, ConnectError, Full, Idle, Target};
 use crate::error::{ClientVisible, Report, Retry};
 use crate::lock::lock;
 use crate::session::{Owed, ServerState};
@@ -70,8 +70,8 @@ pub struct Pool {
     load: AtomicUsize,
     /// Read without the lock wherever a replica is chosen.
     struggling: AtomicBool,
-    /// What the last login met with, if it failed.
-    refusal: Mutex<Option<LeaseError>>,
+    /// What the last login met with, if it failed, and what had no room for it.
+    refusal: Mutex<Option<(LeaseError, Option<Full>)>>,
     /// Whether somebody is in the queue, for who looks through thousands of pools.
     has_queue: AtomicBool,
     target: ArcSwap<Target>,
@@ -540,7 +540,11 @@ impl Pool {
             Retry::Never => LeaseError::Refused(error.report()),
             Retry::Safe => LeaseError::Unreachable(error.report()),
         };
-        *lock(&self.refusal) = Some(answer.clone());
+        let full = match error {
+            ConnectError::Refused { full, .. } => *full,
+            _ => None,
+        };
+        *lock(&self.refusal) = Some((answer.clone(), full));
         let waiters = {
             let (mut core, now) = (self.lock(), Instant::now());
             core.login_failed(now);
@@ -557,7 +561,30 @@ impl Pool {
 
     /// What its last login met with, unless a connection has come about since.
     pub fn refusal(&self) -> Option<LeaseError> {
-        lock(&self.refusal).clone()
+        lock(&self.refusal).as_ref().map(|(refusal, _)| refusal.clone())
+    }
+
+    /// What had no room for its last login, if that is what it met with.
+    pub fn found_full(&self) -> Option<Full> {
+        lock(&self.refusal).as_ref().and_then(|(_, full)| *full)
+    }
+
+    /// Since when the connection has been idle that was used longest ago, if it need not be kept for `min_size`.
+    pub fn spare_since(&self) -> Option<Instant> {
+        self.lock().spare_since()
+    }
+
+    /// Closes that connection, or answers that there is none.
+    pub fn give_up_idle(&self) -> bool {
+        let evicted = self.evict();
+        let is_there = evicted.is_some();
+        evicted.into_iter().for_each(|backend| self.retire(backend));
+        is_there
+    }
+
+    /// How it logs in.
+    pub fn target(&self) -> Arc<Target> {
+        self.target.load_full()
     }
 
     fn forget_failures(&self, core: &mut Core<Box<Backend>, Queued>) {

@@ -505,6 +505,37 @@ async fn a_server_that_is_full_makes_clients_wait_or_tells_them_why() {
     rows(&stand.client().await, "SELECT note('after')").await;
 }
 
+/// What the pools of other databases keep idle is no reason to refuse anybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_make_way_where_a_server_or_a_role_or_a_database_is_full() {
+    const TENANTS: usize = 9;
+    let mut options = crate::harness::options(&crate::harness::installations()[0]);
+    (options.replicas, options.max_connections) = (0, 15);
+    let stand = Stand::with(options, |setup| {
+        let servers = setup.value("databases.app", "servers").unwrap().to_owned();
+        let setup = setup.set("pool", "size", "5").set("routing", "reads", quote("primary"));
+        (0..TENANTS).fold(setup, |setup, tenant| {
+            let section = format!("databases.tenant{tenant}");
+            setup.set(&section, "servers", servers.clone()).set(&section, "database", quote("app"))
+        })
+    });
+    let primary = stand.playground.primary();
+    let limits = [
+        ("Server", "SELECT 1"),
+        ("Role", "ALTER ROLE app CONNECTION LIMIT 8"),
+        ("Database", "ALTER ROLE app CONNECTION LIMIT -1; ALTER DATABASE app CONNECTION LIMIT 8"),
+    ];
+    for (tenants, (full, limit)) in (0..TENANTS).collect::<Vec<_>>().chunks(3).zip(limits) {
+        primary.sql(limit).unwrap();
+        for tenant in tenants {
+            let url = stand.lagoon.url("app", &format!("tenant{tenant}"));
+            let clients = join_all((0..5).map(async |_| stand.lagoon.connect(&url).await.unwrap())).await;
+            join_all(clients.iter().map(|client| rows(client, "SELECT pg_sleep(0.1)"))).await;
+        }
+        assert!(stand.lagoon.log().contains(&format!("full={full}")), "{full}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_in_vain_or_takes_too_long_is_in_the_log() {
     let stand = Stand::new(|setup| {

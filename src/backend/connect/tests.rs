@@ -179,7 +179,9 @@ async fn refusal(message: Vec<u8>) -> (SqlState, String, bool) {
         },
     );
     match refused.await.unwrap_err() {
-        ConnectError::Refused { report, temporary } => (report.code, report.message.into_owned(), temporary),
+        ConnectError::Refused { report, temporary, .. } => {
+            (report.code, report.message.into_owned(), temporary)
+        }
         other => panic!("{other}"),
     }
 }
@@ -200,6 +202,21 @@ async fn a_refusal_keeps_the_servers_own_words() {
         write_report(&mut message, Severity::Fatal, state, "not now", "", "");
         assert_eq!(refusal(message).await, (state, "not now".to_owned(), temporary));
     }
+}
+
+#[test]
+fn what_is_full_is_told_by_who_says_so() {
+    let of = |body: &[u8]| Full::of(&Fields::new(body));
+    for (routine, full) in [
+        ("InitProcess", Full::Server),
+        ("InitializeSessionUserId", Full::Role),
+        ("CheckMyDatabase", Full::Database),
+    ] {
+        let body = format!("SFATAL\0C53300\0Mvoll\0R{routine}\0\0");
+        assert_eq!(of(body.as_bytes()), Some(full), "{routine}");
+    }
+    assert_eq!(of(b"SFATAL\0C53300\0Mvoll\0\0"), Some(Full::Server));
+    assert_eq!(of(b"SFATAL\0C53200\0Mvoll\0RInitProcess\0\0"), None);
 }
 
 #[tokio::test]
