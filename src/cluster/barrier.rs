@@ -99,9 +99,24 @@ impl Barrier {
 }
 
 impl Cluster {
-    /// Whether the primary is known to show what a client saw on a replica.
+    /// Whether the primary may not show yet what a client saw on a replica. What it saw before the primary was one, that shows,
+    /// too, or it is lost: then the client is told so when it has its server, and no barrier would ever open.
     pub(super) fn is_behind(&self, shown: Shown) -> bool {
-        self.nodes().get(usize::from(shown.node)).is_some_and(|node| !node.barrier.is_open(shown.until))
+        let is_open = |node: &Arc<Node>| node.barrier.is_open(shown.until);
+        !self.nodes().get(usize::from(shown.node)).is_none_or(is_open) && !self.is_past(shown)
+    }
+
+    fn is_past(&self, shown: Shown) -> bool {
+        self.lineage().as_ref().is_some_and(|lineage| lineage.came_after(shown.until))
+    }
+
+    /// Waits until another server has become primary than the one that was when a client saw this.
+    pub(super) async fn outlives(&self, shown: Shown) {
+        let mut changes = self.watch();
+        while !self.is_past(shown) {
+            // The sender is ours: it is there as long as we are.
+            let _ = changes.changed().await;
+        }
     }
 }
 
@@ -120,6 +135,7 @@ pub async fn keep(cluster: Arc<Cluster>, index: usize) {
 }
 
 async fn passage(cluster: &Cluster, replica: &Node) -> Result<(), Mute> {
+    let reign = cluster.reign();
     let horizon = one(replica.oracle.ask(HORIZON.into()).await).and_then(|id| id.parse().ok());
     let horizon: u64 = horizon.ok_or(Mute::Replica)?;
     let mut suspects = loop {
@@ -136,8 +152,8 @@ async fn passage(cluster: &Cluster, replica: &Node) -> Result<(), Mute> {
     let shown: Vec<u64> = rows.into_iter().filter_map(|row| row.first()?.as_deref()?.parse().ok()).collect();
     suspects.retain(|id| shown.contains(id));
     while !suspects.is_empty() {
-        // When all have given up waiting, it is not asked on behalf of nobody.
-        if replica.barrier.latest.receiver_count() == 0 {
+        // When all have given up waiting, it is not asked on behalf of nobody; nor is another primary for what was of the last one.
+        if replica.barrier.latest.receiver_count() == 0 || cluster.reign() != reign {
             return Err(Mute::Primary);
         }
         tokio::time::sleep(AGAIN).await;

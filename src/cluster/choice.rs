@@ -342,13 +342,15 @@ impl UserPools {
         let Some(node) = cluster.nodes().get(usize::from(shown.node)) else { return Ok(true) };
         let mut patience = None;
         loop {
-            // Both branches are cancel safe. One that hangs is not waited for any longer than by those who read from it.
+            // All branches are cancel safe. One that hangs is not waited for any longer than by those who read from it.
             let passed = tokio::select! {
                 passed = node.barrier.pass(shown.until, deadline) => passed,
                 () = cluster.falls_silent(node) => Err(Shut::Unknown),
+                () = cluster.outlives(shown) => Ok(()),
             };
             match passed {
                 Ok(()) => return Ok(true),
+                Err(_) if !cluster.is_behind(shown) => return Ok(true),
                 Err(Shut::Late) if cluster.primary().is_some_and(|primary| self.is_silent(primary)) => {
                     return Ok(false);
                 }

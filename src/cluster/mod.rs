@@ -471,6 +471,11 @@ impl Cluster {
         self.lineage.load()
     }
 
+    /// Who is primary, and on which timeline.
+    fn reign(&self) -> Option<(usize, u32)> {
+        self.lineage().as_ref().map(|lineage| (lineage.node, lineage.timeline))
+    }
+
     /// The primary's place in the list of servers.
     fn primary(&self) -> Option<usize> {
         self.nodes.iter().position(|node| node.standing() == Standing::Primary)
@@ -563,7 +568,7 @@ impl Cluster {
     pub fn has_lost_contact(&self, now: Instant) -> bool {
         let contacts: Vec<_> = self.nodes.iter().map(|node| node.contact(now)).collect();
         let is_any_lost = contacts.iter().any(|contact| *contact != Contact::Open);
-        let primary = self.lineage.load().as_deref().map(|lineage| (lineage.node, lineage.timeline));
+        let primary = self.reign();
         let mut seen = lock(&self.contacts);
         let before = std::mem::replace(&mut *seen, (contacts, primary));
         let is_other = before.1.is_some() && before.1 != seen.1;

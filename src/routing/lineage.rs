@@ -88,6 +88,11 @@ impl Lineage {
         self.may_be_kin(system) && (1..self.timeline).contains(&timeline)
     }
 
+    /// Whether that was before this primary's time. What was shown then it shows, too, or it is gone.
+    pub fn came_after(&self, until: Instant) -> bool {
+        self.before.as_ref().is_some_and(|before| until < before.known)
+    }
+
     /// Whether what was acknowledged to a client up to `until` may be gone.
     pub fn may_have_lost(&self, until: Instant) -> bool {
         let in_doubt = |before: &Before| until < before.known && before.kept.is_none_or(|kept| until > kept);
@@ -153,6 +158,8 @@ mod tests {
         assert!(!second_one.may_have_lost(start + second * 2), "a sample asked for then lies below the fork");
         assert!(second_one.may_have_lost(start + second * 2 + Duration::from_millis(1)));
         assert!(!second_one.may_have_lost(now), "the new primary has that");
+        assert!(second_one.came_after(start + second * 2) && !second_one.came_after(now));
+        assert!(!first.came_after(start));
         assert!(first.succeeded((1, 2), None, &clock, now).may_have_lost(start), "nobody can tell");
         assert!(!first.may_have_lost(start));
     }
