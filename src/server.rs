@@ -784,6 +784,7 @@ fn summary(changes: &Changes) -> String {
         ("users added", &changes.users_added),
         ("users removed", &changes.users_removed),
         ("users changed", &changes.users_changed),
+        ("users with new settings", &changes.users_resettled),
     ];
     let named = lists.iter().filter(|(_, names)| !names.is_empty());
     parts.extend(named.map(|(what, names)| format!("{what}: {}", names.join(", "))));

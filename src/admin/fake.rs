@@ -44,6 +44,7 @@ fn rules() -> Database {
             reserve_size: 3,
             reserve_timeout: seconds(5),
             max_db_connections: Some(50),
+            max_db_clients: Some(200),
             checkout_timeout: seconds(10),
             hold_timeout: seconds(30),
             hold_limit: 100,
@@ -59,6 +60,7 @@ fn rules() -> Database {
             query_timeout: None,
         },
         routing: config::Routing { weights: vec![1, 1], ..config::Routing::default() },
+        user_rules: Arc::default(),
     }
 }
 
@@ -190,7 +192,8 @@ impl Observed for Fake {
     }
 
     fn users(&self) -> Vec<UserRow> {
-        vec![UserRow { name: "app".into(), clients: 10, servers: 14 }]
+        let rules = config::UserRules { mode: Some(PoolMode::Session), size: Some(5), ..Default::default() };
+        vec![UserRow { name: "app".into(), rules, max_clients: Some(50), clients: 10, servers: 14 }]
     }
 
     fn stats(&self) -> Vec<StatsRow> {

@@ -14,7 +14,7 @@ pub mod tables;
 
 pub use console::Console;
 
-use crate::config::{Database, PoolMode, ServerAddress};
+use crate::config::{Database, PoolMode, ServerAddress, UserRules};
 use crate::error::Report;
 use crate::metrics::Stats;
 use crate::routing::{Lsn, Role};
@@ -420,6 +420,10 @@ pub struct DatabaseRow {
 pub struct UserRow {
     /// The name.
     pub name: String,
+    /// What holds for it instead of what databases say.
+    pub rules: UserRules,
+    /// How many clients it may have.
+    pub max_clients: Option<usize>,
     /// Clients that are logged in with it.
     pub clients: usize,
     /// Server connections made for it.

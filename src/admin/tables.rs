@@ -451,7 +451,7 @@ fn database(row: &DatabaseRow) -> Vec<Option<String>> {
         .maybe((servers.len() > 1).then(|| rules.routing.balance.as_str()))
         .int(rules.pool.max_db_connections.unwrap_or(0) * servers.len())
         .int(row.servers)
-        .int(0)
+        .int(rules.pool.max_db_clients.unwrap_or(0))
         .int(row.clients)
         .int(u8::from(row.paused))
         .int(u8::from(row.disabled))
@@ -473,7 +473,17 @@ fn reads(reads: Reads) -> &'static str {
 }
 
 fn user(row: &UserRow) -> Vec<Option<String>> {
-    Row::new().text(&row.name).text("").text("").null().int(0).int(row.servers).int(0).int(row.clients).0
+    let size = |size: Option<usize>| size.map(|size| size.to_string()).unwrap_or_default();
+    Row::new()
+        .text(&row.name)
+        .text(size(row.rules.size))
+        .text(size(row.rules.reserve_size))
+        .maybe(row.rules.mode.map(PoolMode::as_str))
+        .int(0)
+        .int(row.servers)
+        .int(row.max_clients.unwrap_or(0))
+        .int(row.clients)
+        .0
 }
 
 fn state(state: State) -> Rows {

@@ -71,7 +71,7 @@ mod tests {
     use crate::auth::secret::verifier;
 
     fn with(secret: Secret) -> Option<User> {
-        Some(User { secret: Some(secret), ..User::default() })
+        Some(User { secret: Some(secret) })
     }
 
     #[test]

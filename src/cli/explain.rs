@@ -119,7 +119,7 @@ fn live(config: &Config, name: &str, sql: &str) -> Result<Vec<Line>, String> {
     let database = directory.find(name).ok_or("the database cannot be opened")?;
     // Whoever uses a database of the wildcard's keeps its catalog alive.
     let user = database.user("", &ServerCredential::Nothing);
-    user.enter();
+    let _member = user.enter();
     let is_known = process.block_on(async { tokio::time::timeout(PATIENCE, known(&database)).await.is_ok() });
     let catalog = database.catalog();
     let source = match (catalog.version(), is_known) {

@@ -507,12 +507,19 @@ impl Database {
         self.section.cluster.offer_login(login);
     }
 
-    /// A client begins to use it.
-    pub(super) fn enter(&self) {
-        if self.clients.fetch_add(1, Ordering::Relaxed) == 0 && self.catalog.load().version() == 0 {
+    /// A client begins to use it. Answers how many there are already.
+    pub(super) fn enter(&self) -> usize {
+        let before = self.clients.fetch_add(1, Ordering::Relaxed);
+        if before == 0 && self.catalog.load().version() == 0 {
             self.consult();
             self.refresh.notify_one();
         }
+        before
+    }
+
+    /// Clients that have yet to move here from those whose place it has taken.
+    pub(super) fn left_clients(&self) -> usize {
+        self.left().map(|left| left.clients.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether it has no section of its own: then its catalog is kept for as long as it has clients.

@@ -35,7 +35,7 @@ pub use directory::{Care, Directory};
 pub use listener::{Declined, Subscription};
 pub use replication::Replication;
 pub use section::Section;
-pub use user_pools::{Granted, Greeting, UserPools};
+pub use user_pools::{Granted, Greeting, Member, UserPools};
 
 use crate::backend::connect::ScramCache;
 use crate::backend::{Abode, ConnectError};

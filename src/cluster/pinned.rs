@@ -1,6 +1,6 @@
 //! Clients that keep a server connection beyond their transactions, counted.
 
-use crate::config::{Pool, SessionState};
+use crate::config::SessionState;
 use crate::session::Sequences;
 use crate::session::pin::{PinReason, PinRoom, Pins};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,9 +32,9 @@ impl Pinned {
     }
 
     /// Whether one more may be. Read without a lock: clients that ask at the same instant may go beyond by a few.
-    pub fn room(&self, rules: &Pool) -> PinRoom {
-        let (clients, limit) = (self.clients.load(Ordering::Relaxed), rules.most_pinned());
-        match rules.session_state {
+    pub fn room(&self, state: SessionState, limit: usize) -> PinRoom {
+        let clients = self.clients.load(Ordering::Relaxed);
+        match state {
             SessionState::Error => PinRoom::Forbidden,
             SessionState::Pin if clients >= limit => PinRoom::Full(clients),
             SessionState::Pin if clients >= limit / 2 => PinRoom::Scarce,

@@ -9,18 +9,20 @@ use crate::auth::ServerCredential;
 use crate::backend::command::{self, Rows};
 use crate::backend::connect::ScramCache;
 use crate::backend::{Backend, CommandError, Target, Usual};
-use crate::config::{self, Consistency, Reads};
+use crate::config::{self, Consistency, Reads, SessionState};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
 use crate::pool::core::{Asker, Limits};
 use crate::pool::{Lease, LeaseError, Pool, Process, Settings as PoolSettings};
 use crate::routing::{Need, Role, Route, Why};
+use crate::session::pin::PinRoom;
 use crate::session::{Sequences, Settings};
 use crate::wire::SqlState;
 use crate::wire::backend::write_parameter_status;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -58,8 +60,31 @@ pub struct UserPools {
     credential: Mutex<ServerCredential>,
     usual: Usual,
     scram: ScramCache,
-    /// What the user's reads may return, as the configuration had it at the last login: a place in [`Consistency::ALL`].
+    /// Clients of the user, over all databases.
+    headcount: Arc<AtomicUsize>,
+    /// What the user's reads may return: a place in [`Consistency::ALL`].
     level: AtomicU8,
+    /// How many clients may keep a server connection.
+    most_pinned: AtomicUsize,
+}
+
+/// A client of a user's: dropped, it has left.
+pub struct Member(Arc<UserPools>);
+
+impl Deref for Member {
+    type Target = Arc<UserPools>;
+
+    fn deref(&self) -> &Arc<UserPools> {
+        &self.0
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.headcount.fetch_sub(1, Ordering::Relaxed);
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+        self.0.database.clients.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a server reports after a login with certain settings, as it is told to the client after its own: ParameterStatus
@@ -89,11 +114,12 @@ impl UserPools {
         process: Arc<Process>,
     ) -> Arc<Self> {
         let (rules, usual, scram) = (database.rules(), Usual::default(), ScramCache::default());
+        let own = rules.pool_of(user);
         let pool = |index: usize| {
             let node = database.section.cluster.nodes()[index].clone();
             let target = target(&database, &rules, index, user, &credential, &usual, &scram);
             let quota = database.quotas[index].clone();
-            Pool::new(target, pool_settings(&rules), node, process.clone(), quota)
+            Pool::new(target, pool_settings(&own), node, process.clone(), quota)
         };
         let pools = (0..database.section.cluster.nodes().len()).map(pool).collect();
         Arc::new(UserPools {
@@ -109,7 +135,9 @@ impl UserPools {
             credential: Mutex::new(credential),
             usual,
             scram,
-            level: AtomicU8::new(u8::MAX),
+            headcount: process.headcount(user),
+            level: AtomicU8::new(rules.level_of(user) as u8),
+            most_pinned: AtomicUsize::new(own.most_pinned()),
         })
     }
 
@@ -377,27 +405,54 @@ impl UserPools {
         self.lease(&route, home, Instant::now()).await
     }
 
-    /// What the user's reads may return, if not what the database says.
-    pub fn level(&self) -> Option<Consistency> {
-        Consistency::ALL.get(usize::from(self.level.load(Ordering::Relaxed))).copied()
+    /// What the user's reads may return.
+    pub fn level(&self) -> Consistency {
+        let level = usize::from(self.level.load(Ordering::Relaxed));
+        Consistency::ALL.get(level).copied().unwrap_or(Consistency::Primary)
     }
 
-    /// What the configuration says of the user's level.
-    pub fn set_level(&self, level: Option<Consistency>) {
-        let place = level.and_then(|level| Consistency::ALL.iter().position(|known| *known == level));
-        self.level.store(place.map_or(u8::MAX, |place| place as u8), Ordering::Relaxed);
+    /// How the user's connections are pooled.
+    pub fn rules(&self) -> config::Pool {
+        self.database.rules().pool_of(&self.user)
     }
 
-    /// A client begins to use them.
-    pub fn enter(&self) {
+    /// Whether one more client may keep its server connection.
+    pub fn pin_room(&self, state: SessionState) -> PinRoom {
+        self.pinned.room(state, self.most_pinned.load(Ordering::Relaxed))
+    }
+
+    /// A client begins to use them, however many there are: one that is here already, or comes from the process before.
+    pub fn enter(self: &Arc<Self>) -> Member {
+        self.enter_beside().0
+    }
+
+    /// A client logs in. `limit`: how many of the user's there may be, and the key that says so.
+    ///
+    /// # Errors
+    /// 53300: there are as many already, or as many of the database.
+    pub fn admit(self: &Arc<Self>, limit: Option<(usize, String)>) -> Result<Member, Report> {
+        let (member, of_user, of_database) = self.enter_beside();
+        let full = |what: &str, name: &str, key: &str, max: usize| {
+            let text = format!("too many clients of {what} \"{name}\" already ({key} = {max})");
+            Err(Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text))
+        };
+        if let Some((max, key)) = limit.filter(|(max, _)| of_user >= *max) {
+            return full("user", &self.user, &key, max);
+        }
+        match self.database.rules().pool.max_db_clients {
+            Some(max) if self.database.left_clients() + of_database >= max => {
+                full("database", &self.database.name, "pool.max_db_clients", max)
+            }
+            _ => Ok(member),
+        }
+    }
+
+    /// Answers how many others there are, of the user and of the database.
+    fn enter_beside(self: &Arc<Self>) -> (Member, usize, usize) {
+        let of_user = self.headcount.fetch_add(1, Ordering::Relaxed);
         self.clients.fetch_add(1, Ordering::Relaxed);
-        self.database.enter();
-    }
-
-    /// A client is done with them.
-    pub fn leave(&self) {
-        self.clients.fetch_sub(1, Ordering::Relaxed);
-        self.database.clients.fetch_sub(1, Ordering::Relaxed);
+        let of_database = self.database.enter();
+        (Member(self.clone()), of_user, of_database)
     }
 
     /// The counters of one worker.
@@ -448,7 +503,8 @@ impl UserPools {
     /// Ends what has lasted too long.
     pub fn sweep(&self, home: usize, now: Instant) {
         let rules = self.database.rules();
-        let is_wanted = rules.pool.min_size > 0 && self.clients.load(Ordering::Relaxed) > 0;
+        let has_clients = self.clients.load(Ordering::Relaxed) > 0;
+        let is_wanted = has_clients && rules.pool_of(&self.user).min_size > 0;
         for (node, pool) in self.pools.iter().enumerate() {
             pool.sweep(home, now, is_wanted && self.may_be_asked(node, &rules));
         }
@@ -548,7 +604,6 @@ impl UserPools {
     /// The pools of the same user in the database that has taken the place of this one's.
     pub fn heir(&self, database: &Arc<Database>) -> Arc<UserPools> {
         let heir = database.user_counted(&self.user, &self.credential(), || self.stats.clone());
-        heir.set_level(self.level());
         if self.sequences() == Sequences::Used {
             heir.pinned.use_sequences();
         }
@@ -556,7 +611,11 @@ impl UserPools {
     }
 
     pub(super) fn reconfigure(&self) {
-        let settings = pool_settings(&self.database.rules());
+        let rules = self.database.rules();
+        let own = rules.pool_of(&self.user);
+        self.level.store(rules.level_of(&self.user) as u8, Ordering::Relaxed);
+        self.most_pinned.store(own.most_pinned(), Ordering::Relaxed);
+        let settings = pool_settings(&own);
         self.pools.iter().for_each(|pool| pool.reconfigure(settings));
     }
 
@@ -663,8 +722,7 @@ fn target(
     }
 }
 
-fn pool_settings(rules: &config::Database) -> PoolSettings {
-    let pool = &rules.pool;
+fn pool_settings(pool: &config::Pool) -> PoolSettings {
     PoolSettings {
         limits: Limits {
             size: pool.size,

@@ -14,7 +14,7 @@ use super::{
     Admin, Auth, AuthMethod, Balance, ClientTls, Config, ConfigError, Consistency, Database, Http, Listen,
     Log, LogFormat, Lookup, Monitor, OnLostWrite, OnStale, Patroni, Pool, PoolMode, Reads, Routing, Scope,
     Secret, ServerAddress, ServerTls, SessionState, TlsMode, TokenSecret, Transactions, UnixListen, Unnamed,
-    User, VIRTUAL_DATABASES, keys, userlist, values,
+    User, UserRules, VIRTUAL_DATABASES, keys, userlist, values,
 };
 
 /// Reads a file's text. `read_file` is asked for the files that it names (`auth_file`, certificates), `cores` is what
@@ -52,14 +52,16 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
         root.refuse("http.address", "is listen.address, too; each needs one of its own");
     }
     let auth = root.within("auth", auth);
-    let (users, all) = users(root, &auth, read_file);
+    let (users, user_rules, all) = users(root, &auth, read_file);
+    let user_rules = Arc::new(user_rules);
     let admin = root.within("admin", |section| admin(section, &users, all));
     let pool_defaults = root.within("pool", |section| pool(section, &DEFAULT_POOL));
     let routing_defaults = root.within("routing", |section| routing(section, &DEFAULT_ROUTING));
     let monitor = root.within("monitor", monitor);
     let log = root.within("log", log);
     let mut databases = root.within("databases", |section| {
-        databases(section, &Defaults { pool: pool_defaults, routing: routing_defaults, read_file })
+        let (pool, routing, user_rules) = (pool_defaults, routing_defaults, user_rules.clone());
+        databases(section, &Defaults { pool, routing, user_rules, read_file })
     });
     if databases.is_empty() {
         root.refuse("databases", "missing; at least one section [databases.NAME] with its servers is needed");
@@ -73,6 +75,7 @@ fn config(root: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) -> 
         http,
         auth,
         users,
+        user_rules,
         admin,
         databases,
         any_database,
@@ -104,6 +107,7 @@ fn listen(section: &mut Section<'_, '_>, read_file: ReadFile<'_>, cores: usize) 
         addresses,
         unix,
         max_clients: section.count("max_clients", 1..=1_000_000, 10_000),
+        max_user_clients: section.bound("max_user_clients", 1..=1_000_000, None),
         workers: if workers == 0 { cores.max(1) } else { workers },
         io_uring: section.flag("io_uring", true),
         login_timeout: section.duration("login_timeout", seconds(60)),
@@ -240,21 +244,28 @@ enum All {
     NotKnown,
 }
 
-fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> (BTreeMap<String, User>, All) {
-    let mut users = BTreeMap::new();
+fn users(
+    root: &mut Section<'_, '_>,
+    auth: &Auth,
+    read_file: ReadFile<'_>,
+) -> (BTreeMap<String, User>, BTreeMap<String, UserRules>, All) {
+    let (mut users, mut rules) = (BTreeMap::new(), BTreeMap::new());
     root.within("users", |section| {
         section.each(|name, section| {
             let secret = section.secret("password");
             if auth.method == AuthMethod::ScramSha256 && matches!(secret, Some(Secret::Md5(_))) {
                 section.refuse("password", MD5_CANNOT_SCRAM);
             }
-            let consistency = section.choice("consistency", &levels());
-            users.insert(name.to_owned(), User { secret, consistency });
+            users.insert(name.to_owned(), User { secret });
+            let own = user_rules(section);
+            if own != UserRules::default() {
+                rules.insert(name.to_owned(), own);
+            }
         });
     });
     let (in_file, all) = users_of_file(root, auth, read_file);
     for (name, user) in in_file {
-        if users.contains_key(&name) {
+        if users.get(&name).is_some_and(|known| known.secret.is_some()) {
             continue;
         }
         if auth.method == AuthMethod::ScramSha256 && matches!(user.secret, Some(Secret::Md5(_))) {
@@ -262,7 +273,36 @@ fn users(root: &mut Section<'_, '_>, auth: &Auth, read_file: ReadFile<'_>) -> (B
         }
         users.insert(name, user);
     }
-    (users, all)
+    if let Some(lookup) = auth.lookup.as_ref().filter(|_| auth.method.asks_for_password()) {
+        // A section without a password is for the rules alone.
+        users.retain(|name, user| user.secret.is_some() || *name == lookup.user);
+    }
+    (users, rules, all)
+}
+
+fn user_rules(section: &mut Section<'_, '_>) -> UserRules {
+    let consistency = section.choice("consistency", &levels());
+    let max_clients = section.given("max_clients", |section, key| section.bound(key, 1..=1_000_000, None));
+    section.within("pool", |section| {
+        let size = section.given("size", |section, key| section.count(key, 1..=10_000, 1));
+        let min_size = section.given("min_size", |section, key| section.count(key, 0..=10_000, 0));
+        if let (Some(size), Some(min_size)) = (size, min_size)
+            && min_size > size
+        {
+            section.refuse("min_size", &too_many_kept(min_size, size));
+        }
+        UserRules {
+            consistency,
+            max_clients,
+            mode: section.choice("mode", &pool_modes()),
+            size,
+            min_size,
+            reserve_size: section.given("reserve_size", |section, key| section.count(key, 0..=10_000, 0)),
+            idle_transaction_timeout: section
+                .given("idle_transaction_timeout", |section, key| section.limit(key, None)),
+            query_timeout: section.given("query_timeout", |section, key| section.limit(key, None)),
+        }
+    })
 }
 
 const MD5_CANNOT_SCRAM: &str = "got an md5 hash, which cannot serve auth.method = \"scram-sha-256\"; allowed: a \
@@ -318,6 +358,7 @@ const DEFAULT_POOL: Pool = Pool {
     reserve_size: 0,
     reserve_timeout: seconds(5),
     max_db_connections: None,
+    max_db_clients: None,
     checkout_timeout: seconds(10),
     hold_timeout: seconds(30),
     hold_limit: 10_000,
@@ -335,9 +376,15 @@ const DEFAULT_POOL: Pool = Pool {
     query_timeout: None,
 };
 
+fn pool_modes() -> [(&'static str, PoolMode); 3] {
+    [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement].map(|mode| (mode.as_str(), mode))
+}
+
+fn too_many_kept(min_size: usize, size: usize) -> String {
+    format!("pool.min_size is {min_size}, and pool.size {size}: it can be no more")
+}
+
 fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
-    let modes =
-        [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement].map(|mode| (mode.as_str(), mode));
     let unnamed = [Unnamed::Keep, Unnamed::Forward].map(|what| (what.as_str(), what));
     let states = [SessionState::Pin, SessionState::Error].map(|state| (state.as_str(), state));
     let size = section.count("size", 1..=10_000, default.size);
@@ -347,7 +394,7 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
     let reserve_timeout = section.duration("reserve_timeout", default.reserve_timeout);
     // What is inherited is told where it comes from.
     if let Some(key) = ["min_size", "size"].into_iter().find(|key| min_size > size && section.has(key)) {
-        section.refuse(key, &format!("pool.min_size is {min_size}, and pool.size {size}: it can be no more"));
+        section.refuse(key, &too_many_kept(min_size, size));
     }
     let is_in_vain = reserve_size > 0 && reserve_timeout >= checkout_timeout;
     let because = ["reserve_timeout", "reserve_size", "checkout_timeout"];
@@ -362,12 +409,13 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
         );
     }
     Pool {
-        mode: section.word("mode", &modes, default.mode),
+        mode: section.word("mode", &pool_modes(), default.mode),
         size,
         min_size,
         reserve_size,
         reserve_timeout,
         max_db_connections: section.bound("max_db_connections", 1..=100_000, default.max_db_connections),
+        max_db_clients: section.bound("max_db_clients", 1..=1_000_000, default.max_db_clients),
         checkout_timeout,
         hold_timeout: section.duration("hold_timeout", default.hold_timeout),
         hold_limit: section.count("hold_limit", 1..=1_000_000, default.hold_limit),
@@ -469,6 +517,7 @@ fn routing(section: &mut Section<'_, '_>, default: &Routing) -> Routing {
 struct Defaults<'a> {
     pool: Pool,
     routing: Routing,
+    user_rules: Arc<BTreeMap<String, UserRules>>,
     read_file: ReadFile<'a>,
 }
 
@@ -508,6 +557,7 @@ fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) 
         server_tls: server_tls(section, defaults.read_file),
         pool,
         routing,
+        user_rules: defaults.user_rules.clone(),
     }
 }
 

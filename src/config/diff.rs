@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, Database, Listen};
+use super::{Config, Database, Listen, PoolMode};
 
 /// The differences between the running configuration and a new one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +23,8 @@ pub struct Changes {
     pub users_removed: Vec<String>,
     /// Users with another secret: the next login is checked against it.
     pub users_changed: Vec<String>,
+    /// Users for whom other rules hold instead of what databases say.
+    pub users_resettled: Vec<String>,
     /// Other keys that take effect at once.
     pub settings: Vec<&'static str>,
 }
@@ -45,6 +47,8 @@ impl Changes {
         let users = compared(&old.users, &new.users);
         (changes.users_added, changes.users_removed, changes.users_changed) =
             (users.added, users.removed, users.changed);
+        let rules = compared(&old.user_rules, &new.user_rules);
+        changes.users_resettled = [rules.added, rules.removed, rules.changed].concat();
         changes
     }
 
@@ -70,8 +74,13 @@ impl Database {
     /// Whether a reload that makes it `new` leaves its pools in place: servers are reached in the same way, and for as long
     /// at a time.
     pub fn keeps_pools(&self, new: &Database) -> bool {
-        let Database { pool, routing, name, patroni, .. } = self.clone();
-        pool.mode == new.pool.mode && *self == Database { pool, routing, name, patroni, ..new.clone() }
+        let Database { pool, routing, name, patroni, user_rules, .. } = self.clone();
+        let are_held_alike = pool.mode == new.pool.mode && self.own_modes().eq(new.own_modes());
+        are_held_alike && *self == Database { pool, routing, name, patroni, user_rules, ..new.clone() }
+    }
+
+    fn own_modes(&self) -> impl Iterator<Item = (&String, PoolMode)> {
+        self.user_rules.iter().filter_map(|(user, rules)| Some((user, rules.mode?)))
     }
 }
 
@@ -168,6 +177,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.listen, &new.listen);
     let compared = [
         ("listen.max_clients", was.max_clients != is.max_clients),
+        ("listen.max_user_clients", was.max_user_clients != is.max_user_clients),
         ("listen.login_timeout", was.login_timeout != is.login_timeout),
         ("listen.client_idle_timeout", was.client_idle_timeout != is.client_idle_timeout),
         ("listen.tls", was.tls != is.tls),
@@ -239,6 +249,17 @@ mod tests {
             (vec!["new".to_owned()], vec!["app".to_owned()])
         );
         assert!(Changes::between(&config(new), &config(BASE)).users_removed == ["new"]);
+    }
+
+    #[test]
+    fn rules_of_a_user_count_at_once_and_another_mode_needs_other_connections() {
+        let resized = after("users.app.pool.size = 3");
+        assert_eq!(
+            (&resized.users_resettled[..], &resized.users_changed[..]),
+            (&["app".to_owned()][..], &[][..])
+        );
+        assert_eq!((resized.databases_resettled.len(), resized.databases_reconnected.len()), (2, 0));
+        assert_eq!(after("users.app.pool.mode = 'session'").databases_reconnected, ["*", "app"]);
     }
 
     #[test]

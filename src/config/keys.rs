@@ -59,6 +59,11 @@ pub const KEYS: &[Key] = &[
         Value("10000"),
         "Client connections at once, over all addresses. More are refused with SQLSTATE 53300.",
     ),
+    key(
+        "listen.max_user_clients",
+        Value("\"off\""),
+        "Clients of one user at once, over all databases. More are refused with SQLSTATE 53300.",
+    ),
     key("listen.workers", Value("0"), "Worker threads. 0: one per core."),
     key(
         "listen.io_uring",
@@ -109,12 +114,12 @@ pub const KEYS: &[Key] = &[
     key(
         "auth.auth_file",
         Unset("\"userlist.txt\""),
-        "More users, in the format of PgBouncer's userlist.txt. Where both name a user, [users] counts.",
+        "More users, in the format of PgBouncer's userlist.txt. Where both give a user's password, [users] counts.",
     ),
     key(
         "auth.auth_user",
         Unset("\"pglagoon\""),
-        "Users that are not configured are looked up on the servers, at each login: this one asks, by auth_query. It is a \
+        "Users that have no password here are looked up on the servers, at each login: this one asks, by auth_query. It is a \
          configured user itself, whose password opens the servers.",
     ),
     key(
@@ -132,12 +137,35 @@ pub const KEYS: &[Key] = &[
         "users.NAME.password",
         Unset("\"secret\""),
         "The user's password. A SCRAM verifier also serves to log in to servers that hold the same one. Without any, \
-         the user can log in only where the method asks for no password.",
+         the user can log in only where the method asks for no password, or if auth.auth_user looks it up.",
     ),
     key(
         "users.NAME.consistency",
         Unset("\"strong\""),
         "What the user's reads may return, if not what routing.consistency of the database says.",
+    ),
+    key(
+        "users.NAME.max_clients",
+        Unset("50"),
+        "The user's clients at once, over all databases, if not what listen.max_user_clients says.",
+    ),
+    key("users.NAME.pool.mode", Unset("\"session\""), "For this user, instead of what the database says."),
+    key("users.NAME.pool.size", Unset("5"), "For this user, instead of what the database says."),
+    key(
+        "users.NAME.pool.min_size",
+        Unset("1"),
+        "For this user, instead of what the database says; at most its size.",
+    ),
+    key("users.NAME.pool.reserve_size", Unset("2"), "For this user, instead of what the database says."),
+    key(
+        "users.NAME.pool.idle_transaction_timeout",
+        Unset("\"1min\""),
+        "For this user, instead of what the database says.",
+    ),
+    key(
+        "users.NAME.pool.query_timeout",
+        Unset("\"30s\""),
+        "For this user, instead of what the database says.",
     ),
     key(
         "admin.users",
@@ -174,6 +202,11 @@ pub const KEYS: &[Key] = &[
         "Server connections per database and server, over all its users. One whose clients wait takes the place of another's \
          idle connection; if there is none, who has waited longest comes first. Connections of pglagoon's own and those for \
          replication are not counted.",
+    ),
+    key(
+        "pool.max_db_clients",
+        Value("\"off\""),
+        "Clients of one database at once, over all its users. More are refused with SQLSTATE 53300.",
     ),
     key(
         "pool.checkout_timeout",
@@ -503,10 +536,9 @@ pub fn reference() -> String {
     let mut text = REFERENCE_HEAD.to_owned();
     let mut section = "";
     for key in KEYS {
-        let (parent, name) = match key.path {
-            "databases.NAME.routing.weights" => ("databases.NAME", "routing.weights"),
-            "databases.NAME.routing.prefer" => ("databases.NAME", "routing.prefer"),
-            path => path.rsplit_once('.').unwrap_or(("", path)),
+        let (parent, name) = match key.path.split_once(".NAME.") {
+            Some((_, name)) => (&key.path[..key.path.len() - name.len() - 1], name),
+            None => key.path.rsplit_once('.').unwrap_or(("", key.path)),
         };
         if parent != section {
             section = parent;
@@ -671,7 +703,8 @@ mod tests {
             ("databases.NAME", "pool_size", Some("pool.size")),
             ("databases.NAME", "server", Some("servers")),
             ("databases.NAME.pool", "checkout_timout", Some("checkout_timeout")),
-            ("pool", "max_clients", Some("listen.max_clients")),
+            ("pool", "max_clients", Some("max_db_clients")),
+            ("pool", "max_user_clients", Some("listen.max_user_clients")),
             ("", "pool_mode", Some("pool.mode")),
             ("listen", "xyzzy", None),
         ];

@@ -43,6 +43,8 @@ pub struct Config {
     pub auth: Auth,
     /// Users by name, from `[users.*]` and `auth_file` (the file loses where both name one).
     pub users: BTreeMap<String, User>,
+    /// What holds for some users instead of what databases say; they need not be among `users`.
+    pub user_rules: Arc<BTreeMap<String, UserRules>>,
     /// Who may open the virtual database.
     pub admin: Admin,
     /// Databases by the name that clients ask for, without the wildcard.
@@ -71,6 +73,14 @@ impl Config {
     pub fn may_be_user(&self, user: &str, database: &str) -> bool {
         self.users.contains_key(user) || self.lookup_of(user, database).is_some()
     }
+
+    /// Clients that the user may have at once, over all databases, if that is limited, and by which key.
+    pub fn max_clients_of(&self, user: &str) -> Option<(usize, String)> {
+        match self.user_rules.get(user).and_then(|rules| rules.max_clients) {
+            Some(own) => Some((own?, format!("users.{user}.max_clients"))),
+            None => Some((self.listen.max_user_clients?, "listen.max_user_clients".to_owned())),
+        }
+    }
 }
 
 /// Where clients connect.
@@ -82,6 +92,8 @@ pub struct Listen {
     pub unix: Option<UnixListen>,
     /// Client connections at once, over all addresses; more are refused with 53300.
     pub max_clients: usize,
+    /// Clients of one user at once, over all databases, if the user has no limit of its own and there is one.
+    pub max_user_clients: Option<usize>,
     /// Worker threads, already resolved: at least one.
     pub workers: usize,
     /// Whether messages may go to the kernel together, by io_uring.
@@ -193,6 +205,14 @@ pub enum AuthMethod {
 }
 
 impl AuthMethod {
+    /// Whether clients show a password, or that they know it.
+    pub fn asks_for_password(self) -> bool {
+        match self {
+            AuthMethod::Md5 | AuthMethod::ScramSha256 | AuthMethod::Password => true,
+            AuthMethod::Trust | AuthMethod::Cert => false,
+        }
+    }
+
     /// The word in the configuration and in SHOW.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -210,8 +230,43 @@ impl AuthMethod {
 pub struct User {
     /// What the user's password is checked against; `None` never matches (but `trust` and `cert` need none).
     pub secret: Option<Secret>,
-    /// What the user's reads may return, if not what the database says.
+}
+
+/// What holds for a user instead of what databases say, as far as it is given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UserRules {
+    /// What the user's reads may return.
     pub consistency: Option<Consistency>,
+    /// Clients at once, over all databases, if there is such a limit.
+    pub max_clients: Option<Option<usize>>,
+    /// When a server connection goes back to the pool.
+    pub mode: Option<PoolMode>,
+    /// Server connections per database and server.
+    pub size: Option<usize>,
+    /// How many of them are kept.
+    pub min_size: Option<usize>,
+    /// So many more while a client has waited.
+    pub reserve_size: Option<usize>,
+    /// How long a transaction may sit idle, if that is limited.
+    pub idle_transaction_timeout: Option<Option<Duration>>,
+    /// How long one query may run, if that is limited.
+    pub query_timeout: Option<Option<Duration>>,
+}
+
+impl UserRules {
+    fn of_pool(&self, pool: &Pool) -> Pool {
+        let size = self.size.unwrap_or(pool.size);
+        Pool {
+            mode: self.mode.unwrap_or(pool.mode),
+            size,
+            // What a larger pool keeps may be more than this one may have.
+            min_size: self.min_size.unwrap_or(pool.min_size).min(size),
+            reserve_size: self.reserve_size.unwrap_or(pool.reserve_size),
+            idle_transaction_timeout: self.idle_transaction_timeout.unwrap_or(pool.idle_transaction_timeout),
+            query_timeout: self.query_timeout.unwrap_or(pool.query_timeout),
+            ..pool.clone()
+        }
+    }
 }
 
 /// A stored password. `Debug` never shows it.
@@ -274,10 +329,25 @@ pub struct Database {
     pub server_password: Option<Secret>,
     /// TLS towards this database's servers.
     pub server_tls: ServerTls,
-    /// Pooling.
+    /// Pooling, unless a user has rules of its own.
     pub pool: Pool,
-    /// Routing.
+    /// Routing, unless a user has rules of its own.
     pub routing: Routing,
+    /// Those users' rules: the same for all databases.
+    pub user_rules: Arc<BTreeMap<String, UserRules>>,
+}
+
+impl Database {
+    /// Pooling for this user.
+    pub fn pool_of(&self, user: &str) -> Pool {
+        self.user_rules.get(user).map_or_else(|| self.pool.clone(), |rules| rules.of_pool(&self.pool))
+    }
+
+    /// What this user's reads may return.
+    pub fn level_of(&self, user: &str) -> Consistency {
+        let own = self.user_rules.get(user).and_then(|rules| rules.consistency);
+        own.unwrap_or(self.routing.consistency)
+    }
 }
 
 /// Where a PostgreSQL server listens.
@@ -368,6 +438,8 @@ pub struct Pool {
     pub reserve_timeout: Duration,
     /// Server connections per database and server, over all its users, if there is such a limit.
     pub max_db_connections: Option<usize>,
+    /// Clients of one database at once, over all its users, if there is such a limit.
+    pub max_db_clients: Option<usize>,
     /// How long a client waits for a connection of a server that is there.
     pub checkout_timeout: Duration,
     /// How long a client is held while there is no server for its request.

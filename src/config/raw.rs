@@ -198,6 +198,13 @@ impl<'r, 't> Section<'r, 't> {
         value.and_then(|value| value.get_ref().as_array()).is_some_and(|items| items.is_empty())
     }
 
+    /// What `read` makes of a key, if it is there.
+    pub(super) fn given<T>(&mut self, key: &str, read: impl FnOnce(&mut Self, &str) -> T) -> Option<T> {
+        let is_there = self.has(key);
+        // Read in any case, so that it is known what it may be.
+        Some(read(self, key)).filter(|_| is_there)
+    }
+
     /// One of several words.
     pub(super) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)], default: T) -> T {
         let allowed = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" | ");

@@ -46,7 +46,7 @@ fn entry(line: &str) -> Result<Option<(String, User)>, String> {
         "" => None,
         stored => Some(Secret::from_stored(stored).map_err(|what| format!("user \"{name}\" has {what}"))?),
     };
-    Ok(Some((name, User { secret, ..User::default() })))
+    Ok(Some((name, User { secret })))
 }
 
 /// A field in quotes, and what follows it.

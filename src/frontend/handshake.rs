@@ -21,7 +21,7 @@ use super::replication::Replicating;
 use super::{Access, Frontend, Worker};
 use crate::admin::{Rights, console};
 use crate::auth::{Admitted, Ask, Certificate, Channel, Entropy, Login, Refusal, Reply};
-use crate::cluster::{Admission, Database, Greeting, Replication, UserPools};
+use crate::cluster::{Admission, Database, Greeting, Member, Replication, UserPools};
 use crate::config::{Config, Scope, TlsMode, User, VIRTUAL_DATABASES};
 use crate::error::{ErrorSource, Report};
 use crate::net::{Buffer, Endpoint, Stream, tls};
@@ -63,7 +63,7 @@ pub struct Authenticated {
     /// What it sent beyond its login.
     pub early: Buffer,
     /// Where its server connections come from.
-    pub pools: Arc<UserPools>,
+    pub pools: Member,
     /// Its conversation.
     pub session: Session,
     /// Its entry among the clients.
@@ -194,7 +194,8 @@ async fn log_in(
         return Box::pin(replicate(line, opening, &secret, admitted, mode, frontend)).await;
     }
     let (base, own) = opening.settings()?;
-    let (pools, base, greeting) = greet(line.worker, opening, base, &admitted, frontend, access).await?;
+    let (pools, base, greeting) = greet(line.worker, opening, base, &admitted, frontend).await?;
+    let pools = pools.admit(access.config.max_clients_of(&opening.user))?;
     let mut out = Vec::with_capacity(greeting.len() + 256);
     // Known before the client can use its cancel key.
     let registration = register(line, opening, Names::of(&pools), &secret, frontend);
@@ -212,7 +213,7 @@ async fn log_in(
         Scope::Database => Some("database".to_owned()),
     });
     let (stream, early) = line.hand_on();
-    let session = Session::new(rules.pool.mode, base, own);
+    let session = Session::new(pools.rules().mode, base, own);
     let config = access.config.clone();
     let client = Authenticated { stream, early, pools, session, registration, config };
     Ok(Arrived::Client(Box::new(Relay::new(client, line.worker.clone()))))
@@ -267,14 +268,11 @@ async fn greet(
     base: Settings,
     admitted: &Admitted,
     frontend: &Frontend,
-    access: &Access,
 ) -> Result<(Arc<UserPools>, Settings, Arc<Greeting>), Report> {
     let Opening { user, database, .. } = opening;
-    let level = access.config.users.get(&**user).and_then(|user| user.consistency);
     loop {
         let served = served(frontend.directory.find(database), database)?;
         let pools = served.user(user, &admitted.credential);
-        pools.set_level(level);
         if let Some((base, greeting)) = pools.known_greeting(&base) {
             return Ok((pools, base, greeting));
         }

@@ -43,7 +43,7 @@ pub(super) async fn look_up(
             return Err(unanswered(user, &report));
         }
     };
-    let found = |secret| Ok(Some(Box::new(User { secret, ..User::default() })));
+    let found = |secret| Ok(Some(Box::new(User { secret })));
     let Some(mut row) = rows.into_iter().next() else { return Ok(None) };
     // PgBouncer's queries answer the name as well, and first. Who has no password may come by a certificate.
     let Some(stored) = row.pop().flatten() else { return found(None) };

@@ -155,7 +155,7 @@ pub async fn board(
     }
 }
 
-type Admitted = (Registration, Buffer, Arc<crate::cluster::UserPools>, Session, Arc<crate::config::Config>);
+type Admitted = (Registration, Buffer, crate::cluster::Member, Session, Arc<crate::config::Config>);
 
 fn admit(
     passport: Passport,
@@ -167,7 +167,6 @@ fn admit(
     if !config.may_be_user(&passport.user, &passport.database) {
         return Err(ended(format!("User \"{}\" is not configured any more.", passport.user)));
     }
-    let own_level = config.users.get(&passport.user).and_then(|user| user.consistency);
     if frontend.clients.find(passport.pid).is_some() {
         return Err(ended("Its number has been given to another client.".into()));
     }
@@ -177,16 +176,13 @@ fn admit(
         .find(&passport.database)
         .ok_or_else(|| ended(format!("Database \"{}\" is not configured any more.", passport.database)))?;
     let pools = database.user(&passport.user, &passport.credential);
-    pools.set_level(own_level);
     if passport.uses_sequences {
         pools.pinned.use_sequences();
     }
-    let rules = database.rules();
-    let level = own_level.unwrap_or(rules.routing.consistency);
     let session = Session::unpack(
         passport.luggage,
-        rules.pool.mode,
-        level,
+        pools.rules().mode,
+        pools.level(),
         &mut worker.desk().registry,
         database.generation(),
         std::time::Instant::now(),
@@ -203,7 +199,7 @@ fn admit(
     });
     let mut early = Buffer::empty();
     early.extend(&passport.early.bytes());
-    Ok((Registration::new(card, frontend), early, pools, session, config))
+    Ok((Registration::new(card, frontend), early, pools.enter(), session, config))
 }
 
 fn ended(detail: String) -> Report {

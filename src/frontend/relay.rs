@@ -25,7 +25,7 @@ use super::outlet::{Outlet, fill};
 use super::passage::{Leaving, Passenger};
 use super::{Desk, Seat, Worker, cancel, passage};
 use crate::backend::Backend;
-use crate::cluster::{Declined, Granted, Notes, Subscription, UserPools};
+use crate::cluster::{Declined, Granted, Member, Notes, Subscription, UserPools};
 use crate::config::Config;
 use crate::error::{ErrorSource, Report};
 use crate::net::outbox::{Owner, Turn};
@@ -75,7 +75,7 @@ pub struct Relay {
     received: u64,
     sent: u64,
     registration: Registration,
-    pools: Arc<UserPools>,
+    pools: Member,
     /// What the worker has noted of their database.
     notes: Rc<RefCell<Notes>>,
     /// What a client that listens hears by the shared listener.
@@ -183,7 +183,6 @@ impl Relay {
     /// Sees the client through to its end, or until it sleeps. `admission` counts it to its end.
     pub fn live(mut self: Box<Self>, admission: Admission) -> impl Future<Output = ()> {
         self.admission = Some(admission);
-        self.pools.enter();
         self.go_on()
     }
 
@@ -192,7 +191,6 @@ impl Relay {
         let farewell = self.converse().await;
         self.seat.dormitory.leaves(self.card().id);
         let Some(farewell) = farewell else { return self.sleep() };
-        self.pools.leave();
         // The socket's error is the client's end, which this is.
         let _ = self.client_outlet().gather();
         match farewell {
@@ -430,9 +428,9 @@ impl Relay {
             let mut world = World {
                 now,
                 rules: &rules.routing,
-                level: self.pools.level().unwrap_or(rules.routing.consistency),
+                level: self.pools.level(),
                 lineage,
-                servers: &*self.pools,
+                servers: &**self.pools,
                 scopes: &self.pools.database.scopes,
                 secret: secret.0.as_bytes(),
                 catalog: &***catalog,
@@ -441,7 +439,7 @@ impl Relay {
                 registry,
                 max_message: self.max_message,
                 client: self.registration.card().id,
-                pin_room: self.pools.pinned.room(&rules.pool),
+                pin_room: self.pools.pin_room(rules.pool.session_state),
                 sequences: self.pools.sequences(),
                 unnamed: rules.pool.unnamed_statements,
             };

@@ -22,7 +22,7 @@ use crate::session::{Owed, ServerState};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
@@ -108,9 +108,23 @@ pub struct Process {
     /// Server connections made so far: they are numbered.
     connections: AtomicU64,
     urgent: AtomicUsize,
+    /// Clients by user, for as long as the user has pools.
+    headcounts: Mutex<BTreeMap<String, Weak<AtomicUsize>>>,
 }
 
 impl Process {
+    /// The count of a user's clients, which all pools of the user share.
+    pub fn headcount(&self, user: &str) -> Arc<AtomicUsize> {
+        let mut all = lock(&self.headcounts);
+        if let Some(known) = all.get(user).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, count| count.strong_count() > 0);
+        let count = Arc::new(AtomicUsize::new(0));
+        all.insert(user.to_owned(), Arc::downgrade(&count));
+        count
+    }
+
     /// Pools that are [urgent](Pool::is_urgent), counted twice if they have both reasons: with none, nobody need look
     /// through thousands of pools.
     pub fn urgent(&self) -> usize {

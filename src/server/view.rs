@@ -164,17 +164,17 @@ impl Observed for View {
 
     fn users(&self) -> Vec<UserRow> {
         let config = self.config();
-        let mut rows: BTreeMap<String, UserRow> = config
-            .users
-            .keys()
-            .map(|name| (name.clone(), UserRow { name: name.clone(), clients: 0, servers: 0 }))
-            .collect();
+        let new = |name: &str| UserRow {
+            name: name.to_owned(),
+            rules: config.user_rules.get(name).cloned().unwrap_or_default(),
+            max_clients: config.max_clients_of(name).map(|(max, _)| max),
+            clients: 0,
+            servers: 0,
+        };
+        let mut rows: BTreeMap<String, UserRow> =
+            config.users.keys().map(|name| (name.clone(), new(name))).collect();
         for pools in self.user_pools() {
-            let row = rows.entry(pools.user.to_string()).or_insert_with(|| UserRow {
-                name: pools.user.to_string(),
-                clients: 0,
-                servers: 0,
-            });
+            let row = rows.entry(pools.user.to_string()).or_insert_with(|| new(&pools.user));
             row.clients += pools.clients.load(Ordering::Relaxed);
             row.servers += connections(&pools);
         }
@@ -251,7 +251,7 @@ fn pool_row(pools: &UserPools) -> PoolRow {
     PoolRow {
         database: pools.database.name.to_string(),
         user: pools.user.to_string(),
-        mode: pools.database.rules().pool.mode,
+        mode: pools.rules().mode,
         clients: pools.clients.load(Ordering::Relaxed),
         pinned: pools.pinned.counts(),
         replication: pools.replication.load(Ordering::Relaxed),
@@ -390,10 +390,18 @@ fn config_rows(config: &Config) -> Vec<ConfigRow> {
     let mut rows = vec![
         row("max_client_conn", config.listen.max_clients.to_string(), "10000", true),
         row("max_user_connections", "0".into(), "0", false),
+        row(
+            "max_user_client_connections",
+            config.listen.max_user_clients.unwrap_or(0).to_string(),
+            "0",
+            true,
+        ),
     ];
     if let Some(rules) = any {
         let max = rules.pool.max_db_connections.unwrap_or(0);
         rows.push(row("max_db_connections", max.to_string(), "0", true));
+        let max = rules.pool.max_db_clients.unwrap_or(0);
+        rows.push(row("max_db_client_connections", max.to_string(), "0", true));
         rows.push(row("min_pool_size", rules.pool.min_size.to_string(), "0", true));
         rows.push(row("reserve_pool_size", rules.pool.reserve_size.to_string(), "0", true));
         rows.push(row("reserve_pool_timeout", duration_text(rules.pool.reserve_timeout), "5s", true));

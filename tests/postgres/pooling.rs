@@ -442,6 +442,107 @@ async fn users_of_a_database_share_its_server_connections() {
     assert!(column("current_connections").await > MAX);
 }
 
+/// One session of the server's for both, however often it is asked.
+async fn keeps_its_session(client: &tokio_postgres::Client, other: &tokio_postgres::Client) -> bool {
+    rows(client, "SELECT set_config('test.mark', 'mine', false)").await;
+    let before = value(client, "SELECT pg_backend_pid()").await;
+    join_all((0..4).map(|_| value(other, "SELECT note('other')"))).await;
+    let others = value(other, "SELECT pg_backend_pid() FROM note('which')").await;
+    before == value(client, "SELECT pg_backend_pid() FROM note('again')").await && before != others
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_a_pool_of_its_own_kind() {
+    let mut stand = Stand::new(|setup| {
+        single(setup)
+            .set("users.postgres", "pool.mode", quote("session"))
+            .set("users.postgres", "pool.size", "2")
+            .set("users.postgres", "pool.query_timeout", quote("500ms"))
+            .set("users.postgres", "max_clients", "3")
+    });
+    let console = stand.lagoon.console().await;
+    let (ours, theirs) = (stand.client().await, stranger(&stand).await);
+    let other = stranger(&stand).await;
+    assert!(keeps_its_session(&theirs, &other).await, "session mode");
+    let pools = table(&console, "SHOW POOLS").await;
+    let mode = |user: &str| pools.iter().find(|row| row["user"] == user).map(|row| row["pool_mode"].clone());
+    assert_eq!((mode("postgres").as_deref(), mode("app").as_deref()), (Some("session"), Some("transaction")));
+    let users = table(&console, "SHOW USERS").await;
+    let row = users.iter().find(|row| row["name"] == "postgres").expect("its row");
+    let columns = ["pool_size", "pool_mode", "max_user_client_connections", "current_client_connections"];
+    assert_eq!(columns.map(|column| &*row[column]), ["2", "session", "3", "2"]);
+
+    // A third client of two connections waits for one of those who keep theirs.
+    let third = stranger(&stand).await;
+    let waits = tokio::time::timeout(Duration::from_millis(300), third.simple_query("SELECT 1")).await;
+    assert!(waits.is_err(), "there are two connections");
+    assert_eq!(sqlstate(stand.lagoon.connect(&stand.lagoon.url("postgres", "app")).await).0, "53300");
+    drop((third, other));
+
+    // Its time limit is its own.
+    rows(&ours, "SELECT pg_sleep(1)").await;
+    assert_eq!(sqlstate(theirs.simple_query("SELECT pg_sleep(10)").await).0, "57014");
+
+    // A reload that takes it all away counts for who comes, and a mode for who is here.
+    let theirs = stranger(&stand).await;
+    rows(&theirs, "SELECT 1").await;
+    stand.lagoon.reconfigure(|setup| {
+        ["pool.mode", "pool.size", "pool.query_timeout", "max_clients"]
+            .into_iter()
+            .fold(setup, |setup, key| setup.unset("users.postgres", key))
+            .set("users.app", "pool.mode", quote("session"))
+            .set("users.app", "pool.size", "2")
+    });
+    rows(&console, "RELOAD").await;
+    let other = stand.client().await;
+    eventually_async("the user's connections are kept now", async || keeps_its_session(&ours, &other).await)
+        .await;
+    let more = join_all((0..4).map(|_| stranger(&stand))).await;
+    join_all(more.iter().map(|client| rows(client, "SELECT 1 FROM pg_sleep(0.1)"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_database_and_of_a_user_are_limited_to_the_one() {
+    let mut stand = Stand::new(|setup| {
+        single(setup).set("pool", "max_db_clients", "5").set("listen", "max_user_clients", "3").set(
+            "users.app",
+            "max_clients",
+            quote("off"),
+        )
+    });
+    let try_as = async |user: &str| match stand.lagoon.connect(&stand.lagoon.url(user, "app")).await {
+        Ok(client) => Ok(client),
+        Err(error) => Err(error.as_db_error().expect("an answer").message().to_owned()),
+    };
+    let theirs = join_all((0..12).map(|_| try_as("postgres"))).await;
+    let refused: Vec<_> = theirs.iter().filter_map(|client| client.as_ref().err()).collect();
+    let text = "too many clients of user \"postgres\" already (listen.max_user_clients = 3)";
+    assert!(refused.len() == 9 && refused.iter().all(|refused| *refused == text), "{refused:?}");
+    let ours = join_all((0..6).map(|_| try_as("app"))).await;
+    let refused: Vec<_> = ours.iter().filter_map(|client| client.as_ref().err()).collect();
+    let text = "too many clients of database \"app\" already (pool.max_db_clients = 5)";
+    assert!(refused.len() == 4 && refused.iter().all(|refused| *refused == text), "{refused:?}");
+    let console = stand.lagoon.console().await;
+    let databases = table(&console, "SHOW DATABASES").await;
+    let row = databases.iter().find(|row| row["name"] == "app").expect("its row");
+    let columns = ["max_client_connections", "current_client_connections"];
+    assert_eq!(columns.map(|column| &*row[column]), ["5", "5"]);
+    drop(ours);
+    let ours = stand.client().await;
+    rows(&ours, "SELECT 1").await;
+
+    // Who is here stays, and counts, in whichever pools a reload puts him.
+    stand
+        .lagoon
+        .reconfigure(|setup| setup.set("pool", "mode", quote("session")).set("pool", "max_db_clients", "4"));
+    rows(&console, "RELOAD").await;
+    let try_as = async |user: &str| stand.lagoon.connect(&stand.lagoon.url(user, "app")).await;
+    assert_eq!(sqlstate(try_as("app").await).0, "53300");
+    drop(theirs);
+    eventually_async("there is room", async || try_as("postgres").await.is_ok()).await;
+    rows(&ours, "SELECT 1").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_connection_that_died_while_idle_is_not_handed_out() {
     let stand = Stand::new(single);

@@ -20,8 +20,7 @@ fn house() -> House {
         ("scram", Some(Secret::Scram(verifier("secret", b"0123456789abcdef", 1)))),
         ("none", None),
     ];
-    let users: BTreeMap<_, _> =
-        secrets.map(|(name, secret)| (name.to_owned(), User { secret, ..User::default() })).into();
+    let users: BTreeMap<_, _> = secrets.map(|(name, secret)| (name.to_owned(), User { secret })).into();
     let ring = KeyRing::new(&users, Seed::new([7; 32]));
     House { users, ring }
 }

@@ -115,10 +115,7 @@ fn passwords_fit_the_verifiers_that_postgresql_made() {
 
 #[test]
 fn a_plain_password_is_derived_once_and_gives_no_pass_through_keys() {
-    let users = BTreeMap::from([(
-        "app".to_owned(),
-        User { secret: Some(Secret::Plain("secret".into())), ..User::default() },
-    )]);
+    let users = BTreeMap::from([("app".to_owned(), User { secret: Some(Secret::Plain("secret".into())) })]);
     let ring = KeyRing::new(&users, seed());
     assert!(ring.must_derive("app"));
     let keys = ring.keys("app", None);

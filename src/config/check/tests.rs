@@ -100,6 +100,38 @@ fn a_database_overrides_the_defaults_key_by_key() {
 }
 
 #[test]
+fn a_user_has_rules_of_its_own_in_every_database() {
+    let config = good(
+        "pool = { size = 10, min_size = 8, query_timeout = '1min' }\nlisten.max_user_clients = 9\n\
+         [users.batch]\npassword = 'x'\nconsistency = 'strong'\nmax_clients = 'off'\n\
+         pool = { mode = 'session', size = 3, query_timeout = 'off' }\n[users.plain]\npassword = 'x'\n",
+    );
+    let rules = &config.databases["base"];
+    let own = rules.pool_of("batch");
+    assert_eq!((own.mode, own.size, own.min_size), (PoolMode::Session, 3, 3));
+    assert_eq!((own.query_timeout, own.reserve_size), (None, 0));
+    assert_eq!(rules.pool_of("plain"), rules.pool);
+    assert_eq!(
+        (rules.level_of("batch"), rules.level_of("plain")),
+        (Consistency::Strong, Consistency::Session)
+    );
+    assert_eq!(config.max_clients_of("batch"), None);
+    let general = Some((9, "listen.max_user_clients".to_owned()));
+    assert_eq!((config.max_clients_of("plain"), config.max_clients_of("nobody")), (general.clone(), general));
+}
+
+#[test]
+fn a_user_without_a_password_takes_it_from_the_file_or_the_servers() {
+    let list = |_: &Path| Ok("\"app\" \"of the file\"\n\"finder\" \"x\"\n".to_owned());
+    let text = "auth = { auth_file = 'users.txt', auth_user = 'finder' }\nusers.app.max_clients = 1\n\
+                users.guest.max_clients = 2\nusers.finder.pool.size = 1\n[databases.app]\nservers = ['a']\n";
+    let config = parse(text, &list, 4).expect("good");
+    assert_eq!(config.users["app"].secret, Some(Secret::Plain("of the file".into())));
+    assert!(config.lookup_of("guest", "app").is_some() && config.lookup_of("app", "app").is_none());
+    assert_eq!(config.max_clients_of("guest"), Some((2, "users.guest.max_clients".to_owned())));
+}
+
+#[test]
 fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
     let expected = [
         ("[pool]\nsize = 0", "pool.size (line 2): got the number 0; allowed: a whole number from 1 to 10000"),
@@ -111,6 +143,11 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "[pool]\nmin_size = 30",
             "pool.min_size (line 2): pool.min_size is 30, and pool.size 20: it can be no more",
         ),
+        (
+            "[users.x]\npassword = 'y'\npool = { size = 2, min_size = 3 }",
+            "users.x.pool.min_size (line 3): pool.min_size is 3, and pool.size 2: it can be no more",
+        ),
+        ("[users.x]\npassword = 'y'\npool.lifetime = '1h'", "users.x.pool.lifetime (line 3): unknown key"),
         (
             "[pool]\nreserve_size = 2\nreserve_timeout = '10s'",
             "pool.reserve_timeout (line 3): pool.reserve_timeout is 10s, and pool.checkout_timeout 10s: no client waits",

@@ -132,9 +132,9 @@ impl Relay {
 
 impl Limits {
     pub fn new(config: &Config, pools: &UserPools) -> Option<Box<Self>> {
-        let rules = pools.database.rules();
+        let rules = pools.rules();
         let idle = config.listen.client_idle_timeout;
-        let (transaction, query) = (rules.pool.idle_transaction_timeout, rules.pool.query_timeout);
+        let (transaction, query) = (rules.idle_transaction_timeout, rules.query_timeout);
         let any = idle.is_some() || transaction.is_some() || query.is_some();
         any.then(|| Box::new(Limits { idle, transaction, query, phase: Phase::Idle, since: Instant::now() }))
     }

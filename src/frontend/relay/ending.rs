@@ -135,7 +135,7 @@ impl Relay {
     pub(super) fn part(&mut self, farewell: Farewell) -> Option<Vec<u8>> {
         let patience = match farewell {
             Farewell::Terminated => {
-                let limit = self.pools.database.rules().pool.query_timeout;
+                let limit = self.pools.rules().query_timeout;
                 limit.map_or(LAST_REQUESTS, |limit| limit.min(LAST_REQUESTS))
             }
             Farewell::Fatal(_) | Farewell::Abrupt | Farewell::HandedOver => Duration::ZERO,

@@ -60,17 +60,14 @@ impl Relay {
         }
         // Those of the pools that it leaves.
         self.count_pins(Pins::default());
-        self.pools = before.heir(&database);
+        let left = std::mem::replace(&mut self.pools, before.heir(&database).enter());
         self.notes = self.seat.notes(&database);
-        self.pools.enter();
-        if let Err(why) = self.hear_on().await {
-            before.leave();
-            return Err(Denied::Gone(Farewell::Fatal(Box::new(why))));
-        }
-        before.leave();
-        let rules = self.pools.database.rules();
+        let heard = self.hear_on().await;
+        // Somebody has to use those before until then.
+        drop(left);
+        heard.map_err(|why| Denied::Gone(Farewell::Fatal(Box::new(why))))?;
         let config = frontend.access.load().config.clone();
-        self.session.moved(rules.pool.mode, Instant::now());
+        self.session.moved(self.pools.rules().mode, Instant::now());
         self.watch = Limits::new(&config, &self.pools);
         self.max_message = config.listen.max_message;
         self.fresh = true;

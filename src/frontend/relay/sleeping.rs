@@ -11,7 +11,7 @@ pub(in crate::frontend) struct Sleeper {
     pub(super) watch: Option<Box<Limits>>,
     pub(super) max_message: usize,
     pub(super) registration: Registration,
-    pub(super) pools: Arc<UserPools>,
+    pub(super) pools: Member,
     pub(super) admission: Option<Admission>,
 }
 
