@@ -609,6 +609,7 @@ impl Database {
             Ok(backend) => backend,
             Err(error) => {
                 tracing::debug!(database = %self.name, %error, "no login to read the catalog with");
+                node.login_of_ours_failed(&target, &error);
                 return None;
             }
         };

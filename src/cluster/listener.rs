@@ -303,7 +303,10 @@ async fn connect(database: &Database) -> Option<(Ear, Arc<Node>)> {
                 backend.farewell();
                 return None;
             }
-            Err(error) => tracing::warn!(database = %database.name, %error, "no login to listen with"),
+            Err(error) => {
+                tracing::warn!(database = %database.name, %error, "no login to listen with");
+                node.login_of_ours_failed(&target, &error);
+            }
         }
     }
     None

@@ -38,7 +38,7 @@ pub use section::Section;
 pub use user_pools::{Granted, Greeting, Member, UserPools};
 
 use crate::backend::connect::ScramCache;
-use crate::backend::{Abode, ConnectError};
+use crate::backend::{Abode, ConnectError, Target};
 use crate::config::{Patroni, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
 use crate::lock::lock;
@@ -54,6 +54,7 @@ use failover::{Evidence, Observation, Rivalry, Standing, Verdict};
 use logins::{Login, Logins};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
+use room::ShutOut;
 use section::Shift;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -88,6 +89,9 @@ pub struct Cluster {
     contacts: Mutex<Contacts>,
 }
 
+/// For so many logins of our own at once room is made on a server.
+const MAX_SHUT_OUT: usize = 8;
+
 /// How servers can be reached, and who is primary.
 type Contacts = (Vec<Contact>, Option<(usize, u32)>);
 
@@ -104,6 +108,8 @@ pub struct Node {
     barrier: Barrier,
     /// A login was refused because there is no room for it, since somebody last looked.
     is_full: AtomicBool,
+    /// Logins of the cluster's own for which there was none since then.
+    shut_out: Mutex<Vec<ShutOut>>,
     /// Whether its timeline is known, so that its position says something.
     is_traced: AtomicBool,
     /// When it counts as dead unless it says something before, in milliseconds since `epoch`; zero while it answers.
@@ -693,6 +699,7 @@ impl Node {
             oracle: Oracle::default(),
             barrier: Barrier::default(),
             is_full: AtomicBool::new(false),
+            shut_out: Mutex::default(),
             is_traced: AtomicBool::new(false),
             dies: AtomicU64::new(0),
             abode: Abode::default(),
@@ -796,6 +803,19 @@ impl Node {
     /// Has it probed now.
     pub fn poke(&self) {
         self.poke.notify_one();
+    }
+}
+
+impl Node {
+    /// A login of the cluster's own has failed. Where there is no room for it, some is made (see `room.rs`).
+    fn login_of_ours_failed(&self, target: &Target, error: &ConnectError) {
+        if let ConnectError::Refused { full: Some(full), .. } = error {
+            let (user, database) = (target.user.clone(), target.database.clone());
+            let mut shut_out = lock(&self.shut_out);
+            shut_out.truncate(MAX_SHUT_OUT - 1);
+            shut_out.push(ShutOut { full: *full, user, database });
+            self.is_full.store(true, Ordering::Release);
+        }
     }
 }
 

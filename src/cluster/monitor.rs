@@ -155,7 +155,10 @@ impl Probe {
                     self.sql = PROBE;
                     self.connection = Some(connection);
                 }
-                Err(error) => return self.unreachable(node, &error, began),
+                Err(error) => {
+                    node.login_of_ours_failed(&target, &error);
+                    return self.unreachable(node, &error, began);
+                }
             }
         }
         let connection = self.connection.as_mut().expect("made above");

@@ -176,7 +176,10 @@ impl Line {
         let target = monitor::target(cluster, node, login);
         let connected = async {
             let connection = Box::pin(backend::connect(&target, settings.timeout)).await;
-            let mut connection = connection.map_err(|error| error.is_of_login())?;
+            let mut connection = connection.map_err(|error| {
+                node.login_of_ours_failed(&target, &error);
+                error.is_of_login()
+            })?;
             let prepare = format!("{}; {PREPARE}", monitor::UNLIMITED);
             let prepared = command::run(&mut connection, &prepare, settings.timeout).await;
             prepared.map_err(|error| matches!(error, CommandError::Server(_)))?;

@@ -637,6 +637,39 @@ async fn idle_connections_make_way_where_a_server_or_a_role_or_a_database_is_ful
     }
 }
 
+/// By which it is known what servers are, and how far.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_make_way_for_the_monitor_s_and_the_oracle_s() {
+    const POOL: usize = 4;
+    let mut options = crate::harness::options(&crate::harness::installations()[0]);
+    options.replicas = 1;
+    let stand = Stand::with(options, |setup| {
+        setup.set("pool", "size", POOL.to_string()).set("monitor", "user", quote("app")).set(
+            "monitor",
+            "password",
+            quote(pglagoon::cli::playground::PASSWORD),
+        )
+    });
+    let primary = stand.playground.primary();
+    let clients = join_all((0..POOL).map(|_| stand.client())).await;
+    join_all(clients.iter().map(|client| rows(client, "SELECT note('fills'), pg_sleep(0.2)"))).await;
+    rows(&clients[0], "SELECT count(*) FROM notes").await;
+    let ours = || stand.backends(0, "application_name = 'pglagoon monitor'");
+    eventually("both are there", || ours() == 2 && stand.backends(0, "usename = 'app'") == POOL + 2);
+    // As after a restart in which the pools were quicker.
+    primary.sql(&format!("ALTER ROLE app CONNECTION LIMIT {POOL}")).unwrap();
+    let ended = primary.sql(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pglagoon monitor'",
+    );
+    assert_eq!(ended.unwrap().trim(), "2");
+    for client in &clients {
+        rows(client, "INSERT INTO notes (word) VALUES ('written')").await;
+        rows(client, "SELECT count(*) FROM notes").await;
+    }
+    eventually("both are there again", || ours() == 2);
+    assert_eq!(stand.lagoon.log().matches("makes way for one of our own").count(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_in_vain_or_takes_too_long_is_in_the_log() {
     let stand = Stand::new(|setup| {
