@@ -53,8 +53,8 @@ pub struct Prepared {
     pub generation: u64,
     /// For whom it is.
     pub analysis: Analysis,
-    /// Whether its strings may be another value each time they are read.
-    pub names_instant: bool,
+    /// Whether its strings, or the statements that it runs by name, may be others each time.
+    pub is_fleeting: bool,
 }
 
 impl Prepared {
@@ -117,7 +117,7 @@ impl Registry {
             types: types.into(),
             generation,
             analysis: Analysis::Shared(settings),
-            names_instant: lasting::names_instant(text),
+            is_fleeting: lasting::is_fleeting(text),
         });
         self.fresh += 1;
         if self.statements.len() >= self.capacity && self.fresh * LOOKS >= self.capacity {
@@ -152,13 +152,13 @@ impl Registry {
             types: prepared.types.clone(),
             generation,
             analysis,
-            names_instant: prepared.names_instant,
+            is_fleeting: prepared.is_fleeting,
         })
     }
 
     /// The same statement with the types that a server found for its parameters.
     pub fn with_types(&mut self, prepared: &Prepared, types: &[u8]) -> Arc<Prepared> {
-        let Prepared { id, ref server_name, ref text, generation, analysis, names_instant, .. } = *prepared;
+        let Prepared { id, ref server_name, ref text, generation, analysis, is_fleeting, .. } = *prepared;
         match analysis {
             Analysis::Shared(settings) => self.intern(text, types, generation, settings),
             // Nobody else counts on other types: it may keep its name, and the server its statement.
@@ -169,7 +169,7 @@ impl Registry {
                 types: types.into(),
                 generation,
                 analysis,
-                names_instant,
+                is_fleeting,
             }),
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! PostgreSQL reads a text's strings, and settles its parameters' types, once: under the settings and with the names that hold
 //! at that time. So a statement is shared by those clients whose settings agree in what has a part in that. Where a
-//! transaction may have changed names or settings in a way that others do not see, and where a text names an instant, the
-//! statement is its client's own.
+//! transaction may have changed names or settings in a way that others do not see, and where a text names an instant or runs a
+//! statement by name, the statement is its client's own.
 //!
 //! What a client has prepared keeps the analysis of its Parse on the connection where that was done. On another one it is
 //! analysed again, by what holds then.
@@ -108,7 +108,7 @@ impl Session {
 
     /// Makes what a Parse prepares the client's own if a server may make something else of it than for others.
     pub(super) fn set_apart(&self, prepared: &mut Arc<Prepared>, world: &mut World<'_>) {
-        if prepared.names_instant || self.reading() == Reading::Apart {
+        if prepared.is_fleeting || self.reading() == Reading::Apart {
             // DDL counts when its transaction is over.
             let generation = world.generation + u64::from(self.ddl);
             *prepared = world.registry.apart(prepared, Analysis::Own, world.client, generation);
@@ -123,7 +123,7 @@ impl Session {
         let analysis = named.prepared.analysis;
         let is_common =
             reading == Reading::Common && matches!(analysis, Analysis::Shared(id) if id == settings);
-        if is_common && !named.prepared.names_instant {
+        if is_common && !named.prepared.is_fleeting {
             return Some(named.clone());
         }
         let (named, stands_in) = (named.clone(), name.is_empty() && self.replies.has_kept());
@@ -143,11 +143,11 @@ impl Session {
         world: &mut World<'_>,
     ) -> Named {
         let reading = self.reading();
-        let Prepared { id, analysis, names_instant, generation, .. } = *named.prepared;
+        let Prepared { id, analysis, is_fleeting, generation, .. } = *named.prepared;
         let is_there = held.state.statements.holds(id, name);
         let stays = match analysis {
-            Analysis::Shared(_) => is_there && !names_instant,
-            Analysis::Own => is_there || (names_instant && reading == Reading::Common),
+            Analysis::Shared(_) => is_there && !is_fleeting,
+            Analysis::Own => is_there || (is_fleeting && reading == Reading::Common),
             Analysis::Passing => is_there && reading == Reading::Apart,
         };
         if stays {
@@ -155,7 +155,7 @@ impl Session {
         }
         let own = match reading {
             Reading::Apart => Some(Analysis::Passing),
-            Reading::Common => names_instant.then_some(Analysis::Own),
+            Reading::Common => is_fleeting.then_some(Analysis::Own),
         };
         named.prepared = match own {
             Some(analysis) => world.registry.apart(&named.prepared, analysis, world.client, generation),

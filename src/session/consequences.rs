@@ -21,12 +21,7 @@ impl Session {
     /// if that had been the one.
     pub(super) fn stand_in(&mut self, then: Option<&Then>, edits: &mut Edits) {
         let Some(Then::Deallocated(name)) = then.filter(|then| self.is_shared(Some(then))) else { return };
-        edits.insert(|out| {
-            frontend::write_close_statement(out, name);
-            Parse::write(out, name, b"", b"\0\0");
-        });
-        self.replies.push(Request::Close, Action::Swallow, None);
-        self.replies.push(Request::Parse, Action::Swallow, None);
+        self.place_empty(name, edits);
     }
 
     /// What a statement leads to once it has succeeded.
@@ -130,7 +125,7 @@ impl Session {
             effects = effects.with(effect::block(text(), catalog));
         }
         if effects.any(Effects::PREPARED_NAME) {
-            effects = effects.with(self.executes);
+            effects = effects.with(self.executes).with(self.executed_effects(text()));
         }
         if statement.access != Access::Read {
             effects = effects.with(catalog.writes().without(Effects::SEQUENCE));
@@ -146,9 +141,7 @@ impl Session {
         let asks_sequences = effects.any(Effects::SEQUENCE);
         edits.events.sequence_state |= asks_sequences;
         if effects.any(Effects::PREPARE) {
-            let executed = effects.without(Effects::PREPARE);
-            let hides = executed.any(Effects::SETTINGS.with(Effects::SET_CONFIG));
-            self.executes = self.executes.with(if hides { executed.with(body::ANYTHING) } else { executed });
+            self.executes = self.executes.with(run_by_name(effects.without(Effects::PREPARE)));
         }
         let follows = effects.any(Effects::PREPARE) && statement.statements == 1;
         let causes = if follows { effects.without(Effects::PREPARE) } else { effects };
@@ -187,6 +180,12 @@ impl Session {
             self.pin_by(causes);
         }
     }
+}
+
+/// What is left behind by a text that runs a statement with these effects by its name: it does not tell which settings change.
+pub(super) fn run_by_name(effects: Effects) -> Effects {
+    let hides = effects.any(Effects::SETTINGS.with(Effects::SET_CONFIG));
+    if hides { effects.with(body::ANYTHING) } else { effects }
 }
 
 /// Whether running the statement changes what the session knows.

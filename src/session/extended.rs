@@ -57,6 +57,7 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         edits.events.client_parses += 1;
+        self.lend(&named.statement, || parse.text, edits);
         self.set_apart(&mut named.prepared, world);
         let prepared = named.prepared.clone();
         let before = self.statements.get_or_insert_default().insert(parse.name, named);
@@ -142,13 +143,10 @@ impl Session {
     }
 
     /// The client's name is taken. The server shall say so itself, in its own words and with its own consequences for the
-    /// transaction: it is given an empty statement of that name first, which is closed after the Sync.
+    /// transaction: it is given an empty statement of that name first.
     fn duplicate(&mut self, span: Span<FrontendTag>, parse: Parse<'_>, edits: &mut Edits) -> Flow {
-        if self.tenure.stray.is_none() {
-            edits.insert(|out| Parse::write(out, parse.name, b"", b"\0\0"));
-            self.replies.push(Request::Parse, Action::Swallow, None);
-            self.tenure.stray = Some(Box::new(parse.name.into()));
-        }
+        self.place_empty(parse.name, edits);
+        self.tenure.add_stray(parse.name);
         self.replies.push(Request::Parse, Action::Forward, None);
         edits.forward(span.have());
         Flow::Done
@@ -177,6 +175,7 @@ impl Session {
         match &named {
             Some(named) => {
                 self.sent(&named.statement, || &named.prepared.text, held, world, edits);
+                self.lend(&named.statement, || &named.prepared.text, edits);
                 self.open_portal(bind.portal, named);
                 if is_named && !is_own {
                     self.ensure(&named.prepared, held, edits);
@@ -251,6 +250,9 @@ impl Session {
             return Flow::Stop(Want::Input);
         }
         let named = self.find_for(name, held, world);
+        if let Some(named) = &named {
+            self.lend(&named.statement, || &named.prepared.text, edits);
+        }
         match &named {
             Some(named) if name.is_empty() => self.ensure_unnamed(&named.prepared, held, edits),
             Some(named) => self.ensure(&named.prepared, held, edits),
@@ -294,7 +296,10 @@ impl Session {
         let portal = frontend::executed_portal(span.body(bytes)).unwrap_or_default();
         let effect = self.tenure.portals.as_ref().and_then(|portals| portals.get(portal));
         let then = match effect.map(|effect| (effect.statement.clone(), effect.prepared.clone())) {
-            Some((statement, prepared)) => self.consequence(&statement, &prepared.text),
+            Some((statement, prepared)) => {
+                self.lend(&statement, || &prepared.text, edits);
+                self.consequence(&statement, &prepared.text)
+            }
             None => None,
         };
         if self.must_know_status(then.as_ref()) {

@@ -93,14 +93,6 @@ impl Session {
         }
         self.replies.push(Request::Sync, Action::Forward, None);
         edits.forward(span.have());
-        if let Some(stray) = self.tenure.stray.take() {
-            edits.insert(|out| {
-                frontend::write_close_statement(out, &stray);
-                frontend::write_sync(out);
-            });
-            self.replies.push(Request::Close, Action::Swallow, None);
-            self.replies.push(Request::Sync, Action::Swallow, None);
-        }
         Flow::Done
     }
 
@@ -387,7 +379,9 @@ impl Session {
             }
             false => None,
         };
-        if self.must_know_status(then.as_ref()) {
+        let has_name = statement.effects.any(Effects::PREPARED_NAME);
+        let hangs_on_names = has_name && self.replies.has_names() && self.replies.ready_owed() > 0;
+        if hangs_on_names || self.must_know_status(then.as_ref()) {
             return Flow::Stop(Want::Input);
         }
         // In an aborted transaction the stand-in would not be removed, and need not be there.
@@ -406,9 +400,16 @@ impl Session {
         // Its ReadyForQuery ends the batch that it stands in, as a Sync would.
         self.batch = Batch::Idle;
         self.sent(&statement, text, held, world, edits);
+        // If it may be skipped for an error before it, its client has to send a Sync, and one of ours would come too soon.
+        let may_skip = has_name && self.replies.may_skip();
+        let has_sync = has_name && self.lend(&statement, text, edits) && !may_skip;
         self.replies.push(Request::Query, Action::Forward, then);
         self.replies.note(statement.reason);
         edits.forward(span.have());
+        if has_sync {
+            edits.insert(frontend::write_sync);
+            self.replies.push(Request::Sync, Action::Swallow, None);
+        }
         Flow::Done
     }
 

@@ -361,6 +361,7 @@ impl Session {
                 held.state.sql_statements.remove(&name);
             }
             Then::Prepared(name, text) => {
+                self.tenure.remove_stray(name.as_bytes());
                 self.sql_statements.insert(name.clone(), text.clone());
                 held.state.sql_statements.insert(name, text);
             }
@@ -381,6 +382,7 @@ impl Session {
             | Then::Described { .. }
             | Then::Answered(_)
             | Then::PreparedAgain(_)
+            | Then::Lent
             | Then::Began
             | Then::Emptied
             | Then::Asked(_)
@@ -490,7 +492,10 @@ impl Session {
                 let then = Then::Kept { put, name: Some(Renamed { before: None, ..renamed }) };
                 self.undo(Some(Box::new(then)), Some(held));
             }
-            Some(Then::Deallocated(name)) => self.tenure.stray = Some(Box::new(name.to_vec())),
+            // What stood in for it may be there still.
+            Some(Then::Deallocated(name)) if self.naming == Naming::Ours => self.tenure.add_stray(&name),
+            // If it was lent for a Query, that was skipped, too: the Sync behind it answers in its place.
+            Some(Then::Lent) => self.replies.forward_sync(),
             then => self.undo(then.map(Box::new), Some(held)),
         }
     }
@@ -533,6 +538,7 @@ impl Session {
             | Then::Unlistened(..)
             | Then::Prepared(..)
             | Then::PreparedAgain(_)
+            | Then::Lent
             | Then::Began
             | Then::Emptied
             | Then::Asked(_)

@@ -39,6 +39,7 @@ mod from_client;
 mod from_server;
 mod judge;
 mod keys;
+mod lending;
 mod listening;
 mod loss;
 pub mod luggage;
@@ -491,9 +492,9 @@ struct Tenure {
     portals: Option<Box<HashMap<Box<[u8]>, PortalEffect>>>,
     /// Consequences of statements that have completed and count from the next ReadyForQuery.
     completed: Option<Box<Completed>>,
-    /// A statement that stands on the server under the client's own name, to be closed after the next Sync.
+    /// Statements that stand on the server under names of the client's own, to be closed when nothing is under way.
     #[allow(clippy::box_collection, reason = "an idle client pays for a pointer only")]
-    stray: Option<Box<Vec<u8>>>,
+    strays: Option<Box<BTreeSet<Box<[u8]>>>>,
 }
 
 impl Session {
@@ -802,7 +803,8 @@ impl Session {
 
     /// Whether `on_client` has something to send even without input.
     pub fn has_questions(&self) -> bool {
-        (self.tenure.doubts_pins || self.tenure.hidden.is_some()) && self.is_quiet()
+        let Tenure { doubts_pins, hidden, strays, .. } = &self.tenure;
+        (*doubts_pins || hidden.is_some() || strays.is_some()) && self.is_quiet()
     }
 
     /// Whether nothing is under way on the server connection.

@@ -99,6 +99,8 @@ pub(super) enum Then {
     Prepared(String, Arc<[u8]>),
     /// A statement that PREPARE made is put on this server, too; undone when it fails.
     PreparedAgain(String),
+    /// A Parse that lends the server a name of the client's.
+    Lent,
     /// A BEGIN that was answered before it was sent.
     Began,
     /// A question of ours.
@@ -155,6 +157,7 @@ impl Then {
             | Then::DeallocatedAll
             | Then::Discarded
             | Then::PreparedAgain(_)
+            | Then::Lent
             | Then::Began
             | Then::Asked(_)
             | Then::Cleared(_)
@@ -500,6 +503,19 @@ impl ReplyQueue {
         match self.entries.front() {
             Some(reply) if reply.request != Request::Sync => self.pop(),
             _ => None,
+        }
+    }
+
+    /// Whether an error of what is outstanding would have the server skip what is sent now.
+    pub fn may_skip(&self) -> bool {
+        let mut batch = self.entries.iter().rev().take_while(|reply| reply.request != Request::Sync);
+        batch.any(|reply| !reply.request.ends_ready())
+    }
+
+    /// The answer to the Sync that comes next, if it was sent, is the client's.
+    pub fn forward_sync(&mut self) {
+        if let Some(next) = self.entries.front_mut() {
+            next.action = Action::Forward;
         }
     }
 

@@ -123,6 +123,7 @@ impl Session {
         if !self.has_questions() {
             return;
         }
+        self.close_strays(edits);
         let names = self.tenure.hidden.take().map(|names| names.into_iter().collect());
         let pins = std::mem::take(&mut self.tenure.doubts_pins).then(|| self.tenure.pins.checkable());
         self.tenure.fresh_pins = Pins::default();

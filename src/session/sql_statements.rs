@@ -27,6 +27,11 @@ impl SqlStatements {
         text.len() <= MAX_TEXT && self.0.as_ref().is_none_or(|all| all.len() < MAX_STATEMENTS)
     }
 
+    /// Whether there is one of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.as_ref().is_some_and(|all| all.contains_key(name))
+    }
+
     /// `name` was prepared by `text`.
     pub fn insert(&mut self, name: String, text: Arc<[u8]>) {
         self.0.get_or_insert_default().insert(name, text);

@@ -269,6 +269,21 @@ pub fn deallocated(text: &[u8]) -> Option<Deallocated> {
     }
 }
 
+/// The names of the statements that a text may run by EXECUTE, wherever that stands.
+pub fn executed(text: &[u8]) -> impl Iterator<Item = String> {
+    let mut tokens = tokens(text).peekable();
+    std::iter::from_fn(move || {
+        loop {
+            let token = tokens.next()?;
+            let is_execute = token.kind == Kind::Word && token.bytes(text).eq_ignore_ascii_case(b"execute");
+            if let Some(name) = tokens.peek().filter(|_| is_execute).and_then(|next| words::name(*next, text))
+            {
+                return Some(name);
+            }
+        }
+    })
+}
+
 /// The name that `text` gives to a statement, if it is exactly one PREPARE.
 pub fn prepared(text: &[u8]) -> Option<String> {
     let tokens = one_statement(text)?;
@@ -991,6 +1006,15 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(deallocated(text.as_bytes()), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn execute_names_statements() {
+        let names = |text: &str| executed(text.as_bytes()).collect::<Vec<_>>();
+        assert_eq!(names("EXECUTE a(1); explain (analyze) execute /* x */ \"B\""), ["a", "B"]);
+        assert_eq!(names("CREATE TABLE t AS EXECUTE Q WITH DATA"), ["q"]);
+        assert_eq!(names("SELECT 'execute a', \"execute\" b -- execute c"), Vec::<String>::new());
+        assert_eq!(names("execute"), Vec::<String>::new());
     }
 
     #[test]

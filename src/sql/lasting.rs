@@ -26,9 +26,11 @@ pub fn lasts(text: &[u8]) -> bool {
         && Lexer::new(text).all(|token| is_lasting(token, text))
 }
 
-/// Whether a string of the text may be an instant: another one each time it is read.
-pub fn names_instant(text: &[u8]) -> bool {
+/// Whether a string of the text may be an instant, another one each time it is read, or it may run a statement by name, another
+/// one for each client.
+pub fn is_fleeting(text: &[u8]) -> bool {
     Lexer::new(text).any(|token| match token.kind {
+        Kind::Word => token.bytes(text).eq_ignore_ascii_case(b"execute"),
         Kind::String | Kind::DollarString => has_instant(token.bytes(text)),
         Kind::EscapeString | Kind::UnicodeString => {
             has_instant(token.bytes(text)) || has_coded_letters(token.bytes(text))
@@ -47,7 +49,8 @@ fn has_instant(string: &[u8]) -> bool {
     words.any(|word| INSTANTS.iter().any(|instant| word.eq_ignore_ascii_case(instant)))
 }
 
-fn is_planned(text: &[u8]) -> bool {
+/// Whether the text begins as a command that is planned, which are those that SQL's PREPARE takes.
+pub fn is_planned(text: &[u8]) -> bool {
     let is_ahead = |token: &Token| token.kind.is_trivia() || token.kind == Kind::LeftParen;
     let first = Lexer::new(text).find(|token| !is_ahead(token));
     first.is_some_and(|first| PLANNED.iter().any(|word| first.bytes(text).eq_ignore_ascii_case(word)))
@@ -93,13 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn what_names_an_instant() {
-        for text in ["select 'now'::date", "select date 'Today'", "select $$now$$::date", r"select E'\x6eow'"]
-        {
-            assert!(names_instant(text.as_bytes()), "{text}");
+    fn what_is_fleeting() {
+        let instants =
+            ["select 'now'::date", "select date 'Today'", "select $$now$$::date", r"select E'\x6eow'"];
+        for text in instants.into_iter().chain(["EXECUTE a", "explain execute a(1)"]) {
+            assert!(is_fleeting(text.as_bytes()), "{text}");
         }
         for text in ["select now()", "select '2026-01-02'::date", r"select E'it\'s\n'", "select 'known'"] {
-            assert!(!names_instant(text.as_bytes()), "{text}");
+            assert!(!is_fleeting(text.as_bytes()), "{text}");
         }
     }
 

@@ -467,6 +467,88 @@ async fn sql_level_prepare_does_not_leak_to_other_clients() {
     assert_eq!(sqlstate(other.simple_query("EXECUTE shared").await).0, "26000");
 }
 
+/// As sqlx's macros do, with EXPLAIN.
+#[test]
+fn execute_runs_what_was_prepared_by_a_parse() {
+    const PLAN: &str = "EXPLAIN (COSTS OFF) EXECUTE s(NULL)";
+    for bin in installations() {
+        let stand = Stand::on(&bin, trusting);
+        let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+        let mut reader = Raw::login(stand.lagoon.port);
+        client.exchange(&[
+            parse("s", "SELECT word FROM numbers WHERE i = $1"),
+            describe_statement("s"),
+            sync(),
+        ]);
+        other.exchange(&[parse("s", "SELECT 'other', $1::int"), sync()]);
+        let expected = [(&mut client, "number 3", "T D C Z"), (&mut other, "other", "T D C Z")];
+        for (one, word, shape) in expected {
+            let answer = one.query("EXECUTE s(3)");
+            assert_eq!((tags(&answer).as_str(), first_column(&answer)), (shape, vec![word.to_owned()]));
+            assert!(tags(&one.query(PLAN)).starts_with("T D"), "a plan");
+        }
+        assert_eq!(reader.query("EXECUTE s(3)")[0].code(), "26000", "it is others'");
+
+        // In the extended protocol, in one batch and in two, beside somebody with the same texts.
+        for (one, word) in [(&mut client, "number 4"), (&mut other, "other")] {
+            let whole =
+                [parse("", "EXECUTE s(4)"), bind("", "", &[]), describe_portal(""), execute("", 0), sync()];
+            let answer = one.exchange(&whole);
+            assert_eq!(
+                (tags(&answer).as_str(), first_column(&answer)),
+                ("1 2 T D C Z", vec![word.to_owned()])
+            );
+            for (name, text) in [("run", "EXECUTE s(4)"), ("plan", PLAN)] {
+                let prepared = one.exchange(&[parse(name, text), describe_statement(name), sync()]);
+                assert_eq!(tags(&prepared), "1 t T Z", "{name}");
+            }
+        }
+        for (one, word) in [(&mut other, "other"), (&mut client, "number 4")] {
+            let run = [bind("", "run", &[]), execute("", 0), bind("", "plan", &[]), execute("", 0), sync()];
+            let answer = one.exchange(&run);
+            assert_eq!(first_column(&answer)[0], word, "{}", tags(&answer));
+        }
+
+        // Pipelined, in a transaction, and what it leaves behind.
+        let pipeline: Vec<u8> =
+            ["BEGIN", "EXECUTE s(5)", "EXECUTE s(6); EXECUTE s(7)", "COMMIT"].map(query).concat();
+        client.send(&pipeline);
+        let answers: Vec<_> = (0..4).flat_map(|_| client.until_ready()).collect();
+        assert_eq!(first_column(&answers), ["number 5", "number 6", "number 7"]);
+        client.exchange(&[parse("set", "SELECT set_config('work_mem', '9MB', false)"), sync()]);
+        client.query("EXECUTE set");
+        assert_eq!(first_column(&client.query("SHOW work_mem")), ["9MB"], "it is the client's");
+        assert_eq!(tags(&client.query("DISCARD ALL")), "C Z");
+        assert_ne!(first_column(&other.query("SHOW work_mem")), ["9MB"]);
+        assert_eq!(tags(&other.query("EXECUTE s(3)")), "T D C Z");
+    }
+}
+
+#[test]
+fn a_statement_that_can_be_prepared_no_more_fails_where_it_is_executed() {
+    let stand = stand();
+    let (mut client, mut other) = (Raw::login(stand.lagoon.port), Raw::login(stand.lagoon.port));
+    other.query("CREATE TABLE gone (i int)");
+    client.exchange(&[parse("s", "SELECT i FROM gone"), sync()]);
+    assert_eq!(tags(&client.query("EXECUTE s")), "T C Z");
+    other.query("DROP TABLE gone");
+    for text in ["EXECUTE s", "EXPLAIN EXECUTE s"] {
+        let answer = client.query(text);
+        assert_eq!((tags(&answer).as_str(), answer[0].code().as_str()), ("E Z", "42P01"), "{text}");
+        let answer = client.exchange(&[parse("", text), bind("", "", &[]), execute("", 0), sync()]);
+        assert_eq!((tags(&answer).as_str(), answer[0].code().as_str()), ("E Z", "42P01"), "{text}");
+        assert_eq!(first_column(&client.query("SELECT 1")), ["1"]);
+    }
+    client.query("BEGIN");
+    assert_eq!(client.query("EXECUTE s").last().expect("ReadyForQuery").status(), 'E');
+    assert_eq!(client.query("EXECUTE s")[0].code(), "25P02");
+    client.query("ROLLBACK");
+    client.send(&[query("EXECUTE s"), query("SELECT 2")].concat());
+    let answers: Vec<_> = (0..2).flat_map(|_| client.until_ready()).collect();
+    assert_eq!((tags(&answers).as_str(), first_column(&answers)), ("E Z T D C Z", vec!["2".to_owned()]));
+    assert_eq!(first_column(&other.query("SELECT 3")), ["3"]);
+}
+
 #[test]
 fn a_pipeline_that_prepares_binds_and_closes_in_one_go() {
     let stand = stand();

@@ -695,7 +695,7 @@ impl Model {
                 self.prepared.insert(name.clone(), (**command).clone());
                 tag("PREPARE")
             }
-            Command::Execute(name) => match self.prepared.get(name).cloned() {
+            Command::Execute(name) => match self.executed(name).cloned() {
                 Some(command) => self.run(&command, parameters, is_alone, database),
                 None => Err(("26000", format!("prepared statement \"{name}\" does not exist"))),
             },
@@ -734,6 +734,15 @@ impl Model {
                 tag("COPY 1")
             }
         }
+    }
+
+    /// What EXECUTE runs: of what came by a Parse, that which PREPARE would have taken.
+    fn executed(&self, name: &str) -> Option<&Command> {
+        let parsed = self.bodies.get(name.as_bytes()).and_then(|statement| statement.command.as_ref());
+        let is_planned = |command: &&Command| {
+            matches!(command, Command::Select(_) | Command::Insert { .. } | Command::SetConfig(..))
+        };
+        self.prepared.get(name).or(parsed.filter(is_planned))
     }
 
     fn forget_statements(&mut self) {
@@ -887,9 +896,7 @@ impl Command {
 
     fn returns_rows(&self, model: &Model) -> bool {
         match self {
-            Command::Execute(name) => {
-                model.prepared.get(name).is_some_and(|command| command.returns_rows(model))
-            }
+            Command::Execute(name) => model.executed(name).is_some_and(|command| command.returns_rows(model)),
             _ => matches!(
                 self,
                 Command::Select(_)

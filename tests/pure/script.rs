@@ -64,7 +64,7 @@ pub enum Loose {
     ClosePortal(usize),
 }
 
-pub const SIMPLE: [&str; 43] = [
+pub const SIMPLE: [&str; 44] = [
     "select 1",
     "select 'other'",
     "select 1/0",
@@ -100,6 +100,7 @@ pub const SIMPLE: [&str; 43] = [
     "reset all",
     "discard all",
     "deallocate all",
+    "execute a",
     "deallocate a",
     "begin; set work_mem to '3MB'; rollback",
     "begin; set work_mem to '5MB'; commit",
@@ -110,7 +111,7 @@ pub const SIMPLE: [&str; 43] = [
     "select 1; unlisten *",
 ];
 
-pub const EXTENDED: [&str; 24] = [
+pub const EXTENDED: [&str; 25] = [
     "select $1",
     "select $1 from rows3",
     "select 1",
@@ -129,6 +130,7 @@ pub const EXTENDED: [&str; 24] = [
     "reset work_mem",
     "show work_mem",
     "show timezone",
+    "execute a",
     "deallocate a",
     "deallocate all",
     "discard all",

@@ -226,9 +226,9 @@ fn write_was_kept_on_a_replica_by_a_listen_that_had_been_skipped_there() {
           a wants news, which is heard
           a< ParseComplete | BindComplete | CommandComplete LISTEN | ReadyForQuery I
         a> Parse b: select 1 | Bind :b | Execute | Sync | Query insert into t values (0)
-          r1> Parse b: | Parse b: select 1 | Parse @1: listen news | Bind :@1 | Execute | Sync | CloseS b | Sync
+          r1> CloseS b | Parse b: | Parse b: select 1 | Parse @1: listen news | Bind :@1 | Execute | Sync
           a< Error 42P05 prepared statement \"b\" already exists | ReadyForQuery I
-          r1> Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+          r1> CloseS b | Sync | Query SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
           p1> Query insert into t values (0)
           a< CommandComplete INSERT 0 1 | ReadyForQuery I
         ",
@@ -567,14 +567,37 @@ fn name_that_is_taken_aborts_the_transaction_in_the_servers_words() {
           p1> Query begin | Query select 1
           a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery T
         a> Parse s: select 2 | Sync
-          p1> Parse s: | Parse s: select 2 | Sync | CloseS s | Sync
+          p1> CloseS s | Parse s: | Parse s: select 2 | Sync
           a< Error 42P05 prepared statement "s" already exists | ReadyForQuery E
         a> Query commit
           p1> Query commit
           a< CommandComplete ROLLBACK | ReadyForQuery I
+          p1> CloseS s | Sync
         b> Parse s: select 3 | Bind :s | Execute | Sync
           p1> Parse @2: select 3 | Bind :@2 | Execute | Sync
           b< ParseComplete | BindComplete | DataRow 3 | CommandComplete SELECT 1 | ReadyForQuery I
+        "#,
+    );
+}
+
+#[test]
+fn execute_finds_what_servers_have_under_another_name() {
+    PRIMARY_ONLY.plays(
+        r#"
+        a> Parse s: select 1 | Sync
+          p1> Parse @1: select 1 | Sync
+          a< ParseComplete | ReadyForQuery I
+        a> Query execute s
+          p1> CloseS s | Parse s: select 1 | Query execute s | Sync
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> CloseS s | Sync
+        b> Query execute s
+          p1> Query execute s
+          b< Error 26000 prepared statement "s" does not exist | ReadyForQuery I
+        a> Parse : execute s | Bind : | Execute | Sync
+          p1> CloseS s | Parse s: select 1 | Parse : execute s | CloseS s | Parse s: select 1 | Bind : | CloseS s | Parse s: select 1 | Execute | Sync
+          a< ParseComplete | BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> CloseS s | Sync
         "#,
     );
 }
@@ -1154,8 +1177,9 @@ fn listen_alone_in_a_batch_costs_no_server() {
           a is told what was notified
           a< ParseComplete | ParameterDescription 0 | NoData | BindComplete | CommandComplete UNLISTEN | ReadyForQuery I
         a> Parse t: select 1 | Sync
-          p1> Parse t: | Parse t: select 1 | Sync | CloseS t | Sync
+          p1> CloseS t | Parse t: | Parse t: select 1 | Sync
           a< Error 42P05 prepared statement \"t\" already exists | ReadyForQuery I
+          p1> CloseS t | Sync
         a> Bind :t | Execute | Sync | Bind :s | Execute | Sync
           a< BindComplete | CommandComplete UNLISTEN | ReadyForQuery I
           a wants more, which is heard
