@@ -1,5 +1,23 @@
 //! What was decided, when and why; newest first.
 //!
+//! **2026-11-24, nobody waits for an answer by looking for it.** A worker whose one client waits could look for the server's
+//! answer for some microseconds before it sleeps. With up to 50 of them, on 2 cores of an AMD EPYC, a single client of `pgbench -S`
+//! had 1.02 and 1.05 of PgBouncer's p50 (off, on), without 1.00 and 0.96, and the pooler took twice the CPU (six paired rounds,
+//! `benches/compare/run.sh --workloads simple --clients 1 --rounds 6`): the core on which it looks is wanted by the two others.
+//! Nor is there anything left in the ring: ten sends of 100 bytes to loopback sockets take 3.1 microseconds each by `send`, 3.2
+//! by the ring, and as much with `IORING_SETUP_DEFER_TASKRUN`, registered files, no completions, or all of it; receives by
+//! the ring are dearer. What the ring saves is that nobody takes the core in between.
+//!
+//! **2026-11-24, a name is lent, not a text rewritten.** SQL's EXECUTE names a statement that servers have under another name. To
+//! put that into the text would need the text's grammar to be known to the letter, in EXPLAIN and CREATE TABLE AS, too. So the server
+//! is given the statement once more, under the client's name, for as long as the transaction lasts: a Parse for each such request,
+//! which is rare. It is lent only what PREPARE would take: an EXECUTE of DISCARD ALL would empty a connection without a word.
+//!
+//! **2026-11-24, users have rules, and no limit of server connections over all databases.** `[users.NAME]` may say how a user is
+//! pooled; the rules are part of each section's settings, so that a reload applies them as it does those. PgBouncer's
+//! `max_user_connections` would be a second quota across clusters, and two quotas for each login; a role's `CONNECTION LIMIT` is
+//! one already, the server keeps it whoever connects, and within it idle connections make way for those that are waited for.
+//!
 //! **2026-11-23, released binaries are built by a profile.** The profile of a query is flat: nothing in it takes a tenth. What is
 //! left is calls and moves, which a compiler leaves out that knows what is hot (`make release`, `scripts/release.sh`). Instructions per
 //! query (callgrind, 32 clients, splitting on): simple 12,830 to 10,610, extended 16,230 to 12,530. CPU per query, TPC-B statement and
