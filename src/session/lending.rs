@@ -14,6 +14,12 @@ use super::consequences::run_by_name;
 use super::*;
 use crate::sql::lasting;
 
+/// So many statements are lent for one request.
+const MAX_LENT: usize = 64;
+
+/// So many names are kept in mind in one transaction.
+const MAX_STRAYS: usize = 1000;
+
 impl Session {
     /// What a text does by executing statements of this client's.
     pub(super) fn executed_effects(&self, text: &[u8]) -> Effects {
@@ -41,16 +47,19 @@ impl Session {
         if !statement.effects.any(Effects::PREPARED_NAME) || self.naming == Naming::Own {
             return false;
         }
-        let mut lends = false;
+        // One that is executed a thousand times in one text is sent once.
+        let mut lent = BTreeSet::new();
         for name in effect::executed(text()) {
             let Some(Named { prepared, .. }) = self.lendable(&name) else { continue };
             let prepared = prepared.clone();
+            if lent.len() == MAX_LENT || !lent.insert(name.clone()) {
+                continue;
+            }
             self.place(name.as_bytes(), &prepared.text, &prepared.types, Some(Then::Lent), edits);
             self.tenure.add_stray(name.as_bytes());
             edits.events.server_parses += 1;
-            lends = true;
         }
-        lends
+        !lent.is_empty()
     }
 
     /// Gives the server an empty statement of the client's own name.
@@ -83,7 +92,13 @@ impl Session {
 impl Tenure {
     /// A statement stands, or may stand, on the server under a name of the client's own.
     pub(super) fn add_stray(&mut self, name: &[u8]) {
-        self.strays.get_or_insert_default().insert(name.into());
+        let strays = self.strays.get_or_insert_default();
+        if strays.len() < MAX_STRAYS {
+            strays.insert(name.into());
+        } else {
+            // Nobody else has the connection before all that is there has been discarded.
+            self.is_soiled = true;
+        }
     }
 
     /// What has that name from now on is the client's own.
@@ -91,5 +106,19 @@ impl Tenure {
         if let Some(strays) = &mut self.strays {
             strays.remove(name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_in_mind_is_discarded() {
+        let mut tenure = Tenure::default();
+        (0..MAX_STRAYS).for_each(|number| tenure.add_stray(format!("s{number}").as_bytes()));
+        assert!(!tenure.is_soiled);
+        tenure.add_stray(b"one more");
+        assert!(tenure.is_soiled && tenure.strays.is_some_and(|strays| strays.len() == MAX_STRAYS));
     }
 }

@@ -720,6 +720,7 @@ impl Session {
                 || !self.tenure.pins.is_empty()
                 || self.mode == PoolMode::Session
                 || self.tenure.is_soiled
+                || self.tenure.strays.is_some()
                 || self.is_unsettled(),
         }
     }

@@ -594,6 +594,10 @@ fn execute_finds_what_servers_have_under_another_name() {
         b> Query execute s
           p1> Query execute s
           b< Error 26000 prepared statement "s" does not exist | ReadyForQuery I
+        a> Query execute s; execute s
+          p1> CloseS s | Parse s: select 1 | Query execute s; execute s | Sync
+          a< RowDescription c | DataRow 1 | CommandComplete SELECT 1 | RowDescription c | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
+          p1> CloseS s | Sync
         a> Parse : execute s | Bind : | Execute | Sync
           p1> CloseS s | Parse s: select 1 | Parse : execute s | CloseS s | Parse s: select 1 | Bind : | CloseS s | Parse s: select 1 | Execute | Sync
           a< ParseComplete | BindComplete | DataRow 1 | CommandComplete SELECT 1 | ReadyForQuery I
