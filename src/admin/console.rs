@@ -410,7 +410,7 @@ impl Conversation {
                 return None;
             }
             tag => {
-                self.end(&Report::protocol(format!("invalid frontend message type {tag:?}")), out);
+                self.end(&Report::protocol(format!("invalid frontend message type {}", tag.0)), out);
                 return None;
             }
         };

@@ -40,7 +40,8 @@ impl Session {
             | FrontendTag::CLOSE
             | FrontendTag::FUNCTION_CALL => {
                 if self.tenure.copy == Copy::In {
-                    let text = format!("unexpected message type {:?} during COPY from stdin", span.tag());
+                    let text =
+                        format!("unexpected message type 0x{:02X} during COPY from stdin", span.tag().0);
                     return Flow::Stop(fatal(Report::protocol(text)));
                 }
                 if self.batch == Batch::Failed {
@@ -48,7 +49,7 @@ impl Session {
                 }
                 self.request(span, bytes, held, world, edits)
             }
-            tag => Flow::Stop(fatal(Report::protocol(format!("invalid frontend message type {tag:?}")))),
+            tag => Flow::Stop(fatal(Report::protocol(format!("invalid frontend message type {}", tag.0)))),
         }
     }
 

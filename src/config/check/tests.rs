@@ -121,6 +121,12 @@ fn a_user_has_rules_of_its_own_in_every_database() {
 }
 
 #[test]
+fn levels_are_known_by_their_places() {
+    let places = Consistency::ALL.map(|level| level as usize);
+    assert_eq!(places, [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
 fn a_user_without_a_password_takes_it_from_the_file_or_the_servers() {
     let list = |_: &Path| Ok("\"app\" \"of the file\"\n\"finder\" \"x\"\n".to_owned());
     let text = "auth = { auth_file = 'users.txt', auth_user = 'finder' }\nusers.app.max_clients = 1\n\
