@@ -9,7 +9,7 @@ use crate::auth::ServerCredential;
 use crate::backend::command::{self, Rows};
 use crate::backend::connect::ScramCache;
 use crate::backend::{Backend, CommandError, Target, Usual};
-use crate::config::{self, Consistency, Reads, SessionState};
+use crate::config::{self, Config, Consistency, Reads, SessionState};
 use crate::error::{ClientVisible, ErrorSource, Report};
 use crate::metrics::Stats;
 use crate::pool::core::{Asker, Limits};
@@ -426,18 +426,18 @@ impl UserPools {
         self.enter_beside().0
     }
 
-    /// A client logs in. `limit`: how many of the user's there may be, and the key that says so.
+    /// A client logs in. How many of the user's there may be, `config` says.
     ///
     /// # Errors
     /// 53300: there are as many already, or as many of the database.
-    pub fn admit(self: &Arc<Self>, limit: Option<(usize, String)>) -> Result<Member, Report> {
+    pub fn admit(self: &Arc<Self>, config: &Config) -> Result<Member, Report> {
         let (member, of_user, of_database) = self.enter_beside();
         let full = |what: &str, name: &str, key: &str, max: usize| {
             let text = format!("too many clients of {what} \"{name}\" already ({key} = {max})");
             Err(Report::new(ErrorSource::Pooler, SqlState::TOO_MANY_CONNECTIONS, text))
         };
-        if let Some((max, key)) = limit.filter(|(max, _)| of_user >= *max) {
-            return full("user", &self.user, &key, max);
+        if let Some(max) = config.max_clients_of(&self.user).filter(|max| of_user >= *max) {
+            return full("user", &self.user, &config.max_clients_key(&self.user), max);
         }
         match self.database.rules().pool.max_db_clients {
             Some(max) if self.database.left_clients() + of_database >= max => {

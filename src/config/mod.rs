@@ -74,12 +74,21 @@ impl Config {
         self.users.contains_key(user) || self.lookup_of(user, database).is_some()
     }
 
-    /// Clients that the user may have at once, over all databases, if that is limited, and by which key.
-    pub fn max_clients_of(&self, user: &str) -> Option<(usize, String)> {
-        match self.user_rules.get(user).and_then(|rules| rules.max_clients) {
-            Some(own) => Some((own?, format!("users.{user}.max_clients"))),
-            None => Some((self.listen.max_user_clients?, "listen.max_user_clients".to_owned())),
+    /// Clients that the user may have at once, over all databases, if that is limited.
+    pub fn max_clients_of(&self, user: &str) -> Option<usize> {
+        self.own_max_clients(user).unwrap_or(self.listen.max_user_clients)
+    }
+
+    /// The key that says so.
+    pub fn max_clients_key(&self, user: &str) -> String {
+        match self.own_max_clients(user) {
+            Some(_) => format!("users.{user}.max_clients"),
+            None => "listen.max_user_clients".to_owned(),
         }
+    }
+
+    fn own_max_clients(&self, user: &str) -> Option<Option<usize>> {
+        self.user_rules.get(user)?.max_clients
     }
 }
 

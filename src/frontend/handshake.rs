@@ -195,7 +195,7 @@ async fn log_in(
     }
     let (base, own) = opening.settings()?;
     let (pools, base, greeting) = greet(line.worker, opening, base, &admitted, frontend).await?;
-    let pools = pools.admit(access.config.max_clients_of(&opening.user))?;
+    let pools = pools.admit(&access.config)?;
     let mut out = Vec::with_capacity(greeting.len() + 256);
     // Known before the client can use its cancel key.
     let registration = register(line, opening, Names::of(&pools), &secret, frontend);

@@ -167,7 +167,7 @@ impl Observed for View {
         let new = |name: &str| UserRow {
             name: name.to_owned(),
             rules: config.user_rules.get(name).cloned().unwrap_or_default(),
-            max_clients: config.max_clients_of(name).map(|(max, _)| max),
+            max_clients: config.max_clients_of(name),
             clients: 0,
             servers: 0,
         };

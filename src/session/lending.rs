@@ -50,14 +50,14 @@ impl Session {
         // One that is executed a thousand times in one text is sent once.
         let mut lent = BTreeSet::new();
         for name in effect::executed(text()) {
-            let Some(Named { prepared, .. }) = self.lendable(&name) else { continue };
-            let prepared = prepared.clone();
-            if lent.len() == MAX_LENT || !lent.insert(name.clone()) {
+            if lent.len() == MAX_LENT || lent.contains(&name) {
                 continue;
             }
+            let Some(prepared) = self.lendable(&name).map(|named| named.prepared.clone()) else { continue };
             self.place(name.as_bytes(), &prepared.text, &prepared.types, Some(Then::Lent), edits);
             self.tenure.add_stray(name.as_bytes());
             edits.events.server_parses += 1;
+            lent.insert(name);
         }
         !lent.is_empty()
     }
@@ -105,6 +105,9 @@ impl Tenure {
     pub(super) fn remove_stray(&mut self, name: &[u8]) {
         if let Some(strays) = &mut self.strays {
             strays.remove(name);
+            if strays.is_empty() {
+                self.strays = None;
+            }
         }
     }
 }

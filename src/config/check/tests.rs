@@ -116,8 +116,10 @@ fn a_user_has_rules_of_its_own_in_every_database() {
         (Consistency::Strong, Consistency::Session)
     );
     assert_eq!(config.max_clients_of("batch"), None);
-    let general = Some((9, "listen.max_user_clients".to_owned()));
-    assert_eq!((config.max_clients_of("plain"), config.max_clients_of("nobody")), (general.clone(), general));
+    for user in ["plain", "nobody"] {
+        assert_eq!(config.max_clients_of(user), Some(9));
+        assert_eq!(config.max_clients_key(user), "listen.max_user_clients");
+    }
 }
 
 #[test]
@@ -134,7 +136,8 @@ fn a_user_without_a_password_takes_it_from_the_file_or_the_servers() {
     let config = parse(text, &list, 4).expect("good");
     assert_eq!(config.users["app"].secret, Some(Secret::Plain("of the file".into())));
     assert!(config.lookup_of("guest", "app").is_some() && config.lookup_of("app", "app").is_none());
-    assert_eq!(config.max_clients_of("guest"), Some((2, "users.guest.max_clients".to_owned())));
+    assert_eq!(config.max_clients_of("guest"), Some(2));
+    assert_eq!(config.max_clients_key("guest"), "users.guest.max_clients");
 }
 
 #[test]
