@@ -2,11 +2,10 @@
 //! theirs. Nobody is disconnected, and no write is lost that was acknowledged.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use pglagoon::cli::playground::Stop;
+use pglagoon::cli::playground::{Playground, Stop};
 
 use crate::harness::{Setup, Stand, eventually, eventually_async, quote, table, value};
 use crate::raw::{
@@ -40,11 +39,60 @@ enum Known {
     Unknown,
 }
 
-/// A client that writes pairs of rows, in one way or another.
+/// How a pair of rows is written.
+#[derive(Debug, Clone, Copy)]
+pub enum Way {
+    /// In a block, answer by answer.
+    Block,
+    /// In a block that is sent at once.
+    Pipeline,
+    /// In a block of batches in the extended protocol.
+    Batches,
+    /// By one statement.
+    Simple,
+    /// By one statement in the extended protocol.
+    Extended,
+}
+
+impl Way {
+    pub const ALL: [Way; 5] = [Way::Block, Way::Extended, Way::Pipeline, Way::Batches, Way::Simple];
+    pub const WITHOUT_BLOCK: [Way; 2] = [Way::Simple, Way::Extended];
+
+    /// What is sent at a time: messages, or sequences of them, each of which has a ReadyForQuery.
+    fn bursts(self, key: &str) -> Vec<Vec<Vec<u8>>> {
+        let insert = |half: &str| format!("INSERT INTO notes (word) VALUES ('{key} {half}')");
+        let both = format!("INSERT INTO notes (word) VALUES ('{key} a'), ('{key} b')");
+        let batch = |sql: &[&str]| {
+            let run = |sql: &&str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
+            sql.iter().map(run).chain([sync()]).collect::<Vec<_>>().concat()
+        };
+        let block = ["BEGIN", &insert("a"), &insert("b"), "COMMIT"];
+        match self {
+            Way::Block => block.iter().map(|sql| vec![query(sql)]).collect(),
+            Way::Pipeline => vec![block.iter().map(|sql| query(sql)).collect()],
+            Way::Batches => {
+                vec![vec![batch(&block[..2])], vec![batch(&block[2..3])], vec![batch(&block[3..])]]
+            }
+            Way::Simple => vec![vec![query(&both)]],
+            Way::Extended => vec![vec![batch(&[&both])]],
+        }
+    }
+}
+
+/// Clients that write.
+pub struct Writers<'a> {
+    /// Their keys begin with this.
+    pub mark: &'static str,
+    /// Each in one of these ways.
+    pub ways: &'a [Way],
+    pub login: &'a (dyn Fn() -> Raw + Sync),
+}
+
+/// A client that writes pairs of rows.
 struct Writer {
-    /// Its keys begin with this.
     mark: &'static str,
     number: usize,
+    way: Way,
     raw: Raw,
     known: BTreeMap<String, Known>,
     /// How often it was told of a loss.
@@ -52,34 +100,20 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(mark: &'static str, number: usize, port: u16) -> Self {
-        Writer { mark, number, raw: Raw::login(port), known: BTreeMap::new(), losses: 0 }
+    fn new(writers: &Writers<'_>, number: usize) -> Self {
+        let way = writers.ways[number % writers.ways.len()];
+        let raw = (writers.login)();
+        Writer { mark: writers.mark, number, way, raw, known: BTreeMap::new(), losses: 0 }
     }
 
     /// Writes one pair. Panics if the connection ends.
     fn write(&mut self) {
         let key = format!("{}{}.{}", self.mark, self.number, self.known.len());
-        let insert = |half: &str| format!("INSERT INTO notes (word) VALUES ('{key} {half}')");
-        let both = format!("INSERT INTO notes (word) VALUES ('{key} a'), ('{key} b')");
-        let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
-        let bursts: Vec<Vec<Vec<u8>>> = match self.number % 5 {
-            0 => ["BEGIN", &insert("a"), &insert("b"), "COMMIT"].iter().map(|sql| vec![query(sql)]).collect(),
-            1 => vec![vec![run(&both), sync()]],
-            2 => vec![vec![query("BEGIN"), query(&insert("a")), query(&insert("b")), query("COMMIT")]],
-            3 => vec![
-                vec![run("BEGIN"), run(&insert("a")), sync()],
-                vec![run(&insert("b")), sync()],
-                vec![run("COMMIT"), sync()],
-            ],
-            _ => vec![vec![query(&both)]],
-        };
         let mut codes = Vec::new();
-        for burst in bursts {
-            let ends =
-                burst.iter().filter(|message| message.ends_with(&sync()) || message[0] == b'Q').count();
+        for burst in self.way.bursts(&key) {
             self.raw.send(&burst.concat());
             let mut status = 'I';
-            for _ in 0..ends {
+            for _ in &burst {
                 let (more, stands) = told(&self.raw.until_ready());
                 codes.extend(more);
                 status = stands;
@@ -105,36 +139,44 @@ impl Writer {
     }
 }
 
+/// Says that it is over when it is dropped, be it by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Has clients write while something happens, and compares what they know with what is there.
-fn write_while(stand: &mut Stand, mark: &'static str, event: impl FnOnce(&mut Stand)) {
-    let port = stand.lagoon.port;
-    let is_over = Arc::new(AtomicBool::new(false));
-    let counts: Vec<Arc<AtomicUsize>> = (0..WRITERS).map(|_| Arc::default()).collect();
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|number| {
-            let (is_over, count) = (is_over.clone(), counts[number].clone());
-            std::thread::spawn(move || {
-                let mut writer = Writer::new(mark, number, port);
-                while !is_over.load(Ordering::Relaxed) {
-                    writer.write();
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                writer
-            })
-        })
-        .collect();
+pub fn write_while(playground: &mut Playground, writers: &Writers<'_>, event: impl FnOnce(&mut Playground)) {
+    let is_over = AtomicBool::new(false);
+    let counts: [AtomicUsize; WRITERS] = Default::default();
+    let write = |number: usize| {
+        let mut writer = Writer::new(writers, number);
+        while !is_over.load(Ordering::Relaxed) {
+            writer.write();
+            counts[number].fetch_add(1, Ordering::Relaxed);
+        }
+        writer
+    };
     let have_written = |since: &[usize]| {
         counts.iter().zip(since).all(|(count, since)| count.load(Ordering::Relaxed) >= since + 3)
     };
-    eventually("all write", || have_written(&[0; WRITERS]));
-    event(stand);
-    let since: Vec<usize> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-    eventually("all write again", || have_written(&since));
-    is_over.store(true, Ordering::Relaxed);
-    let writers: Vec<Writer> =
-        writers.into_iter().map(|writer| writer.join().expect("nobody is disconnected")).collect();
+    let writers: Vec<Writer> = std::thread::scope(|scope| {
+        let write = &write;
+        let threads: Vec<_> = (0..WRITERS).map(|number| scope.spawn(move || write(number))).collect();
+        // Whoever fails here must not wait for those who write for ever.
+        let is_over = Over(&is_over);
+        eventually("all write", || have_written(&[0; WRITERS]));
+        event(playground);
+        let since: Vec<usize> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        eventually("all write again", || have_written(&since));
+        drop(is_over);
+        threads.into_iter().map(|thread| thread.join().expect("nobody is disconnected")).collect()
+    });
 
-    let primary = stand.playground.nodes().iter().find(|node| {
+    let primary = playground.nodes().iter().find(|node| {
         node.is_running() && node.sql("SELECT pg_is_in_recovery()").is_ok_and(|answer| answer.trim() == "f")
     });
     let rows = primary.expect("a primary").sql_in("app", "SELECT word FROM notes").unwrap();
@@ -156,22 +198,29 @@ fn write_while(stand: &mut Stand, mark: &'static str, event: impl FnOnce(&mut St
     assert!(lost > 0, "the fault met nobody: this proves nothing");
 }
 
+/// As [`write_while`], in all ways, through the pglagoon that belongs to the servers.
+fn write_there_while(stand: &mut Stand, mark: &'static str, event: impl FnOnce(&mut Playground)) {
+    let port = stand.lagoon.port;
+    let writers = Writers { mark, ways: &Way::ALL, login: &|| Raw::login(port) };
+    write_while(&mut stand.playground, &writers, event);
+}
+
 #[test]
 fn clients_live_through_a_crash_of_the_primary() {
     let mut stand = Stand::new(|setup| trusting(setup).set("pool", "size", "10"));
-    write_while(&mut stand, "w", |stand| {
-        stand.playground.node_mut(0).kill().unwrap();
-        stand.playground.node_mut(0).start().unwrap();
+    write_there_while(&mut stand, "w", |playground| {
+        playground.node_mut(0).kill().unwrap();
+        playground.node_mut(0).start().unwrap();
     });
 }
 
 #[test]
 fn clients_live_through_an_immediate_stop_and_a_restart() {
     let mut stand = Stand::new(|setup| trusting(setup).set("pool", "size", "10"));
-    write_while(&mut stand, "immediate", |stand| {
-        stand.playground.node_mut(0).restart(Stop::Immediate).unwrap()
+    write_there_while(&mut stand, "immediate", |playground| {
+        playground.node_mut(0).restart(Stop::Immediate).unwrap()
     });
-    write_while(&mut stand, "fast", |stand| stand.playground.node_mut(0).restart(Stop::Fast).unwrap());
+    write_there_while(&mut stand, "fast", |playground| playground.node_mut(0).restart(Stop::Fast).unwrap());
 }
 
 #[test]
@@ -193,13 +242,17 @@ fn clients_live_through_a_promotion() {
     let mut stand = Stand::new(|setup| {
         trusting(setup).set("pool", "size", "10").set("routing", "on_lost_write", quote("reset"))
     });
-    // What is acknowledged is on both replicas: a promotion loses nothing, though pglagoon cannot always know that.
-    stand.playground.primary().sql("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 2 (*)'").unwrap();
-    stand.playground.primary().sql("SELECT pg_reload_conf()").unwrap();
-    write_while(&mut stand, "w", |stand| {
-        stand.playground.node_mut(0).kill().unwrap();
-        stand.playground.replicas()[0].promote().unwrap();
+    replicate_synchronously(&stand.playground);
+    write_there_while(&mut stand, "w", |playground| {
+        playground.node_mut(0).kill().unwrap();
+        playground.replicas()[0].promote().unwrap();
     });
+}
+
+/// What is acknowledged is on both replicas: a promotion loses nothing, though pglagoon cannot always know that.
+pub fn replicate_synchronously(playground: &Playground) {
+    playground.primary().sql("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 2 (*)'").unwrap();
+    playground.primary().sql("SELECT pg_reload_conf()").unwrap();
 }
 
 #[test]

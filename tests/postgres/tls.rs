@@ -14,6 +14,7 @@ use crate::certificates::{Authority, Identity};
 use crate::harness::{
     Lagoon, Setup, Stand, eventually, eventually_async, installations, quote, sqlstate, table, value,
 };
+use crate::holding::{Way, Writers, replicate_synchronously, write_while};
 use crate::raw::{
     GSS_REQUEST, Message, Raw, SSL_REQUEST, V3_0, bind, cancel_request, copy_data, copy_done, execute,
     first_column, parse, query, startup, sync,
@@ -133,11 +134,15 @@ impl World {
     }
 
     fn log_in(&self, lagoon: &Lagoon) -> Raw {
-        let mut client = self.encrypt(lagoon).expect("TLS is agreed upon");
-        client.send(&startup(V3_0, &LOGIN));
-        assert_eq!(client.until_ready().last().map(Message::status), Some('I'));
-        client
+        log_in(lagoon, &self.known.demand(&[ALPN], None))
     }
+}
+
+fn log_in(lagoon: &Lagoon, config: &Arc<ClientConfig>) -> Raw {
+    let mut client = encrypt(lagoon, config).expect("TLS is agreed upon");
+    client.send(&startup(V3_0, &LOGIN));
+    assert_eq!(client.until_ready().last().map(Message::status), Some('I'));
+    client
 }
 
 fn encrypt(lagoon: &Lagoon, config: &Arc<ClientConfig>) -> io::Result<Raw> {
@@ -555,6 +560,27 @@ async fn a_reload_takes_new_authorities_of_servers_and_keeps_connections() {
     }
     assert_eq!(is_encrypted(&lagoon).await, Ok("t".to_owned()));
     assert_eq!(value(&client, "SELECT count(*) FROM notes").await, "1");
+}
+
+#[test]
+fn clients_live_through_a_promotion_encrypted_and_in_statement_mode() {
+    let mut world = World::encrypted(&["127.0.0.1"]);
+    let lagoon = world.start(
+        world
+            .trusting("require")
+            .set("databases.app", "server_tls", quote("require"))
+            .set("pool", "mode", quote("statement"))
+            .set("pool", "size", "10")
+            .set("routing", "on_lost_write", quote("reset")),
+    );
+    replicate_synchronously(&world.stand.playground);
+    let config = world.known.demand(&[ALPN], None);
+    let login = || log_in(&lagoon, &config);
+    let writers = Writers { mark: "tls", ways: &Way::WITHOUT_BLOCK, login: &login };
+    write_while(&mut world.stand.playground, &writers, |playground| {
+        playground.node_mut(0).kill().unwrap();
+        playground.replicas()[0].promote().unwrap();
+    });
 }
 
 #[test]
