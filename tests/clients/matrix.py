@@ -34,6 +34,9 @@ DRIVERS = {
     "sqlalchemy": [sys.executable, "drivers/sqlalchemy_client.py"],
     "django": [sys.executable, "drivers/django_client.py"],
     "node-pg": ["node", "drivers/node_pg.js"],
+    "dbd-pg": ["perl", "drivers/dbd_pg.pl"],
+    "php": ["php", "drivers/php_pgsql.php"],
+    "ruby-pg": ["ruby", "drivers/ruby_pg.rb"],
     "pgjdbc": ["java", "-Duser.timezone=Asia/Tokyo", "-cp", "/usr/share/java/postgresql.jar", "drivers/PgJdbc.java"],
 }
 

@@ -17,7 +17,7 @@ main() {
     [ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || install postgresql postgresql-contrib || fail "PostgreSQL is not installed"
     get_python_drivers
     get_node_drivers
-    get_pgjdbc
+    get_packaged
     MATRIX_SKIPPED=$skipped PYTHONDONTWRITEBYTECODE=1 "$cache/venv/bin/python" "$here/matrix.py" "$@"
 }
 
@@ -49,11 +49,20 @@ get_node_drivers() {
     fi
 }
 
-get_pgjdbc() {
-    command -v javac >/dev/null || install default-jdk-headless || true
-    [ -e /usr/share/java/postgresql.jar ] || install libpostgresql-jdbc-java || true
-    command -v javac >/dev/null || skip pgjdbc "no JDK"
-    [ -e /usr/share/java/postgresql.jar ] || skip pgjdbc "no libpostgresql-jdbc-java"
+# Drivers that the distribution has: one by one, so that what it lacks does not cost the others.
+get_packaged() {
+    packaged dbd-pg 'perl -MDBD::Pg -e 1' libdbd-pg-perl
+    packaged php 'php -r "exit(extension_loaded(\"pdo_pgsql\") ? 0 : 1);"' php-cli php-pgsql
+    packaged ruby-pg 'ruby -e "require \"pg\""' ruby ruby-pg
+    packaged pgjdbc 'command -v javac && [ -e /usr/share/java/postgresql.jar ]' default-jdk-headless libpostgresql-jdbc-java
+}
+
+# packaged DRIVER TEST PACKAGE...
+packaged() {
+    local driver=$1 is_there=$2
+    shift 2
+    bash -c "$is_there" >/dev/null 2>&1 || install "$@" || true
+    bash -c "$is_there" >/dev/null 2>&1 || skip "$driver" "cannot be installed: $*"
 }
 
 # Installs packages of the distribution, without starting the services that they bring.

@@ -1,6 +1,6 @@
 """The little frame around a driver's checks in Python: registers, runs, prints one line per check.
 
-Lines: `ok NAME`, `FAIL NAME: why`. `drivers/node_pg.js` and `drivers/PgJdbc.java` print the same.
+Lines: `ok NAME`, `FAIL NAME: why`. The scripts in other languages print the same.
 The environment says where to connect (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE), how many connections to
 hold at once (MATRIX_CONNECTIONS: in transaction mode more than the pool has) and the mode (MATRIX_MODE: direct, transaction, session).
 """
