@@ -18,6 +18,8 @@ pub trait Connection {
     fn expires(&self, lifetime: Option<Duration>) -> Option<Instant>;
     /// Its number: later ones are higher.
     fn number(&self) -> u64;
+    /// Whether nothing has come on it since it was parked, not even its end.
+    fn is_quiet(&mut self) -> bool;
 }
 
 /// Who asks for a connection.
@@ -95,7 +97,7 @@ pub enum Placed<C, W> {
 pub struct Swept<C, W> {
     /// Waited too long.
     pub timed_out: Vec<W>,
-    /// Idle for too long, too old or too many.
+    /// Idle for too long, too old, too many, or ended by the server.
     pub closed: Vec<C>,
 }
 
@@ -274,11 +276,11 @@ impl<C: Connection, W: Waiter> Core<C, W> {
         // The pool may have been made smaller.
         let mut surplus = self.total().saturating_sub(limits.size);
         // Those that have been idle longest come first.
-        for (connection, since) in self.idle.drain(..) {
+        for (mut connection, since) in self.idle.drain(..) {
             let is_idle_too_long =
                 limits.idle_timeout.is_some_and(|timeout| now.duration_since(since) >= timeout);
             let is_too_old = connection.expires(limits.lifetime).is_some_and(|at| at <= now);
-            match surplus > 0 || (is_idle_too_long && spare > 0) || is_too_old {
+            match surplus > 0 || (is_idle_too_long && spare > 0) || is_too_old || !connection.is_quiet() {
                 true => {
                     surplus = surplus.saturating_sub(1);
                     spare = spare.saturating_sub(1);
@@ -482,7 +484,13 @@ mod tests {
         fn number(&self) -> u64 {
             self.0 as u64 + 1
         }
+        fn is_quiet(&mut self) -> bool {
+            self.0 != ENDED
+        }
     }
+
+    /// The home of connections that the server has ended.
+    const ENDED: usize = 99;
 
     struct Name(&'static str, bool);
 
@@ -551,6 +559,20 @@ mod tests {
         assert_eq!(name(&core.put(Fake(0, now), now, None)), "closed", "the other one is still in use");
         assert_eq!(name(&core.put(Fake(0, now), now, None)), "parked");
         assert_eq!(core.occupancy(), Occupancy { idle: 1, ..Occupancy::default() });
+    }
+
+    #[test]
+    fn idle_connections_that_the_server_has_ended_make_room_with_the_next_sweep() {
+        let now = Instant::now();
+        let mut core = full(now);
+        let _ = core.put(Fake(ENDED, now), now, None);
+        let _ = core.put(Fake(0, now), now, None);
+        core.set_limits(Limits { min_size: 2, ..LIMITS });
+        core.keep(true);
+        assert_eq!(begin(&mut core, now), 0);
+        let closed = core.sweep(now).closed;
+        assert_eq!((closed.len(), closed[0].0), (1, ENDED));
+        assert_eq!(begin(&mut core, now), 1);
     }
 
     #[test]

@@ -210,6 +210,10 @@ impl Connection for Box<Backend> {
         self.id
     }
 
+    fn is_quiet(&mut self) -> bool {
+        self.look() == Idle::Quiet
+    }
+
     fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {
         // Staggered by up to a tenth, so that connections made together do not all end together.
         lifetime.map(|lifetime| self.since + lifetime - lifetime / 10 * (self.id % 16) as u32 / 16)
@@ -319,8 +323,9 @@ impl Pool {
         self.has_queue.load(Ordering::Relaxed) || self.is_struggling()
     }
 
-    /// Ends waits, idleness and age; begins logins whose back-off is over. To be called about once in a second, and ten
-    /// times if it is [urgent](Self::is_urgent). `is_kept` says whether some of its connections are to be there, used or not.
+    /// Ends waits, idleness and age; closes idle connections that the server has ended; begins logins whose back-off is over. To
+    /// be called about once in a second, and ten times if it is [urgent](Self::is_urgent). `is_kept` says whether some of its
+    /// connections are to be there, used or not.
     pub fn sweep(self: &Arc<Self>, home: usize, now: Instant, is_kept: bool) {
         let (swept, has_connections) = {
             let mut core = self.lock();

@@ -306,10 +306,18 @@ async fn as_many_as_are_wanted_are_there_while_somebody_may_want_them() {
     let all = |count| (0..3).all(|place| stand.backends(place, own) == count);
     let client = stand.client().await;
     eventually("there are three on each server", || all(3));
-    let began = stand.playground.primary().sql("SELECT now()").unwrap();
+    let primary = stand.playground.primary();
+    let now = || primary.sql("SELECT now()").unwrap();
+    let are_replaced = |began: &str| {
+        let young = format!("{own} AND backend_start > '{}'", began.trim());
+        eventually("those that have gone are replaced", || all(3) && stand.backends(0, &young) == 3);
+    };
+    let began = now();
     rows(&stand.lagoon.console().await, "RECONNECT app").await;
-    let young = format!("{own} AND backend_start > '{}'", began.trim());
-    eventually("those that have gone are replaced", || all(3) && stand.backends(0, &young) == 3);
+    are_replaced(&began);
+    let began = now();
+    primary.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own}")).unwrap();
+    are_replaced(&began);
     // More are made, and go when they have been idle for too long.
     let others = join_all((0..5).map(|_| stand.client())).await;
     join_all(others.iter().map(|other| value(other, "SELECT note('x') FROM pg_sleep(0.2)"))).await;
