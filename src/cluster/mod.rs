@@ -92,6 +92,15 @@ pub struct Cluster {
 /// For so many logins of our own at once room is made on a server.
 const MAX_SHUT_OUT: usize = 8;
 
+/// How long a server that stops may take to end its connections, one after the other.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(50);
+
+/// How long it may take to find out whether a server stops: see [`Node::serves_on`].
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether that is known.
+const VERDICT_POLL: Duration = Duration::from_millis(10);
+
 /// How servers can be reached, and who is primary.
 type Contacts = (Vec<Contact>, Option<(usize, u32)>);
 
@@ -117,6 +126,8 @@ pub struct Node {
     /// Where it was found.
     abode: Abode,
     moves: AtomicU64,
+    /// When the monitor's connection was made, in nanoseconds since `epoch`.
+    met: AtomicU64,
     epoch: Instant,
 }
 
@@ -704,6 +715,7 @@ impl Node {
             dies: AtomicU64::new(0),
             abode: Abode::default(),
             moves: AtomicU64::new(0),
+            met: AtomicU64::new(0),
             epoch: now,
         }
     }
@@ -803,6 +815,30 @@ impl Node {
     /// Has it probed now.
     pub fn poke(&self) {
         self.poke.notify_one();
+    }
+
+    /// The monitor has a new connection.
+    fn is_met(&self, now: Instant) {
+        self.met.store(self.nanos(now), Ordering::Release);
+    }
+
+    /// Whether it serves on though it has just ended a connection by an administrator's order: the monitor's is still there a
+    /// moment later. A server that stops ends them all. `false` if there is no answer within a second.
+    ///
+    /// # Cancel safety
+    /// There is nothing to lose.
+    pub async fn serves_on(&self) -> bool {
+        let ended = Instant::now();
+        tokio::time::sleep(SHUTDOWN_GRACE).await;
+        let (asked, deadline) = (Instant::now(), ended + VERDICT_TIMEOUT);
+        while Instant::now() < deadline && self.standing() != Standing::Down {
+            if lock(&self.state).asked >= asked {
+                return self.met.load(Ordering::Acquire) < self.nanos(ended);
+            }
+            self.poke();
+            tokio::time::sleep(VERDICT_POLL).await;
+        }
+        false
     }
 }
 

@@ -146,6 +146,7 @@ impl Probe {
             match Box::pin(backend::connect(&target, settings.timeout)).await {
                 Ok(connection) => {
                     cluster.found(self.index, address(&connection));
+                    node.is_met(Instant::now());
                     self.moves = node.moves();
                     if self.failures > 0 {
                         // Started anew so soon that it never counted as down; its caches are as cold.

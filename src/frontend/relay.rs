@@ -227,6 +227,7 @@ impl Relay {
     /// Does what moving bytes alone does not; answers how the conversation ends, if it does.
     async fn see_to(&mut self, next: Next) -> Option<Farewell> {
         self.quiet = Quiet::default();
+        let node = self.lease.as_ref().map(|granted| granted.node);
         let want = match next {
             Next::Want(want) => want,
             Next::ServerLost(why) => self.server_lost(&why),
@@ -251,10 +252,7 @@ impl Relay {
                 self.give_back(Instant::now());
                 None
             }
-            Want::Replay(rescue) => {
-                self.replay(rescue);
-                None
-            }
+            Want::Replay(rescue) => self.replay(rescue, node).await,
             Want::Close(farewell) => Some(farewell),
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | outside of a transaction, or whose BEGIN no server has seen | a pause: it is held until there is a server, for `pool.hold_timeout` at most |
 //! | whose read ran on a replica that died, and that has seen nothing of the answer | nothing: the read runs again |
+//! | whose read has run for two seconds on a replica that serves on, and somebody ended its backend | 57P01, and its connection goes on |
 //! | in a transaction on the server that died, before COMMIT | 40001: nothing of it was committed; the connection goes on |
 //! | whose COMMIT, or write on its own, was not answered | 08007: whether it was committed is not known; it is never sent again |
 //! | with state that only its server connection had, or in session mode | 57P01 (08007 if something may have been committed), and the end of its connection |
@@ -12,6 +13,11 @@
 //!
 //! The server's own farewells (57P01, 57P02, 57P03: a shutdown, a crash, `pg_terminate_backend`) are such losses, too, and never
 //! the client's end.
+//!
+//! **Ended by somebody.** Who ends a backend because of what it reads does not want to meet that read again, on the primary least
+//! of all. FATAL 57P01 is what a server says that stops, too. So a read that has run for two seconds and is ended by it runs
+//! again only if the server goes: if the monitor is answered over the connection that it had before, 50 ms later, nothing but
+//! that read was meant. Shorter ones run again in any case: they happened to be there when somebody ended all sessions.
 //!
 //! **In flight.** [`crate::session`] knows of each ReadyForQuery that is owed what was at stake with it (`stake.rs`): work, the
 //! beginning of a block, its end. From that it is told what may have lasted (`loss.rs`). Where several requests were on their

@@ -53,6 +53,8 @@ pub enum Rescue {
     Conflict,
     /// The connection broke.
     Lost,
+    /// The server ended the connection by an administrator's order: to stop, or to end just that (57P01).
+    Ended,
     /// DDL that pglagoon has not seen changed what a statement returns that the server had prepared before.
     Outdated,
     /// It failed before it ran, with a kept statement in its unnamed one's stead: either would fail so, or only what is older.
@@ -61,12 +63,13 @@ pub enum Rescue {
 
 impl Rescue {
     /// Every kind.
-    pub const ALL: [Rescue; 7] = [
+    pub const ALL: [Rescue; 8] = [
         Rescue::Wrote,
         Rescue::Recovery,
         Rescue::Behind,
         Rescue::Conflict,
         Rescue::Lost,
+        Rescue::Ended,
         Rescue::Outdated,
         Rescue::Kept,
     ];
@@ -79,6 +82,7 @@ impl Rescue {
             Rescue::Behind => "behind",
             Rescue::Conflict => "conflict",
             Rescue::Lost => "lost",
+            Rescue::Ended => "ended",
             Rescue::Outdated => "outdated",
             Rescue::Kept => "kept",
         }
@@ -96,7 +100,12 @@ impl Rescue {
 
     /// Whether another replica may do better.
     fn is_of_one_server(self) -> bool {
-        matches!(self, Rescue::Conflict | Rescue::Lost)
+        self == Rescue::Conflict || self.is_end()
+    }
+
+    /// Whether there is no connection any more.
+    fn is_end(self) -> bool {
+        matches!(self, Rescue::Lost | Rescue::Ended)
     }
 
     /// What an error calls for.
@@ -120,6 +129,7 @@ impl Rescue {
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => Some(Rescue::Behind),
             // Reads block nobody but replay: that is who they were in a deadlock with.
             SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Some(Rescue::Conflict),
+            SqlState::ADMIN_SHUTDOWN => Some(Rescue::Ended),
             _ if fields.is_fatal() => Some(Rescue::Lost),
             _ => None,
         }
@@ -450,7 +460,7 @@ impl Session {
         let is_whole = matches!(before, Replay::Kept(_));
         let (Replay::Kept(mut kept) | Replay::Gathering(mut kept)) = before else { return false };
         // A server that says goodbye answers nothing more. Any other would wait for the rest of a batch.
-        let ends = is_whole || rescue == Rescue::Lost;
+        let ends = is_whole || rescue.is_end();
         // Were the others to fail in the same way, one after the other, each would have those behind it run once more.
         let is_of_first = kept.lengths.len() == 1 || !(rescue == Rescue::Behind || rescue.is_of_statement());
         if ends && is_of_first && kept.tries < MAX_TRIES && self.may_heal(rescue, &mut kept) {
@@ -581,6 +591,11 @@ impl Session {
             Replay::Failed(kept, _) => kept.lengths.len().max(1) as u64,
             _ => 0,
         }
+    }
+
+    /// Since when the request at the head of the input has been asked for.
+    pub fn asked(&self) -> Option<Instant> {
+        self.tenure.asked
     }
 
     /// After [`Want::Replay`], when the server connection is given back: the requests, to be put at the head of the client's

@@ -460,6 +460,56 @@ fn reads_whose_server_goes_away_in_any_way_run_again() {
     }
 }
 
+#[test]
+fn a_read_that_somebody_ends_does_not_run_again_and_one_whose_server_stops_does() {
+    let mut stand = Stand::new(|setup| trusting(setup).set("routing", "consistency", quote("eventual")));
+    let mut client = Raw::login(stand.lagoon.port);
+    eventually("replicas are used", || {
+        client.query("SELECT 1 /* used */");
+        stand.ran_on("used")[1..].iter().any(|count| *count > 0)
+    });
+    let ran_for = |stand: &Stand, seconds: f32| {
+        let sleeps = format!(
+            "wait_event = 'PgSleep' AND clock_timestamp() > query_start + interval '{seconds} seconds'"
+        );
+        (0..3).find(|place| matches!(stand.try_backends(*place, &sleeps), Ok(1)))
+    };
+    let has_run_for = |stand: &Stand, seconds: f32| {
+        let mut place = None;
+        eventually("it has run for so long", || {
+            place = ran_for(stand, seconds);
+            place.is_some()
+        });
+        place.expect("waited for")
+    };
+    let end = |stand: &Stand, place: usize, how: &str| {
+        let sql = format!("SELECT {how}(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+        stand.playground.nodes()[place].sql(&sql).unwrap();
+    };
+    let read = query("SELECT pg_sleep(30), 'seen'");
+
+    client.send(&read);
+    let replica = has_run_for(&stand, 2.2);
+    end(&stand, replica, "pg_terminate_backend");
+    let answer = client.until_ready();
+    assert_eq!((replica > 0, told_once(&answer)), (true, ("57P01".into(), 'I')), "{answer:?}");
+    assert_eq!(ran_for(&stand, 0.0), None);
+    assert_eq!(first_column(&client.query("SELECT 'goes on'")), ["goes on"]);
+
+    // Not for so long that it would have been picked out.
+    client.send(&read);
+    let replica = has_run_for(&stand, 0.0);
+    end(&stand, replica, "pg_terminate_backend");
+    let again = has_run_for(&stand, 0.2);
+
+    // It is the server that stops.
+    has_run_for(&stand, 2.2);
+    stand.playground.node_mut(again).restart(Stop::Fast).unwrap();
+    let elsewhere = has_run_for(&stand, 0.0);
+    end(&stand, elsewhere, "pg_cancel_backend");
+    assert_eq!(told_once(&client.until_ready()), ("57014".into(), 'I'));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_client_is_told_why_served_in_turn_and_may_leave() {
     let mut stand = Stand::new(|setup| {

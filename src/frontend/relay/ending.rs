@@ -7,6 +7,9 @@ use super::*;
 /// have given up.
 pub(super) const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
+/// How long a read has run at least that is ended for its own sake. Shorter ones happen to be there when all sessions are.
+const LONG: Duration = Duration::from_secs(2);
+
 /// How long a farewell may take to reach the client.
 pub(in crate::frontend) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,9 +43,11 @@ impl Relay {
         gathered.is_ok().then_some(granted)
     }
 
-    /// The client's requests run again, elsewhere: they stand at the head of its input as if they had just come.
-    pub(super) fn replay(&mut self, rescue: Rescue) {
-        self.give_back(Instant::now());
+    /// The client's requests run again: they stand at the head of its input as if they had just come. `node` had them before.
+    /// One that somebody has picked out and ended there does not.
+    pub(super) async fn replay(&mut self, rescue: Rescue, node: Option<usize>) -> Option<Farewell> {
+        let now = Instant::now();
+        self.give_back(now);
         if let Some(generation) = self.session.outdated() {
             self.pools.database.ddl_unseen_in(generation);
         }
@@ -51,12 +56,39 @@ impl Relay {
         self.from_client.take_from(&self.seat.shelf);
         self.from_client.put_back(&requests);
         self.fresh = true;
+        let is_long = self.session.asked().is_some_and(|asked| now.saturating_duration_since(asked) >= LONG);
+        if let (Rescue::Ended, true, Some(node)) = (rescue, is_long, node) {
+            match self.serves_on(node).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.deny(&ended());
+                    return None;
+                }
+                Err(Denied::Gone(farewell)) => return Some(farewell),
+                Err(Denied::Report(report)) => {
+                    self.deny(&report);
+                    return None;
+                }
+            }
+        }
         match rescue {
             // It may be the client's own mistake.
             Rescue::Kept => tracing::debug!(client = self.card().id, "a request runs again as it came"),
             _ => tracing::info!(client = self.card().id, why = rescue.as_str(), count, "requests run again"),
         }
         self.pools.stats(self.seat.index).rescue(rescue, count);
+        None
+    }
+
+    /// Whether the server that has ended a connection serves on.
+    async fn serves_on(&mut self, node: usize) -> Result<bool, Denied> {
+        let node = self.pools.database.section.cluster.nodes()[node].clone();
+        // Both branches are cancel safe: what was read stays in `from_client`.
+        tokio::select! {
+            biased;
+            serves_on = Box::pin(node.serves_on()) => Ok(serves_on),
+            denied = poll_fn(|cx| self.poll_while_waiting(cx)) => Err(denied),
+        }
     }
 
     pub(super) fn server_lost(&mut self, why: &str) -> Want {
@@ -178,6 +210,13 @@ impl Relay {
         };
         let _ = tokio::time::timeout(FAREWELL_TIMEOUT, told).await;
     }
+}
+
+/// Somebody has ended the server process that ran a read, and nothing else.
+fn ended() -> Report {
+    let text = "terminating connection due to administrator command";
+    Report::new(ErrorSource::Server, SqlState::ADMIN_SHUTDOWN, text)
+        .detail("The server process that ran the statement was ended, and its server serves on: it does not run again.")
 }
 
 pub(super) fn killed() -> Report {
