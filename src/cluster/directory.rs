@@ -1,6 +1,7 @@
 //! Which database is served from where.
 
 use super::logins::{self, MAX_ROUND};
+use super::patroni::Patronis;
 use super::{Cluster, Database, Section, abode, barrier, listener, lock, monitor, oracle};
 use crate::auth::ServerCredential;
 use crate::config::{self, Config, Monitor, Patroni, Secret, ServerAddress, ServerTls};
@@ -122,7 +123,7 @@ impl Directory {
         let wanted: Vec<_> = config.databases.values().chain(&config.any_database).collect();
         let connectors = connectors(&wanted)?;
         let mut inner = lock(&self.inner);
-        inner.retire_changed(&wanted);
+        inner.retire_changed(&wanted, &connectors);
         for rules in &wanted {
             match inner.sections.get(&rules.name) {
                 Some(open) => open.section.reconfigure(rules),
@@ -133,7 +134,7 @@ impl Directory {
             let first = rules.first().expect("it is the section's that led here");
             // The files may be others under the same names.
             watch.cluster.tls().renew(connector(&connectors, &first.server_tls));
-            watch.cluster.patroni.store(first.patroni.clone().map(Arc::new));
+            watch.cluster.patronis.store(patronis(first, &connectors));
             let mut databases: Vec<_> = rules.iter().map(|rules| monitored_database(rules, config)).collect();
             databases.dedup();
             watch.cluster.log_in_as(users(first, config), databases);
@@ -158,7 +159,7 @@ impl Directory {
         let watch = inner.watch(&reach, rules.patroni.as_ref()).unwrap_or_else(|| {
             let tls = connector(connectors, &rules.server_tls).clone();
             let cluster = Cluster::new(&rules.servers, tls, self.resolver.clone(), Instant::now());
-            cluster.patroni.store(rules.patroni.clone().map(Arc::new));
+            cluster.patronis.store(patronis(rules, connectors));
             let settings = watch::Sender::new(Arc::new(config.monitor.clone()));
             let watch = Arc::new(Watch { cluster, reach, settings, tasks: OnceLock::new() });
             inner.watches.push(Arc::downgrade(&watch));
@@ -371,13 +372,12 @@ impl Inner {
 
     /// Who looks after these servers already.
     fn watch(&mut self, reach: &Reach, patroni: Option<&Patroni>) -> Option<Arc<Watch>> {
-        let is_alike =
-            |watch: &Arc<Watch>| watch.reach == *reach && watch.cluster.patroni().as_deref() == patroni;
+        let is_alike = |watch: &Arc<Watch>| watch.reach == *reach && watch.cluster.goes_by(patroni);
         self.watches().into_iter().find(is_alike)
     }
 
     /// Takes out the sections that are served otherwise from now on, or not at all.
-    fn retire_changed(&mut self, wanted: &[&Arc<config::Database>]) {
+    fn retire_changed(&mut self, wanted: &[&Arc<config::Database>], connectors: &[(ServerTls, Connector)]) {
         let by_name: BTreeMap<_, _> = wanted.iter().map(|rules| (&rules.name, *rules)).collect();
         let is_reached = |open: &Open| {
             by_name.get(&open.section.name).is_some_and(|rules| open.section.rules().keeps_pools(rules))
@@ -395,7 +395,7 @@ impl Inner {
                 Some(_) => {}
                 None => {
                     leading.push((watch, patroni));
-                    kept[&rules.name].watch.cluster.patroni.store(patroni.cloned().map(Arc::new));
+                    kept[&rules.name].watch.cluster.patronis.store(patronis(rules, connectors));
                 }
             }
         }
@@ -454,15 +454,26 @@ impl Inner {
     }
 }
 
-/// TLS towards servers, for each way of it.
+/// TLS towards servers and Patronis, for each way of it.
 fn connectors(wanted: &[&Arc<config::Database>]) -> Result<Vec<(ServerTls, Connector)>, TlsSetupError> {
     let mut connectors: Vec<(ServerTls, Connector)> = Vec::new();
     for rules in wanted {
-        if !connectors.iter().any(|(known, _)| *known == rules.server_tls) {
-            connectors.push((rules.server_tls.clone(), Connector::new(&rules.server_tls)?));
+        for tls in [&rules.server_tls].into_iter().chain(patroni_tls(rules)) {
+            if !connectors.iter().any(|(known, _)| known == tls) {
+                connectors.push((tls.clone(), Connector::new(tls)?));
+            }
         }
     }
     Ok(connectors)
+}
+
+fn patroni_tls(rules: &config::Database) -> Option<&ServerTls> {
+    rules.patroni.as_ref()?.tls.as_ref()
+}
+
+fn patronis(rules: &config::Database, connectors: &[(ServerTls, Connector)]) -> Option<Arc<Patronis>> {
+    let tls = patroni_tls(rules).map(|tls| connector(connectors, tls).clone());
+    Some(Arc::new(Patronis { rules: rules.patroni.clone()?, tls }))
 }
 
 fn connector<'a>(connectors: &'a [(ServerTls, Connector)], tls: &ServerTls) -> &'a Connector {

@@ -39,7 +39,7 @@ pub use user_pools::{Granted, Greeting, Member, UserPools};
 
 use crate::backend::connect::ScramCache;
 use crate::backend::{Abode, ConnectError, Target};
-use crate::config::{Patroni, ServerAddress};
+use crate::config::{self, ServerAddress};
 use crate::error::{ClientVisible, ErrorSource, Report, Retry};
 use crate::lock::lock;
 use crate::net::{Connector, Resolver};
@@ -54,6 +54,7 @@ use failover::{Evidence, Observation, Rivalry, Standing, Verdict};
 use logins::{Login, Logins};
 use monitor::Finding;
 use oracle::{Oracle, Reading};
+use patroni::Patronis;
 use room::ShutOut;
 use section::Shift;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -65,7 +66,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 pub struct Cluster {
     nodes: Vec<Arc<Node>>,
     /// The Patronis of these servers, if they count.
-    patroni: ArcSwapOption<Patroni>,
+    patronis: ArcSwapOption<Patronis>,
     tls: Connector,
     resolver: Resolver,
     scram: ScramCache,
@@ -186,7 +187,7 @@ impl Cluster {
     pub fn new(servers: &[ServerAddress], tls: Connector, resolver: Resolver, now: Instant) -> Arc<Self> {
         Arc::new(Cluster {
             nodes: servers.iter().map(|address| Arc::new(Node::new(address.clone(), now))).collect(),
-            patroni: ArcSwapOption::default(),
+            patronis: ArcSwapOption::default(),
             tls,
             resolver,
             scram: ScramCache::default(),
@@ -277,9 +278,9 @@ impl Cluster {
         self.databases().into_iter().filter(is_meant).for_each(|database| database.vacate(home, now));
     }
 
-    /// The Patronis of its servers, if they count.
-    fn patroni(&self) -> Option<Arc<Patroni>> {
-        self.patroni.load_full()
+    /// Whether these are the Patronis that count.
+    fn goes_by(&self, rules: Option<&config::Patroni>) -> bool {
+        self.patronis.load().as_deref().map(|patronis| &patronis.rules) == rules
     }
 
     /// Whom the configuration says to log in as, and to which databases.

@@ -93,7 +93,9 @@ pub async fn watch(cluster: Arc<Cluster>, index: usize, mut rules: watch::Receiv
         let verdict = match finding.as_ref().is_some_and(Finding::is_failure) {
             true => None,
             false => Some(
-                patroni.ask(cluster.patroni().as_deref(), (index, &node.address), settings.timeout).await,
+                patroni
+                    .ask(cluster.patronis.load_full().as_deref(), (index, &node.address), settings.timeout)
+                    .await,
             ),
         };
         cluster.observed(&node, finding, verdict, asked, Instant::now());

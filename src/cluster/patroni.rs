@@ -8,23 +8,31 @@
 //! Any other status is no answer. The document that comes with each says what the server is instead: that is for people.
 //!
 //! Patroni's server speaks HTTP/1.0: one request per connection, whose end is the answer's. So nothing is gained by a client
-//! that knows more than that, and pglagoon brings no other with it.
+//! that knows more than that, and pglagoon brings no other with it. Under TLS it may hang up without a close_notify.
 //!
 //! # Source
 //! Patroni's `docs/rest_api.rst`, and `RestApiHandler` in `patroni/api.py`.
 
 use super::failover::Verdict;
 use crate::config::{self, HttpAddress, ServerAddress};
+use crate::net::{Connector, Side, Stream};
 use std::io::{self, ErrorKind};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The longest answer, in bytes: a thousand or so is usual.
-const MAX_ANSWER: u64 = 64 << 10;
+const MAX_ANSWER: usize = 64 << 10;
 
 /// The longest word of an answer that is shown, in characters.
 const MAX_WORD: usize = 40;
+
+/// The Patronis of a cluster's servers.
+pub(super) struct Patronis {
+    /// Where they are, and what is asked of them.
+    pub rules: config::Patroni,
+    /// How those are reached that speak TLS.
+    pub tls: Option<Connector>,
+}
 
 /// Who asks the Patroni of one server, and says in the log when it falls silent and when it is back.
 #[derive(Default)]
@@ -43,13 +51,13 @@ impl Patroni {
     /// What it says of the server in this place. It has `patience` to answer.
     pub(super) async fn ask(
         &mut self,
-        patroni: Option<&config::Patroni>,
+        patronis: Option<&Patronis>,
         (index, server): (usize, &ServerAddress),
         patience: Duration,
     ) -> Verdict {
-        let Some(patroni) = patroni else { return Verdict::None };
-        let Some(member) = patroni.members.get(index) else { return Verdict::None };
-        let verdict = match tokio::time::timeout(patience, inquire(member, patroni.max_lag)).await {
+        let Some(patronis) = patronis else { return Verdict::None };
+        let Some(member) = patronis.rules.members.get(index) else { return Verdict::None };
+        let verdict = match tokio::time::timeout(patience, patronis.inquire(member)).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(error)) => Verdict::Silent(error.to_string()),
             Err(_) => Verdict::Silent(format!("no answer within {patience:?}")),
@@ -71,35 +79,55 @@ impl Patroni {
     }
 }
 
-async fn inquire(member: &HttpAddress, max_lag: Option<usize>) -> io::Result<Verdict> {
-    if let Answer::Yes = get(member, "/primary").await? {
-        return Ok(Verdict::Leader);
+impl Patronis {
+    async fn inquire(&self, member: &HttpAddress) -> io::Result<Verdict> {
+        if let Answer::Yes = self.get(member, "/primary").await? {
+            return Ok(Verdict::Leader);
+        }
+        let replica = match self.rules.max_lag {
+            Some(bytes) => self.get(member, &format!("/replica?lag={bytes}")).await?,
+            None => self.get(member, "/replica").await?,
+        };
+        Ok(match replica {
+            Answer::Yes => Verdict::Replica,
+            Answer::No(what) => Verdict::Neither(what),
+        })
     }
-    let replica = match max_lag {
-        Some(bytes) => get(member, &format!("/replica?lag={bytes}")).await?,
-        None => get(member, "/replica").await?,
-    };
-    Ok(match replica {
-        Answer::Yes => Verdict::Replica,
-        Answer::No(what) => Verdict::Neither(what),
-    })
+
+    async fn get(&self, member: &HttpAddress, target: &str) -> io::Result<Answer> {
+        let socket = TcpStream::connect((member.host.as_str(), member.port)).await?;
+        let mut stream = Stream::tcp(socket, Side::Server)?;
+        if member.is_tls {
+            let tls = self.tls.as_ref().ok_or_else(|| io::Error::other("TLS is not set up"))?;
+            stream = tls.connect_http(stream, &member.host).await?;
+        }
+        let url = member.to_string();
+        let host = url.split_once("://").map_or(&*url, |(_, host)| host);
+        let request = format!(
+            "GET {target} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: pglagoon\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let answer = read_to_end(&mut stream).await?;
+        match status(&answer) {
+            Some(200) => Ok(Answer::Yes),
+            Some(503) => Ok(Answer::No(what(&answer))),
+            Some(other) => Err(io::Error::other(format!("HTTP status {other} to {target}"))),
+            None => Err(io::Error::new(ErrorKind::InvalidData, "what answers does not speak HTTP")),
+        }
+    }
 }
 
-async fn get(member: &HttpAddress, target: &str) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect((member.host.as_str(), member.port)).await?;
-    let host = member.to_string();
-    let host = host.trim_start_matches("http://");
-    let request =
-        format!("GET {target} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: pglagoon\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut text = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut text).await?;
-    match status(&text) {
-        Some(200) => Ok(Answer::Yes),
-        Some(503) => Ok(Answer::No(what(&text))),
-        Some(other) => Err(io::Error::other(format!("HTTP status {other} to {target}"))),
-        None => Err(io::Error::new(ErrorKind::InvalidData, "what answers does not speak HTTP")),
+async fn read_to_end(stream: &mut Stream) -> io::Result<Vec<u8>> {
+    let (mut answer, mut buffer) = (Vec::new(), [0; 2048]);
+    while answer.len() < MAX_ANSWER {
+        match stream.read_some(&mut buffer).await {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        }
     }
+    Ok(answer)
 }
 
 /// The status of an answer: `HTTP/1.0 200 OK`.

@@ -539,7 +539,7 @@ fn database(name: &str, section: &mut Section<'_, '_>, defaults: &Defaults<'_>) 
     let (servers, known) = (servers(section), section.is_sound("servers"));
     // What goes by servers that are mistaken is no second mistake.
     let known = known.then_some(&servers[..]);
-    let patroni = patroni(section, known.map(<[_]>::len));
+    let patroni = patroni(section, known.map(<[_]>::len), defaults.read_file);
     let pool = section.within("pool", |section| pool(section, &defaults.pool));
     let routing = section.within("routing", |section| {
         let routing = routing(section, &defaults.routing);
@@ -584,12 +584,35 @@ fn servers(section: &mut Section<'_, '_>) -> Vec<ServerAddress> {
     servers
 }
 
-fn patroni(section: &mut Section<'_, '_>, servers: Option<usize>) -> Option<Patroni> {
+fn patroni(
+    section: &mut Section<'_, '_>,
+    servers: Option<usize>,
+    read_file: ReadFile<'_>,
+) -> Option<Patroni> {
     let members = section.list("patroni", values::HTTP_ADDRESS, values::http_address);
     let has_lag = section.has("patroni_lag");
     let lag = section.size("patroni_lag", 1..=1 << 40, 1 << 20);
     if has_lag && !section.has("patroni") {
         section.refuse("patroni_lag", "only allowed with patroni");
+    }
+    let tls = ServerTls {
+        mode: TlsMode::VerifyFull,
+        ca_file: file(section, "patroni_tls_ca", read_file),
+        cert_file: file(section, "patroni_tls_cert", read_file),
+        key_file: file(section, "patroni_tls_key", read_file),
+    };
+    let is_tls = members.iter().flatten().any(|member| member.is_tls);
+    let idle =
+        ["patroni_tls_ca", "patroni_tls_cert", "patroni_tls_key"].into_iter().find(|key| section.has(key));
+    match idle {
+        _ if is_tls => {
+            needed(section, "patroni_tls_ca", "https needs the authorities of Patroni's certificates");
+            paired(section, "patroni_tls_cert", "patroni_tls_key");
+        }
+        Some(key) if section.is_sound("patroni") => {
+            section.refuse(key, "only allowed with an https address in patroni")
+        }
+        _ => {}
     }
     let members = members?;
     if let Some(servers) = servers.filter(|servers| *servers != members.len())
@@ -604,7 +627,7 @@ fn patroni(section: &mut Section<'_, '_>, servers: Option<usize>) -> Option<Patr
         section
             .refuse("patroni", &format!("\"{member}\" stands there twice; each server has one of its own"));
     }
-    Some(Patroni { members, max_lag: has_lag.then_some(lag) })
+    Some(Patroni { members, max_lag: has_lag.then_some(lag), tls: is_tls.then_some(tls) })
 }
 
 fn weights(section: &mut Section<'_, '_>, balance: Balance, servers: Option<usize>) -> Vec<u32> {
@@ -658,13 +681,18 @@ fn server_tls(section: &mut Section<'_, '_>, read_file: ReadFile<'_>) -> ServerT
         let why = format!("server_tls = \"{}\" needs the authorities of server certificates", tls_word(mode));
         needed(section, "server_tls_ca", &why);
     }
-    if section.has("server_tls_cert") {
-        needed(section, "server_tls_key", "server_tls_cert needs its private key");
-    }
-    if section.has("server_tls_key") {
-        needed(section, "server_tls_cert", "server_tls_key needs its certificate");
-    }
+    paired(section, "server_tls_cert", "server_tls_key");
     tls
+}
+
+/// A certificate and its key come together.
+fn paired(section: &mut Section<'_, '_>, certificate: &str, key: &str) {
+    if section.has(certificate) {
+        needed(section, key, &format!("{certificate} needs its private key"));
+    }
+    if section.has(key) {
+        needed(section, certificate, &format!("{key} needs its certificate"));
+    }
 }
 
 // [monitor], [log]

@@ -409,6 +409,18 @@ pub const KEYS: &[Key] = &[
          routing.max_lag. Without: as far as it may be.",
     ),
     key(
+        "databases.NAME.patroni_tls_ca",
+        Unset("\"patroni-ca.crt\""),
+        "Authorities for the certificates of Patronis whose address begins with https, PEM. They must be good for the hosts that \
+         are named there.",
+    ),
+    key(
+        "databases.NAME.patroni_tls_cert",
+        Unset("\"patroni-client.crt\""),
+        "Our certificate chain for Patronis with restapi.verify_client = required, PEM.",
+    ),
+    key("databases.NAME.patroni_tls_key", Unset("\"patroni-client.key\""), "Its private key, PEM."),
+    key(
         "databases.NAME.database",
         Unset("\"app\""),
         "Its name on the servers. Without: the name that the client asked for.",
@@ -623,6 +635,15 @@ mod tests {
             "databases.app.server_tls_key" => "databases.app.server_tls_cert = 'client.crt'",
             "databases.app.routing.weights" => "databases.app.routing.balance = 'weighted'",
             "databases.app.patroni_lag" => "databases.app.patroni = 'http://127.0.0.1:8008'",
+            "databases.app.patroni_tls_ca" => "databases.app.patroni = 'https://127.0.0.1:8008'",
+            "databases.app.patroni_tls_cert" => {
+                "databases.app.patroni = 'https://127.0.0.1:8008'\ndatabases.app.patroni_tls_ca = 'ca.crt'\n\
+                 databases.app.patroni_tls_key = 'client.key'"
+            }
+            "databases.app.patroni_tls_key" => {
+                "databases.app.patroni = 'https://127.0.0.1:8008'\ndatabases.app.patroni_tls_ca = 'ca.crt'\n\
+                 databases.app.patroni_tls_cert = 'client.crt'"
+            }
             "monitor.password" => "monitor.user = 'pglagoon'",
             "auth.auth_user" => "users.pglagoon.password = 'secret'",
             "auth.auth_query" | "auth.auth_dbname" => "auth.auth_user = 'app'\nusers.app.password = 'secret'",

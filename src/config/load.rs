@@ -33,8 +33,11 @@ fn anchored(mut config: Config, folder: &Path) -> Config {
     let tls = &mut config.listen.tls;
     [&mut tls.cert_file, &mut tls.key_file, &mut tls.ca_file].into_iter().for_each(anchor);
     for database in config.databases.values_mut().chain(&mut config.any_database) {
-        let tls = &mut std::sync::Arc::make_mut(database).server_tls;
-        [&mut tls.cert_file, &mut tls.key_file, &mut tls.ca_file].into_iter().for_each(anchor);
+        let database = std::sync::Arc::make_mut(database);
+        let patroni = database.patroni.as_mut().and_then(|patroni| patroni.tls.as_mut());
+        for tls in [&mut database.server_tls].into_iter().chain(patroni) {
+            [&mut tls.cert_file, &mut tls.key_file, &mut tls.ca_file].into_iter().for_each(anchor);
+        }
     }
     config
 }

@@ -385,11 +385,15 @@ pub struct Patroni {
     pub members: Vec<HttpAddress>,
     /// By how many bytes a replica may be behind, as Patroni counts them.
     pub max_lag: Option<usize>,
+    /// How those are reached that speak TLS, if one does: their certificates must be good for their names.
+    pub tls: Option<ServerTls>,
 }
 
-/// Where a program answers to HTTP, without TLS.
+/// Where a program answers to HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HttpAddress {
+    /// It speaks TLS.
+    pub is_tls: bool,
     /// Host name or IP address (IPv6 without brackets).
     pub host: String,
     /// Port.
@@ -398,9 +402,10 @@ pub struct HttpAddress {
 
 impl std::fmt::Display for HttpAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_tls { "https://" } else { "http://" })?;
         match self.host.contains(':') {
-            true => write!(f, "http://[{}]:{}", self.host, self.port),
-            false => write!(f, "http://{}:{}", self.host, self.port),
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
         }
     }
 }

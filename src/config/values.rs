@@ -106,13 +106,19 @@ pub fn server_address(text: &str) -> Option<ServerAddress> {
 }
 
 /// What [`http_address`] takes, for errors.
-pub const HTTP_ADDRESS: &str = "\"http://HOST:PORT\" or \"http://[IPV6]:PORT\" (no path, and no https)";
+pub const HTTP_ADDRESS: &str =
+    "\"http://HOST:PORT\", \"https://HOST:PORT\" or the same with [IPV6] (no path)";
 
 /// Where a program answers to HTTP.
 pub fn http_address(text: &str) -> Option<HttpAddress> {
-    let place = text.strip_prefix("http://")?;
+    let (scheme, place) = text.split_once("://")?;
+    let is_tls = match scheme {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
     let (host, port) = host_and_port(place.strip_suffix('/').unwrap_or(place), None)?;
-    Some(HttpAddress { host: host.to_owned(), port })
+    Some(HttpAddress { is_tls, host: host.to_owned(), port })
 }
 
 fn unix_address(text: &str) -> Option<ServerAddress> {
@@ -275,12 +281,15 @@ mod tests {
 
     #[test]
     fn http_is_spoken_with_a_host_and_a_port() {
-        let address = |host: &str, port| Some(HttpAddress { host: host.to_owned(), port });
+        let address = |host: &str, port| Some(HttpAddress { is_tls: false, host: host.to_owned(), port });
         assert_eq!(http_address("http://db-1.internal:8008"), address("db-1.internal", 8008));
         assert_eq!(http_address("http://[::1]:8008/"), address("::1", 8008));
-        assert_eq!(http_address("http://[::1]:8008/").unwrap().to_string(), "http://[::1]:8008");
+        for text in ["http://[::1]:8008", "https://db:443"] {
+            assert_eq!(http_address(text).unwrap().to_string(), text);
+        }
         let wrong = [
-            "https://db:8008",
+            "https://db",
+            "ftp://db:8008",
             "db:8008",
             "http://db",
             "http://[::1]",

@@ -215,11 +215,25 @@ impl Connector {
     /// # Errors
     /// A handshake that fails, or a `host` that is no name and no address.
     pub async fn connect(&self, stream: Stream, host: &str) -> io::Result<Stream> {
+        self.handshake(stream, host, Some(ALPN)).await
+    }
+
+    /// The handshake with what speaks HTTP.
+    ///
+    /// # Errors
+    /// As those of [`connect`](Self::connect).
+    pub async fn connect_http(&self, stream: Stream, host: &str) -> io::Result<Stream> {
+        self.handshake(stream, host, None).await
+    }
+
+    async fn handshake(&self, stream: Stream, host: &str, protocol: Option<&[u8]>) -> io::Result<Stream> {
         let config = self.config.as_ref().ok_or_else(|| io::Error::other("TLS is disabled"))?.load_full();
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not a host name that TLS can ask for"))?;
         let socket = stream.into_socket()?;
-        let stream = Box::pin(TlsConnector::from(config).connect(name, socket)).await?;
+        let connector = TlsConnector::from(config);
+        let offered = protocol.iter().map(|protocol| protocol.to_vec()).collect();
+        let stream = Box::pin(connector.with_alpn(offered).connect(name, socket)).await?;
         Ok(Stream::tls(stream.into(), None, None))
     }
 }
@@ -244,7 +258,6 @@ fn client_config(tls: &ServerTls) -> Result<ClientConfig, TlsSetupError> {
         (Some(_), None) => return Err(TlsSetupError::Missing("key_file")),
         (None, Some(_)) => return Err(TlsSetupError::Missing("cert_file")),
     };
-    config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// An authority, known by its certificate.
 pub struct Authority {
@@ -50,27 +51,50 @@ impl Authority {
 
     /// What a client of our own asks: a certificate of this authority, for the protocols in `alpn`. It shows `identity`.
     pub fn demand(&self, alpn: &[&[u8]], identity: Option<&Identity>) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots);
+            .with_root_certificates(self.roots());
         let mut config = match identity {
             None => builder.with_no_client_auth(),
-            Some(identity) => builder
-                .with_client_auth_cert(
-                    vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap()],
-                    PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap(),
-                )
-                .unwrap(),
+            Some(identity) => {
+                builder.with_client_auth_cert(identity.chain(), identity.private_key()).unwrap()
+            }
         };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config)
     }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()).unwrap();
+        roots
+    }
 }
 
 impl Identity {
+    /// A server of our own that shows it, to whoever has a certificate of `clients`.
+    pub fn serve(&self, clients: &Authority) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = Arc::new(clients.roots());
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build().unwrap();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(self.chain(), self.private_key())
+            .unwrap();
+        Arc::new(config)
+    }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
+    }
+
+    fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+
     /// Certificate and key as files; an existing pair is replaced.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let certificate = write(folder, &format!("{name}.crt"), &self.certificate);

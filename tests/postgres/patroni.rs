@@ -4,15 +4,17 @@
 //! without a length, a JSON document, the end of the connection. What a real one finds out about itself (its lock, its
 //! tags, how far it is behind by the account of the store) a test tells it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use pglagoon::cli::playground::{Playground, Stop, free_port};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio_postgres::Client;
 
+use crate::certificates::Authority;
 use crate::harness::{
     Lagoon, Setup, Stand, assert_primary, assert_replicas, eventually, eventually_async, installations,
     options, quote, rows, table, value,
@@ -100,16 +102,22 @@ struct Shared {
     member: Mutex<Member>,
     changed: Condvar,
     requests: AtomicUsize,
+    tls: Option<Arc<ServerConfig>>,
     /// Whether it listens.
     is_up: Mutex<bool>,
 }
 
 impl Api {
     fn start(member: Member) -> Api {
+        Api::start_with(None, member)
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>, member: Member) -> Api {
         let shared = Shared {
             member: Mutex::new(member),
             changed: Condvar::new(),
             requests: AtomicUsize::new(0),
+            tls,
             is_up: Mutex::new(false),
         };
         let mut api = Api { port: free_port().unwrap(), shared: Arc::new(shared), thread: None };
@@ -128,7 +136,7 @@ impl Api {
                 }
                 let shared = shared.clone();
                 // Who asks may have gone away.
-                std::thread::spawn(move || drop(shared.answer(stream.expect("a connection"))));
+                std::thread::spawn(move || drop(shared.meet(stream.expect("a connection"))));
             }
         }));
     }
@@ -151,13 +159,27 @@ impl Api {
     }
 
     fn url(&self) -> String {
-        quote(&format!("http://127.0.0.1:{}", self.port))
+        match self.shared.tls {
+            None => quote(&format!("http://127.0.0.1:{}", self.port)),
+            Some(_) => quote(&format!("https://localhost:{}", self.port)),
+        }
     }
 }
 
 impl Shared {
-    fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
-        let mut lines = BufReader::new(&stream).lines();
+    fn meet(&self, socket: TcpStream) -> std::io::Result<()> {
+        match &self.tls {
+            None => self.answer(socket),
+            Some(tls) => {
+                let connection = ServerConnection::new(tls.clone()).expect("a sound configuration");
+                self.answer(StreamOwned::new(connection, socket))
+            }
+        }
+    }
+
+    fn answer(&self, stream: impl Read + Write) -> std::io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        let mut lines = stream.by_ref().lines();
         let request = lines.next().transpose()?.unwrap_or_default();
         while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
         let target = request.strip_prefix("GET ").and_then(|rest| rest.split(' ').next()).expect("GET");
@@ -172,7 +194,7 @@ impl Shared {
         };
         let document = member.document();
         write!(
-            &stream,
+            stream.get_mut(),
             "HTTP/1.0 {status} {phrase}\r\nServer: BaseHTTP/0.6 Python/3.11.2\r\n\
              Date: Sun, 22 Nov 2026 08:00:00 GMT\r\nContent-Type: application/json\r\n\r\n{document}"
         )
@@ -333,6 +355,40 @@ async fn servers_are_used_and_followed_while_no_patroni_answers() {
             .count(),
         1
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patroni_is_believed_over_tls_if_it_is_who_it_says() {
+    let playground = Playground::start(&options(&installations()[0])).unwrap();
+    let (known, stranger) = (Authority::new("known"), Authority::new("stranger"));
+    let serve = |authority: &Authority, host: &str| Some(authority.sign(&[host], "patroni").serve(&known));
+    let leader = Api::start_with(serve(&known, "localhost"), Member::leader());
+    let other = Api::start_with(serve(&known, "elsewhere"), Member::replica());
+    let liar =
+        Api::start_with(serve(&stranger, "localhost"), Member { is_excluded: true, ..Member::replica() });
+    let urls = [&leader, &other, &liar].map(Api::url).join(", ");
+    let (certificate, key) = known.sign(&[], "pglagoon").write(playground.folder(), "patroni");
+    let path = |path: &std::path::Path| quote(&path.display().to_string());
+    let setup = Setup::before(&playground)
+        .set("databases.app", "patroni", format!("[{urls}]"))
+        .set("databases.app", "patroni_tls_ca", path(&known.write(playground.folder(), "patroni-ca")))
+        .set("databases.app", "patroni_tls_cert", path(&certificate))
+        .set("databases.app", "patroni_tls_key", path(&key));
+    let lagoon = Lagoon::start(&playground, setup);
+    let console = lagoon.console().await;
+    let silent = |api: &Api, why: &str| {
+        let place = format!("patroni=https://localhost:{}", api.port);
+        lagoon.log().lines().any(|line| {
+            line.contains("Patroni does not answer") && line.contains(&place) && line.contains(why)
+        })
+    };
+    eventually("one has a certificate for somebody else", || silent(&other, "not valid for name"));
+    eventually("one has a stranger's certificate", || silent(&liar, "UnknownIssuer"));
+    assert_eq!((other.requests(), liar.requests()), (0, 0));
+    until(&console, 2, "healthy", "").await;
+    until(&console, 0, "healthy", "").await;
+    leader.set(|member| member.lock = Lock::NotHeld);
+    until(&console, 0, "down", "Patroni says that it is not the leader, but primary, running").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

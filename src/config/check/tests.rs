@@ -276,9 +276,21 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
             "listen.tls_ca: missing; tls = \"verify-ca\" needs",
         ),
         (
-            "[databases.app]\nservers = ['a']\npatroni = 'https://a:8008'",
-            "databases.app.patroni (line 3): got \"https://a:8008\"; allowed: a string or a list of strings, each \
-             \"http://HOST:PORT\" or \"http://[IPV6]:PORT\" (no path, and no https)",
+            "[databases.app]\nservers = ['a']\npatroni = 'https://a'",
+            "databases.app.patroni (line 3): got \"https://a\"; allowed: a string or a list of strings, each \
+             \"http://HOST:PORT\", \"https://HOST:PORT\" or the same with [IPV6] (no path)",
+        ),
+        (
+            "[databases.app]\nservers = ['a', 'b']\npatroni = ['http://a:8008', 'https://b:8008']",
+            "databases.app.patroni_tls_ca: missing; https needs the authorities of Patroni's certificates",
+        ),
+        (
+            "[databases.app]\nservers = 'a'\npatroni = 'https://a:8008'\npatroni_tls_ca = 'c'\npatroni_tls_key = 'k'",
+            "databases.app.patroni_tls_cert: missing; patroni_tls_key needs its certificate",
+        ),
+        (
+            "[databases.app]\nservers = 'a'\npatroni = 'http://a:8008'\npatroni_tls_ca = 'c'",
+            "databases.app.patroni_tls_ca (line 4): only allowed with an https address in patroni",
         ),
         (
             "[databases.app]\nservers = ['a', 'b']\npatroni = 'http://a:8008'",
@@ -306,8 +318,8 @@ fn each_mistake_names_its_key_its_line_what_it_got_and_what_is_allowed() {
         ),
         ("[routing]\nshadow = 'yes'", "routing.shadow (line 2): got \"yes\"; allowed: true | false"),
         (
-            "[databases.app]\nservers = ['a']\npatroni = ['https://a:8008']",
-            "databases.app.patroni[0] (line 3): got \"https://a:8008\"; allowed: \"http://HOST:PORT\"",
+            "[databases.app]\nservers = ['a']\npatroni = ['https://a']",
+            "databases.app.patroni[0] (line 3): got \"https://a\"; allowed: \"http://HOST:PORT\"",
         ),
         (
             "[databases.app]\nservers = ['a', 'b:x']\npatroni = ['http://a:1', 'http://b:1']\nrouting.prefer = 'b'\n\
