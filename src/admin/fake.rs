@@ -57,6 +57,7 @@ fn rules() -> Database {
             prepared_statements: 100,
             unnamed_statements: config::Unnamed::Keep,
             idle_transaction_timeout: None,
+            transaction_timeout: None,
             query_timeout: None,
         },
         routing: config::Routing { weights: vec![1, 1], ..config::Routing::default() },

@@ -300,6 +300,8 @@ fn user_rules(section: &mut Section<'_, '_>) -> UserRules {
             reserve_size: section.given("reserve_size", |section, key| section.count(key, 0..=10_000, 0)),
             idle_transaction_timeout: section
                 .given("idle_transaction_timeout", |section, key| section.limit(key, None)),
+            transaction_timeout: section
+                .given("transaction_timeout", |section, key| section.limit(key, None)),
             query_timeout: section.given("query_timeout", |section, key| section.limit(key, None)),
         }
     })
@@ -373,6 +375,7 @@ const DEFAULT_POOL: Pool = Pool {
     prepared_statements: 200,
     unnamed_statements: Unnamed::Keep,
     idle_transaction_timeout: None,
+    transaction_timeout: None,
     query_timeout: None,
 };
 
@@ -430,6 +433,7 @@ fn pool(section: &mut Section<'_, '_>, default: &Pool) -> Pool {
         prepared_statements: section.count("prepared_statements", 1..=100_000, default.prepared_statements),
         unnamed_statements: section.word("unnamed_statements", &unnamed, default.unnamed_statements),
         idle_transaction_timeout: section.limit("idle_transaction_timeout", default.idle_transaction_timeout),
+        transaction_timeout: section.limit("transaction_timeout", default.transaction_timeout),
         query_timeout: section.limit("query_timeout", default.query_timeout),
     }
 }

@@ -163,6 +163,11 @@ pub const KEYS: &[Key] = &[
         "For this user, instead of what the database says.",
     ),
     key(
+        "users.NAME.pool.transaction_timeout",
+        Unset("\"5min\""),
+        "For this user, instead of what the database says.",
+    ),
+    key(
         "users.NAME.pool.query_timeout",
         Unset("\"30s\""),
         "For this user, instead of what the database says.",
@@ -265,6 +270,12 @@ pub const KEYS: &[Key] = &[
         "pool.idle_transaction_timeout",
         Value("\"off\""),
         "A client that is idle for so long inside a transaction is disconnected.",
+    ),
+    key(
+        "pool.transaction_timeout",
+        Value("\"off\""),
+        "A client whose transaction lasts for so long, its waits included, is disconnected, and what runs is cancelled. A \
+         statement on its own is a transaction, too.",
     ),
     key(
         "pool.query_timeout",

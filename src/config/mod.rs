@@ -258,6 +258,8 @@ pub struct UserRules {
     pub reserve_size: Option<usize>,
     /// How long a transaction may sit idle, if that is limited.
     pub idle_transaction_timeout: Option<Option<Duration>>,
+    /// How long a transaction may last, if that is limited.
+    pub transaction_timeout: Option<Option<Duration>>,
     /// How long one query may run, if that is limited.
     pub query_timeout: Option<Option<Duration>>,
 }
@@ -272,6 +274,7 @@ impl UserRules {
             min_size: self.min_size.unwrap_or(pool.min_size).min(size),
             reserve_size: self.reserve_size.unwrap_or(pool.reserve_size),
             idle_transaction_timeout: self.idle_transaction_timeout.unwrap_or(pool.idle_transaction_timeout),
+            transaction_timeout: self.transaction_timeout.unwrap_or(pool.transaction_timeout),
             query_timeout: self.query_timeout.unwrap_or(pool.query_timeout),
             ..pool.clone()
         }
@@ -482,6 +485,8 @@ pub struct Pool {
     pub unnamed_statements: Unnamed,
     /// How long a transaction may sit idle before its client is disconnected, if ever.
     pub idle_transaction_timeout: Option<Duration>,
+    /// How long a transaction may last before its client is disconnected, if ever.
+    pub transaction_timeout: Option<Duration>,
     /// How long one query may run before its client is disconnected, if ever.
     pub query_timeout: Option<Duration>,
 }

@@ -727,6 +727,33 @@ async fn a_query_s_time_is_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_s_time_is_all_that_it_takes() {
+    let stand = Stand::new(|setup| {
+        setup.set("pool", "transaction_timeout", quote("2s")).set("routing", "reads", quote("primary"))
+    });
+    let (client, busy) = (stand.client().await, stand.client().await);
+    let many = join_all((0..30).map(|_| client.simple_query("SELECT pg_sleep(0.1)"))).await;
+    assert!(many.iter().all(Result::is_ok), "none took two seconds, all together three");
+    // Idle for longer, outside of transactions.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    client.simple_query("BEGIN; SELECT note('lost')").await.unwrap();
+    busy.simple_query("BEGIN").await.unwrap();
+    let began = Instant::now();
+    let ended = loop {
+        let answer = busy.simple_query("SELECT pg_sleep(0.1)").await;
+        if answer.is_err() {
+            break sqlstate(answer).0;
+        }
+    };
+    let lasted = began.elapsed();
+    assert_eq!(ended, "25P04");
+    assert!(lasted >= Duration::from_millis(1800) && lasted < Duration::from_secs(4), "{lasted:?}");
+    eventually("who does nothing in a transaction is cut off, too", || client.is_closed());
+    eventually("both are rolled back", || stand.backends(0, "state LIKE 'idle in transaction%'") == 0);
+    assert_eq!(stand.playground.primary().sql_in("app", "SELECT count(*) FROM notes").unwrap().trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_waits_in_vain_was_not_idle() {
     let stand = Stand::new(|setup| {
         setup

@@ -18,11 +18,14 @@ pub(super) enum Phase {
 /// The time limits that are set at all, and what they run against.
 pub(super) struct Limits {
     idle: Option<Duration>,
+    idle_in_transaction: Option<Duration>,
     transaction: Option<Duration>,
     query: Option<Duration>,
     phase: Phase,
     /// Since when the phase lasts.
     since: Instant,
+    /// When the transaction began, if the client is in one.
+    begun: Instant,
 }
 
 impl Relay {
@@ -98,7 +101,11 @@ impl Relay {
     /// not idle.
     pub(super) fn turn(&mut self, now: Instant, is_answered: bool) {
         let Some(watch) = &mut self.watch else { return };
-        let phase = match (self.session.is_waiting(), self.session.in_transaction()) {
+        let in_transaction = self.session.in_transaction();
+        if watch.phase == Phase::Idle || is_answered && !in_transaction {
+            watch.begun = now;
+        }
+        let phase = match (self.session.is_waiting(), in_transaction) {
             (true, _) => Phase::Asked,
             (false, true) => Phase::Open,
             (false, false) => Phase::Idle,
@@ -110,6 +117,12 @@ impl Relay {
 
     pub(super) fn overdue(&self, now: Instant) -> Option<Report> {
         let limits = self.watch.as_ref()?;
+        let is_over = |since, limit| now.saturating_duration_since(since) >= limit;
+        if limits.phase != Phase::Idle && limits.transaction.is_some_and(|limit| is_over(limits.begun, limit))
+        {
+            let text = "terminating connection due to transaction_timeout";
+            return Some(Report::new(ErrorSource::Pooler, SqlState::TRANSACTION_TIMEOUT, text));
+        }
         let (limit, code, text) = match limits.phase {
             Phase::Idle => (
                 limits.idle,
@@ -117,7 +130,7 @@ impl Relay {
                 "terminating connection due to client_idle_timeout",
             ),
             Phase::Open => (
-                limits.transaction,
+                limits.idle_in_transaction,
                 SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
                 "terminating connection due to idle_transaction_timeout",
             ),
@@ -125,18 +138,29 @@ impl Relay {
                 (limits.query, SqlState::QUERY_CANCELED, "terminating connection due to query_timeout")
             }
         };
-        let is_over = now.saturating_duration_since(limits.since) >= limit?;
-        is_over.then(|| Report::new(ErrorSource::Pooler, code, text))
+        is_over(limits.since, limit?).then(|| Report::new(ErrorSource::Pooler, code, text))
     }
 }
 
 impl Limits {
     pub fn new(config: &Config, pools: &UserPools) -> Option<Box<Self>> {
         let rules = pools.rules();
-        let idle = config.listen.client_idle_timeout;
-        let (transaction, query) = (rules.idle_transaction_timeout, rules.query_timeout);
-        let any = idle.is_some() || transaction.is_some() || query.is_some();
-        any.then(|| Box::new(Limits { idle, transaction, query, phase: Phase::Idle, since: Instant::now() }))
+        let now = Instant::now();
+        let limits = Limits {
+            idle: config.listen.client_idle_timeout,
+            idle_in_transaction: rules.idle_transaction_timeout,
+            transaction: rules.transaction_timeout,
+            query: rules.query_timeout,
+            phase: Phase::Idle,
+            since: now,
+            begun: now,
+        };
+        let any = limits.all().next().is_some();
+        any.then(|| Box::new(limits))
+    }
+
+    fn all(&self) -> impl Iterator<Item = Duration> {
+        [self.idle, self.idle_in_transaction, self.transaction, self.query].into_iter().flatten()
     }
 
     /// How long the client may sleep, if it stays idle; `None`: for ever.
@@ -146,8 +170,7 @@ impl Limits {
 
     /// How often to look: the limits are kept to a quarter of the shortest.
     pub fn tick(&self) -> Duration {
-        let shortest =
-            [self.idle, self.transaction, self.query].into_iter().flatten().min().unwrap_or_default();
+        let shortest = self.all().min().unwrap_or_default();
         (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 }
