@@ -58,17 +58,14 @@ impl Relay {
         self.fresh = true;
         let is_long = self.session.asked().is_some_and(|asked| now.saturating_duration_since(asked) >= LONG);
         if let (Rescue::Ended, true, Some(node)) = (rescue, is_long, node) {
-            match self.serves_on(node).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.deny(&ended());
-                    return None;
-                }
+            let refusal = match self.serves_on(node).await {
+                Ok(serves_on) => serves_on.then(ended),
+                Err(Denied::Report(report)) => Some(report),
                 Err(Denied::Gone(farewell)) => return Some(farewell),
-                Err(Denied::Report(report)) => {
-                    self.deny(&report);
-                    return None;
-                }
+            };
+            if let Some(report) = refusal {
+                self.deny(&report);
+                return None;
             }
         }
         match rescue {
