@@ -285,6 +285,7 @@ impl Connection for Box<Idle> {
     fn expires(&self, lifetime: Option<Duration>) -> Option<Instant> {
         lifetime.map(|lifetime| self.since + lifetime)
     }
+
     fn is_quiet(&mut self) -> bool {
         true
     }

@@ -599,19 +599,13 @@ fn patroni(
     if has_lag && !section.has("patroni") {
         section.refuse("patroni_lag", "only allowed with patroni");
     }
-    let tls = ServerTls {
-        mode: TlsMode::VerifyFull,
-        ca_file: file(section, "patroni_tls_ca", read_file),
-        cert_file: file(section, "patroni_tls_cert", read_file),
-        key_file: file(section, "patroni_tls_key", read_file),
-    };
+    let keys @ [ca, certificate, key] = ["patroni_tls_ca", "patroni_tls_cert", "patroni_tls_key"];
+    let tls = tls_files(section, TlsMode::VerifyFull, keys, read_file);
     let is_tls = members.iter().flatten().any(|member| member.is_tls);
-    let idle =
-        ["patroni_tls_ca", "patroni_tls_cert", "patroni_tls_key"].into_iter().find(|key| section.has(key));
-    match idle {
+    match keys.into_iter().find(|key| section.has(key)) {
         _ if is_tls => {
-            needed(section, "patroni_tls_ca", "https needs the authorities of Patroni's certificates");
-            paired(section, "patroni_tls_cert", "patroni_tls_key");
+            needed(section, ca, "https needs the authorities of Patroni's certificates");
+            paired(section, certificate, key);
         }
         Some(key) if section.is_sound("patroni") => {
             section.refuse(key, "only allowed with an https address in patroni")
@@ -675,18 +669,29 @@ fn name_text(text: &str) -> Option<String> {
 
 fn server_tls(section: &mut Section<'_, '_>, read_file: ReadFile<'_>) -> ServerTls {
     let mode = section.word("server_tls", TLS_MODES, TlsMode::Prefer);
-    let tls = ServerTls {
-        mode,
-        ca_file: file(section, "server_tls_ca", read_file),
-        cert_file: file(section, "server_tls_cert", read_file),
-        key_file: file(section, "server_tls_key", read_file),
-    };
+    let keys @ [ca, certificate, key] = ["server_tls_ca", "server_tls_cert", "server_tls_key"];
+    let tls = tls_files(section, mode, keys, read_file);
     if verifies(mode) {
         let why = format!("server_tls = \"{}\" needs the authorities of server certificates", tls_word(mode));
-        needed(section, "server_tls_ca", &why);
+        needed(section, ca, &why);
     }
-    paired(section, "server_tls_cert", "server_tls_key");
+    paired(section, certificate, key);
     tls
+}
+
+/// The files of our end of TLS, by the keys that name authorities, certificate and key.
+fn tls_files(
+    section: &mut Section<'_, '_>,
+    mode: TlsMode,
+    [ca, certificate, key]: [&str; 3],
+    read_file: ReadFile<'_>,
+) -> ServerTls {
+    ServerTls {
+        mode,
+        ca_file: file(section, ca, read_file),
+        cert_file: file(section, certificate, read_file),
+        key_file: file(section, key, read_file),
+    }
 }
 
 /// A certificate and its key come together.

@@ -23,6 +23,7 @@ use super::replies::Renamed;
 use super::*;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 /// The most of requests that is kept, in bytes.
 pub(super) const MAX_KEPT: usize = 32 * 1024;
@@ -35,6 +36,9 @@ const MAX_HELD_BACK: usize = 4 * 1024;
 
 /// How often a request is sent before its error is the client's.
 const MAX_TRIES: u8 = 3;
+
+/// How long a read has run at least that is ended for its own sake. Shorter ones happen to be there when all sessions are.
+const LONG: Duration = Duration::from_secs(2);
 
 /// The most requests' memory that is kept for the next ones.
 const MAX_SPARE: usize = 64;
@@ -129,8 +133,10 @@ impl Rescue {
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => Some(Rescue::Behind),
             // Reads block nobody but replay: that is who they were in a deadlock with.
             SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Some(Rescue::Conflict),
-            SqlState::ADMIN_SHUTDOWN => Some(Rescue::Ended),
-            _ if fields.is_fatal() => Some(Rescue::Lost),
+            code if fields.is_fatal() => match code {
+                SqlState::ADMIN_SHUTDOWN => Some(Rescue::Ended),
+                _ => Some(Rescue::Lost),
+            },
             _ => None,
         }
     }
@@ -593,9 +599,11 @@ impl Session {
         }
     }
 
-    /// Since when the request at the head of the input has been asked for.
-    pub fn asked(&self) -> Option<Instant> {
-        self.tenure.asked
+    /// After [`again`](Self::again): whether the request at the head of the input may have been ended for its own sake, so that it
+    /// must not run again if its server serves on.
+    pub fn may_be_meant(&self, now: Instant) -> bool {
+        let is_long = |asked| now.saturating_duration_since(asked) >= LONG;
+        matches!(self.replay, Replay::Again(Rescue::Ended, _)) && self.tenure.asked.is_some_and(is_long)
     }
 
     /// After [`Want::Replay`], when the server connection is given back: the requests, to be put at the head of the client's
@@ -688,7 +696,9 @@ mod tests {
     #[test]
     fn what_a_replica_could_not_serve_is_told_by_its_code() {
         let of = |code: &str, text: &str, role| {
-            Rescue::of(&Fields::new(format!("SERROR\0VERROR\0C{code}\0M{text}\0\0").as_bytes()), role)
+            let severity = if text.starts_with("terminating") { "FATAL" } else { "ERROR" };
+            let fields = format!("S{severity}\0V{severity}\0C{code}\0M{text}\0\0");
+            Rescue::of(&Fields::new(fields.as_bytes()), role)
         };
         let cases = [
             ("25006", "cannot execute INSERT in a read-only transaction", Some(Rescue::Wrote)),
@@ -696,6 +706,9 @@ mod tests {
             ("55000", "die Wiederherstellung ist im Gange", Some(Rescue::Behind)),
             ("40001", "canceling statement due to conflict with recovery", Some(Rescue::Conflict)),
             ("40P01", "deadlock detected", Some(Rescue::Conflict)),
+            ("57P01", "terminating connection due to administrator command", Some(Rescue::Ended)),
+            ("57P02", "terminating connection because of crash", Some(Rescue::Lost)),
+            ("57P01", "raised by a function", None),
             ("22012", "division by zero", None),
         ];
         for (code, text, expected) in cases {

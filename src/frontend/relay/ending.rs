@@ -7,9 +7,6 @@ use super::*;
 /// have given up.
 pub(super) const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
-/// How long a read has run at least that is ended for its own sake. Shorter ones happen to be there when all sessions are.
-const LONG: Duration = Duration::from_secs(2);
-
 /// How long a farewell may take to reach the client.
 pub(in crate::frontend) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,8 +53,7 @@ impl Relay {
         self.from_client.take_from(&self.seat.shelf);
         self.from_client.put_back(&requests);
         self.fresh = true;
-        let is_long = self.session.asked().is_some_and(|asked| now.saturating_duration_since(asked) >= LONG);
-        if let (Rescue::Ended, true, Some(node)) = (rescue, is_long, node) {
+        if let Some(node) = node.filter(|_| self.session.may_be_meant(now)) {
             let refusal = match self.serves_on(node).await {
                 Ok(serves_on) => serves_on.then(ended),
                 Err(Denied::Report(report)) => Some(report),
